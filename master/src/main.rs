@@ -1,0 +1,3 @@
+//! The master of baton.
+
+fn main() {}

@@ -1,0 +1,95 @@
+//! What master and worker say over the channel: one MessagePack value a datagram (structs as
+//! maps, so that a neighbouring version may add fields), with the fds that it names, in its order.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Cid, Role, Seat};
+use crate::settings::Settings;
+
+/// Raised when a message changes its meaning. Neighbouring versions work together.
+pub const VERSION: u32 = 1;
+
+/// Connections in one [`ToWorker::Give`] at most. One at a time costs some 4 µs a connection,
+/// 8 to 64 at once less than 1 µs.
+pub const MAX_BATCH: usize = 64;
+
+/// From the master.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The answer to a brain's `Hello`.
+    Welcome {
+        version: u32,
+        worker: Seat,
+        settings: Box<Settings>,
+    },
+    /// Take these connections; one fd for each, in order. Each is answered by its number in
+    /// [`ToMaster::Ack`] or [`ToMaster::Refuse`]. One given twice (its cookie is known) is
+    /// acknowledged again and its second fd closed.
+    Give { connections: Vec<Given> },
+    /// The master has taken what [`ToMaster::Return`] gave.
+    Took { cids: Vec<Cid> },
+    /// Reopen the log: one fd, the new file.
+    Reopen,
+    /// Take nothing more, say goodbye to every connection, end when all are gone or after
+    /// `within_ms`.
+    Retire { within_ms: u64 },
+}
+
+/// One connection that is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Given {
+    pub cid: Cid,
+    pub role: Role,
+    /// The client's address, as accepted or, once known, as a PROXY header said.
+    pub peer: SocketAddr,
+    /// The listener's address that it came to.
+    pub local: SocketAddr,
+    /// A PROXY header comes first: read it. With `return_by_address` the connection then goes
+    /// back once, so that the master can choose by the address in it.
+    pub proxy: Proxy,
+    /// baton is at a limit: answer 503 with `Retry-After`, linger, close.
+    pub refuse: bool,
+    /// Bytes that were consumed from the socket before this give (a PROXY header's).
+    pub consumed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proxy {
+    /// No header is expected, or it has been read.
+    None,
+    /// A header is expected; keep the connection.
+    Read,
+    /// A header is expected; give the connection back with what it says.
+    ReadAndReturn,
+}
+
+/// From a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// A brain has started (`life` counts the brains of this guard, from 1) and wants
+    /// [`ToWorker::Welcome`]; what was given and not acknowledged must be given again.
+    Hello {
+        version: u32,
+        guard_pid: i32,
+        brain_pid: i32,
+        life: u32,
+    },
+    /// It serves.
+    Ready,
+    /// These are in their slots: the master closes its copies.
+    Ack { cids: Vec<Cid> },
+    /// These could not be taken (no slot, fd lost): the master gives them to another.
+    Refuse { cids: Vec<Cid> },
+    /// These are closed; they count no more.
+    Closed { cids: Vec<Cid> },
+    /// A connection whose PROXY header has been read and nothing else; one fd.
+    Return {
+        cid: Cid,
+        peer: SocketAddr,
+        consumed: u64,
+    },
+    /// All connections are gone after [`ToWorker::Retire`]; the process ends now.
+    Retired,
+}

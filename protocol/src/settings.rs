@@ -1,0 +1,140 @@
+//! What a worker must know of the configuration. The master reads the file, checks it and sends
+//! this over the channel; a worker never sees the file. The defaults here are the only ones.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub http: Http,
+    pub websocket: WebSocket,
+    pub rooms: Rooms,
+    /// Connections that one worker takes at most.
+    pub max_connections: u32,
+    /// Bytes of buffers that one worker may hold at most, for all its connections together.
+    pub memory: u64,
+    /// On a goodbye, clients are told to come back at a moment spread evenly over this time.
+    pub retry_spread_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            http: Http::default(),
+            websocket: WebSocket::default(),
+            rooms: Rooms::default(),
+            max_connections: 16_000,
+            memory: 256 << 20,
+            retry_spread_ms: 5_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Http {
+    /// Bytes of the request line; above, 414.
+    pub max_line: usize,
+    /// Bytes of the request line and all header fields together; above, 431.
+    pub max_head: usize,
+    /// Header fields; above, 431.
+    pub max_fields: usize,
+    /// Bytes of a request's body; above, 413.
+    pub max_body: usize,
+    /// From the first byte of a head to its last; then 408.
+    pub head_timeout_ms: u64,
+    /// Without a byte of a body; then 408.
+    pub body_timeout_ms: u64,
+    /// Between requests (and before the first); then closed.
+    pub idle_timeout_ms: u64,
+    /// After the last answer, for the peer to read it and close; then closed.
+    pub linger_ms: u64,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            max_line: 8 << 10,
+            max_head: 32 << 10,
+            max_fields: 100,
+            max_body: 1 << 20,
+            head_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            idle_timeout_ms: 75_000,
+            linger_ms: 2_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebSocket {
+    /// A connection that said nothing for so long is pinged.
+    pub ping_interval_ms: u64,
+    /// One that then still says nothing for so long is dead.
+    pub pong_timeout_ms: u64,
+    /// From our Close frame to the peer's.
+    pub close_timeout_ms: u64,
+    /// A peer that takes none of the bytes that wait for it for so long is closed.
+    pub write_timeout_ms: u64,
+    /// Bytes of one message on `/echo`; above, 1009.
+    pub echo_max_message: usize,
+    /// Frames of one message on `/echo` and `/rooms`; above, 1008.
+    pub max_fragments: u32,
+    /// Pings that may come without a data frame between them; above, 1008.
+    pub max_pings: u32,
+    /// Allowed values of `Origin` on an upgrade. Empty: the request's own host. `*`: any.
+    pub origins: Vec<String>,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        WebSocket {
+            ping_interval_ms: 25_000,
+            pong_timeout_ms: 20_000,
+            close_timeout_ms: 5_000,
+            write_timeout_ms: 30_000,
+            echo_max_message: 16 << 20,
+            max_fragments: 65_536,
+            max_pings: 1_000,
+            origins: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rooms {
+    /// Bytes of a message's `data`, as JSON; above, `too_large`.
+    pub max_data: usize,
+    /// How deep `data` may be nested.
+    pub max_depth: usize,
+    /// Rooms that one connection may be in; above, `limit`.
+    pub max_rooms: u32,
+    /// Bytes that may wait for a subscriber that reads slowly.
+    pub slow_bytes: usize,
+    /// What happens to it above that.
+    pub slow: Slow,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Rooms {
+            max_data: 64 << 10,
+            max_depth: 32,
+            max_rooms: 100,
+            slow_bytes: 1 << 20,
+            slow: Slow::Gap,
+        }
+    }
+}
+
+/// What happens to a subscriber that reads too slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Slow {
+    /// The oldest messages are dropped and the loss is said with `gap`.
+    Gap,
+    /// It is closed, 4101.
+    Close,
+}

@@ -1,0 +1,3 @@
+//! The worker of baton.
+
+fn main() {}
