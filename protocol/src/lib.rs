@@ -1,11 +1,20 @@
 //! What baton's master and its workers share.
 //!
-//! Read in this order: [`ids`] and [`settings`] (words), [`message`] (what is said over the
-//! channel), [`record`] (what is written into rings and the log), [`output`] (where protocols put
-//! their bytes).
+//! Read in this order:
+//!
+//! 1. [`ids`] and [`settings`]: words.
+//! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
+//! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
+//! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down.
+//! 5. [`output`]: where protocols put their bytes.
 
+pub mod arena;
+pub mod channel;
 pub mod ids;
+pub mod journal;
+pub mod memory;
 pub mod message;
 pub mod output;
 pub mod record;
 pub mod settings;
+pub mod stream;

@@ -73,3 +73,322 @@ pub enum Refusal {
     /// The record was not one that we write.
     Internal = 2,
 }
+
+/// Bytes of an encoded record besides its parts, at most.
+pub const OVERHEAD: usize = 128;
+
+impl Up<'_> {
+    /// Appends the record's bytes.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        match *self {
+            Up::Publish {
+                asker,
+                room,
+                from,
+                data,
+            } => {
+                put(into, 1, &asker.words(), &[asker.id, room, from, data]);
+            }
+            Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
+            Up::Who { asker, room } => put(into, 3, &asker.words(), &[asker.id, room]),
+            Up::Members { room, count } => put(into, 4, &[room.into(), count.into()], &[]),
+        }
+    }
+
+    /// `None`: not one that [`encode`](Up::encode) writes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Up<'_>> {
+        let (kind, mut rest) = Fields::new(bytes)?;
+        Some(match kind {
+            1 => {
+                let ([a, b], [id, room, from, data]) = rest.take()?;
+                Up::Publish {
+                    asker: Asker::new(a, b, id),
+                    room,
+                    from,
+                    data,
+                }
+            }
+            2 => {
+                let ([a, b], [id, room]) = rest.take()?;
+                Up::Open {
+                    asker: Asker::new(a, b, id),
+                    room,
+                }
+            }
+            3 => {
+                let ([a, b], [id, room]) = rest.take()?;
+                Up::Who {
+                    asker: Asker::new(a, b, id),
+                    room,
+                }
+            }
+            4 => {
+                let ([room, count], []) = rest.take()?;
+                Up::Members {
+                    room: room.try_into().ok()?,
+                    count: count.try_into().ok()?,
+                }
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Down<'_> {
+    /// Appends the record's bytes.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        match *self {
+            Down::Message {
+                room,
+                position: Position { epoch, offset },
+                asker,
+                from,
+                data,
+            } => {
+                let [a, b] = asker.words();
+                put(
+                    into,
+                    1,
+                    &[a, b, room.into(), epoch, offset],
+                    &[asker.id, from, data],
+                );
+            }
+            Down::Opened {
+                room,
+                position: Position { epoch, offset },
+                total,
+                asker,
+                name,
+            } => {
+                let [a, b] = asker.words();
+                put(
+                    into,
+                    2,
+                    &[a, b, room.into(), epoch, offset, total.into()],
+                    &[asker.id, name],
+                );
+            }
+            Down::Count { total, asker } => {
+                let [a, b] = asker.words();
+                put(into, 3, &[a, b, total.into()], &[asker.id]);
+            }
+            Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
+            Down::Refused { reason, asker } => {
+                let [a, b] = asker.words();
+                put(into, 5, &[a, b, reason as u64], &[asker.id]);
+            }
+        }
+    }
+
+    /// `None`: not one that [`encode`](Down::encode) writes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Down<'_>> {
+        let (kind, mut rest) = Fields::new(bytes)?;
+        Some(match kind {
+            1 => {
+                let ([a, b, room, epoch, offset], [id, from, data]) = rest.take()?;
+                Down::Message {
+                    room: room.try_into().ok()?,
+                    position: Position { epoch, offset },
+                    asker: Asker::new(a, b, id),
+                    from,
+                    data,
+                }
+            }
+            2 => {
+                let ([a, b, room, epoch, offset, total], [id, name]) = rest.take()?;
+                Down::Opened {
+                    room: room.try_into().ok()?,
+                    position: Position { epoch, offset },
+                    total: total.try_into().ok()?,
+                    asker: Asker::new(a, b, id),
+                    name,
+                }
+            }
+            3 => {
+                let ([a, b, total], [id]) = rest.take()?;
+                Down::Count {
+                    total: total.try_into().ok()?,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            4 => {
+                let ([room, total], []) = rest.take()?;
+                Down::Presence {
+                    room: room.try_into().ok()?,
+                    total: total.try_into().ok()?,
+                }
+            }
+            5 => {
+                let ([a, b, reason], [id]) = rest.take()?;
+                let reason = match reason {
+                    1 => Refusal::Limit,
+                    2 => Refusal::Internal,
+                    _ => return None,
+                };
+                Down::Refused {
+                    reason,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> Asker<'a> {
+    fn new(cid: u64, place: u64, id: &'a [u8]) -> Asker<'a> {
+        Asker {
+            cid: Cid(cid),
+            ring: (place >> 32) as u16,
+            slot: place as u32,
+            id,
+        }
+    }
+
+    fn words(&self) -> [u64; 2] {
+        [
+            self.cid.0,
+            u64::from(self.ring) << 32 | u64::from(self.slot),
+        ]
+    }
+}
+
+/// kind · words · length of each part · the parts
+fn put(into: &mut Vec<u8>, kind: u64, words: &[u64], parts: &[&[u8]]) {
+    into.extend_from_slice(&kind.to_le_bytes());
+    for word in words {
+        into.extend_from_slice(&word.to_le_bytes());
+    }
+    for part in parts {
+        into.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    }
+    for part in parts {
+        into.extend_from_slice(part);
+    }
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn new(bytes: &'a [u8]) -> Option<(u64, Fields<'a>)> {
+        let mut fields = Fields(bytes);
+        let kind = fields.word()?;
+        Some((kind, fields))
+    }
+
+    fn word(&mut self) -> Option<u64> {
+        let (word, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*word))
+    }
+
+    /// `W` words and `P` parts, and nothing behind them.
+    fn take<const W: usize, const P: usize>(&mut self) -> Option<([u64; W], [&'a [u8]; P])> {
+        let mut words = [0; W];
+        for word in &mut words {
+            *word = self.word()?;
+        }
+        let mut lengths = [0; P];
+        for length in &mut lengths {
+            *length = usize::try_from(self.word()?).ok()?;
+        }
+        let mut parts: [&[u8]; P] = [&[]; P];
+        for (part, length) in parts.iter_mut().zip(lengths) {
+            (*part, self.0) = self.0.split_at_checked(length)?;
+        }
+        self.0.is_empty().then_some((words, parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKER: Asker<'_> = Asker {
+        cid: Cid(7),
+        ring: 3,
+        slot: 99,
+        id: b"\"x\"",
+    };
+
+    fn ups() -> Vec<Up<'static>> {
+        vec![
+            Up::Publish {
+                asker: ASKER,
+                room: b"r",
+                from: b"c7",
+                data: b"{}",
+            },
+            Up::Open {
+                asker: ASKER,
+                room: b"r",
+            },
+            Up::Who {
+                asker: ASKER,
+                room: b"",
+            },
+            Up::Members { room: 4, count: 0 },
+        ]
+    }
+
+    fn downs() -> Vec<Down<'static>> {
+        let position = Position {
+            epoch: 5,
+            offset: 6,
+        };
+        vec![
+            Down::Message {
+                room: 1,
+                position,
+                asker: ASKER,
+                from: b"u",
+                data: b"1",
+            },
+            Down::Opened {
+                room: 1,
+                position,
+                total: 8,
+                asker: ASKER,
+                name: b"r",
+            },
+            Down::Count {
+                total: 9,
+                asker: ASKER,
+            },
+            Down::Presence { room: 1, total: 2 },
+            Down::Refused {
+                reason: Refusal::Limit,
+                asker: ASKER,
+            },
+        ]
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_nothing_shorter_or_longer() {
+        let mut bytes = Vec::new();
+        for up in ups() {
+            bytes.clear();
+            up.encode(&mut bytes);
+            assert_eq!(Up::decode(&bytes), Some(up));
+            assert!((0..bytes.len()).all(|n| Up::decode(&bytes[..n]).is_none()));
+            bytes.push(0);
+            assert_eq!(Up::decode(&bytes), None);
+        }
+        for down in downs() {
+            bytes.clear();
+            down.encode(&mut bytes);
+            assert_eq!(Down::decode(&bytes), Some(down));
+            assert!((0..bytes.len()).all(|n| Down::decode(&bytes[..n]).is_none()));
+        }
+    }
+
+    #[test]
+    fn lying_lengths_are_refused() {
+        let mut bytes = Vec::new();
+        ups()[1].encode(&mut bytes);
+        bytes[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(Up::decode(&bytes), None);
+    }
+}

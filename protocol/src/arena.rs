@@ -1,0 +1,309 @@
+//! The buffers of a process: extents of 2^n blocks of 4 KiB in its state, by the buddy system
+//! (Knuth, The Art of Computer Programming 1, 2.5), so that every buffer is one contiguous slice.
+//!
+//! Who owns an extent is written in the owner's slot and nowhere else; the free lists live in
+//! ordinary memory and a new brain rebuilds them by taking what the slots own ([`Arena::claim`]).
+
+use std::sync::Arc;
+
+use crate::memory::Segment;
+
+/// Bytes of the smallest extent.
+pub const BLOCK: usize = 4096;
+
+/// The largest extent: 32 MiB.
+pub const MAX_ORDER: u8 = 13;
+
+/// `2^order` blocks from `block` on. In a word, 0 means none ([`Extent::pack`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    block: u32,
+    order: u8,
+}
+
+impl Extent {
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn capacity(self) -> usize {
+        BLOCK << self.order
+    }
+
+    /// The word for an owner's slot.
+    #[must_use]
+    pub fn pack(this: Option<Extent>) -> u64 {
+        this.map_or(0, |e| u64::from(e.order) << 32 | (u64::from(e.block) + 1))
+    }
+
+    /// The extent in a slot's word, unless none; whether it lies in the arena is [`Arena::claim`]'s
+    /// to say.
+    #[must_use]
+    pub fn unpack(word: u64) -> Option<Extent> {
+        let block = (word as u32).checked_sub(1)?;
+        Some(Extent {
+            block,
+            order: (word >> 32) as u8,
+        })
+    }
+
+    /// The smallest order whose extent holds `bytes`, if one does.
+    #[must_use]
+    pub fn order_for(bytes: usize) -> Option<u8> {
+        let blocks = bytes.div_ceil(BLOCK).max(1).next_power_of_two();
+        let order = blocks.trailing_zeros() as u8;
+        (order <= MAX_ORDER).then_some(order)
+    }
+}
+
+const NONE: u32 = u32::MAX;
+const NOT_FREE: u8 = u8::MAX;
+
+/// The allocator of one brain.
+#[derive(Debug)]
+pub struct Arena {
+    segment: Arc<Segment>,
+    base: usize,
+    /// For each block that heads a free extent: its order; else `NOT_FREE`.
+    free_order: Vec<u8>,
+    /// Doubly linked free lists through the heads, one per order.
+    links: Vec<(u32, u32)>,
+    lists: [u32; MAX_ORDER as usize + 1],
+    free_blocks: usize,
+}
+
+impl Arena {
+    /// All blocks of `len` bytes at `base` of the segment, free.
+    #[must_use]
+    pub fn new(segment: Arc<Segment>, base: usize, len: usize) -> Arena {
+        let blocks = len / BLOCK;
+        let mut arena = Arena {
+            segment,
+            base,
+            free_order: vec![NOT_FREE; blocks],
+            links: vec![(NONE, NONE); blocks],
+            lists: [NONE; MAX_ORDER as usize + 1],
+            free_blocks: blocks,
+        };
+        // From the end, so that the first extents are given first.
+        let mut end = blocks;
+        while end > 0 {
+            let order = (end.trailing_zeros() as u8).min(MAX_ORDER);
+            end -= 1 << order;
+            arena.push(end as u32, order);
+        }
+        arena
+    }
+
+    /// Bytes that are free, not necessarily in one piece.
+    #[must_use]
+    pub fn free_bytes(&self) -> usize {
+        self.free_blocks * BLOCK
+    }
+
+    /// An extent of this order, unless the arena is full.
+    pub fn alloc(&mut self, order: u8) -> Option<Extent> {
+        let from = (order..=MAX_ORDER).find(|&o| self.lists[o as usize] != NONE)?;
+        let block = self.lists[from as usize];
+        self.unlink(block);
+        for half in (order..from).rev() {
+            self.push(block + (1 << half), half);
+        }
+        self.free_blocks -= 1 << order;
+        Some(Extent { block, order })
+    }
+
+    /// Gives an extent back. Only after a commit through which no slot owns it any more.
+    pub fn free(&mut self, extent: Extent) {
+        self.free_blocks += 1 << extent.order;
+        let Extent {
+            mut block,
+            mut order,
+        } = extent;
+        while order < MAX_ORDER {
+            let buddy = block ^ (1 << order);
+            if self.free_order.get(buddy as usize) != Some(&order) {
+                break;
+            }
+            self.unlink(buddy);
+            block = block.min(buddy);
+            order += 1;
+        }
+        self.push(block, order);
+    }
+
+    /// Takes this very extent, which a slot of the brain before owns. `false`: it lies outside, or
+    /// another owns a part of it; then the slot is corrupt.
+    #[must_use]
+    pub fn claim(&mut self, extent: Extent) -> bool {
+        let Extent { block, order } = extent;
+        if order > MAX_ORDER
+            || block % (1 << order) != 0
+            || (block as usize) + (1 << order) > self.free_order.len()
+        {
+            return false;
+        }
+        // The free extent that contains it begins at one of these.
+        let containing = (order..=MAX_ORDER)
+            .map(|o| (block & !((1 << o) - 1), o))
+            .find(|&(head, o)| self.free_order[head as usize] == o);
+        let Some((mut head, mut at)) = containing else {
+            return false;
+        };
+        self.unlink(head);
+        while at > order {
+            at -= 1;
+            let upper = head + (1 << at);
+            if block >= upper {
+                self.push(head, at);
+                head = upper;
+            } else {
+                self.push(upper, at);
+            }
+        }
+        self.free_blocks -= 1 << order;
+        true
+    }
+
+    /// The bytes of an extent that the caller owns.
+    #[must_use]
+    pub fn bytes(&self, extent: Extent) -> &[u8] {
+        // SAFETY: extents do not overlap, only this process's brain uses them, and `&self` keeps
+        // `bytes_mut` away.
+        unsafe { self.segment.bytes(self.offset(extent), extent.capacity()) }
+    }
+
+    /// The bytes of an extent that the caller owns, to be written.
+    #[must_use]
+    pub fn bytes_mut(&mut self, extent: Extent) -> &mut [u8] {
+        // SAFETY: as above, with `&mut self`.
+        unsafe {
+            self.segment
+                .bytes_mut(self.offset(extent), extent.capacity())
+        }
+    }
+
+    /// Two different extents at once: one to read, one to write.
+    #[must_use]
+    pub fn pair(&mut self, read: Extent, write: Extent) -> (&[u8], &mut [u8]) {
+        let (from, to) = (self.offset(read), self.offset(write));
+        assert!(
+            from + read.capacity() <= to || to + write.capacity() <= from,
+            "extents overlap"
+        );
+        // SAFETY: they do not overlap, as just checked, and `&mut self` keeps all others away.
+        unsafe {
+            (
+                self.segment.bytes(from, read.capacity()),
+                self.segment.bytes_mut(to, write.capacity()),
+            )
+        }
+    }
+
+    fn offset(&self, extent: Extent) -> usize {
+        self.base + extent.block as usize * BLOCK
+    }
+
+    fn push(&mut self, block: u32, order: u8) {
+        let next = self.lists[order as usize];
+        if next != NONE {
+            self.links[next as usize].0 = block;
+        }
+        self.links[block as usize] = (NONE, next);
+        self.lists[order as usize] = block;
+        self.free_order[block as usize] = order;
+    }
+
+    fn unlink(&mut self, block: u32) {
+        let (previous, next) = self.links[block as usize];
+        let order = self.free_order[block as usize];
+        match previous {
+            NONE => self.lists[order as usize] = next,
+            _ => self.links[previous as usize].1 = next,
+        }
+        if next != NONE {
+            self.links[next as usize].0 = previous;
+        }
+        self.free_order[block as usize] = NOT_FREE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(blocks: usize) -> Arena {
+        let segment = Arc::new(Segment::create(c"arena", blocks * BLOCK + 4096).unwrap());
+        Arena::new(segment, 4096, blocks * BLOCK)
+    }
+
+    #[test]
+    fn orders() {
+        assert_eq!(Extent::order_for(0), Some(0));
+        assert_eq!(Extent::order_for(4096), Some(0));
+        assert_eq!(Extent::order_for(4097), Some(1));
+        assert_eq!(Extent::order_for(32 << 20), Some(13));
+        assert_eq!(Extent::order_for((32 << 20) + 1), None);
+    }
+
+    #[test]
+    fn words() {
+        assert_eq!(Extent::pack(None), 0);
+        assert_eq!(Extent::unpack(0), None);
+        let e = Extent { block: 0, order: 3 };
+        assert_eq!(Extent::unpack(Extent::pack(Some(e))), Some(e));
+    }
+
+    #[test]
+    fn all_of_it_can_be_taken_and_comes_back_in_one_piece() {
+        let mut a = arena(1 << MAX_ORDER);
+        let all: Vec<_> = std::iter::from_fn(|| a.alloc(0)).collect();
+        assert_eq!(all.len(), 1 << MAX_ORDER);
+        assert_eq!(a.free_bytes(), 0);
+        for e in all {
+            a.free(e);
+        }
+        assert!(a.alloc(MAX_ORDER).is_some());
+    }
+
+    /// Random allocation against a map of who owns each block; then a rebuild from what is owned.
+    #[test]
+    fn extents_never_overlap_and_can_be_claimed_again() {
+        let blocks = 300;
+        let mut a = arena(blocks);
+        let mut owner = vec![0u32; blocks];
+        let mut held: Vec<(u32, Extent)> = Vec::new();
+        let mut seed = 7u64;
+        let mut random = move |n: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % n
+        };
+        for id in 1..5000u32 {
+            if random(2) == 0 && !held.is_empty() {
+                let (_, e) = held.swap_remove(random(held.len() as u64) as usize);
+                owner[e.block as usize..][..1 << e.order].fill(0);
+                a.free(e);
+            } else if let Some(e) = a.alloc(random(5) as u8) {
+                let mine = &mut owner[e.block as usize..][..1 << e.order];
+                assert!(mine.iter().all(|&o| o == 0), "{e:?} overlaps another");
+                mine.fill(id);
+                held.push((id, e));
+            }
+            let free = owner.iter().filter(|&&o| o == 0).count();
+            assert_eq!(a.free_bytes(), free * BLOCK);
+        }
+        let mut again = arena(blocks);
+        for (_, e) in &held {
+            assert!(again.claim(*e));
+            assert!(!again.claim(*e), "claimed twice");
+        }
+        assert_eq!(again.free_bytes(), a.free_bytes());
+        assert!(
+            !again.claim(Extent {
+                block: 299,
+                order: 1
+            }),
+            "outside"
+        );
+    }
+}
