@@ -1,0 +1,15 @@
+//! What is fuzzed: one function a target, in a module of its own.
+//!
+//! `fuzz_targets/NAME.rs` hands such a function to libFuzzer, `tests/replay.rs` calls it with each
+//! file of `corpus/NAME`. To fuzz (`RUSTC_BOOTSTRAP=1` stands in for a nightly compiler):
+//!
+//! ```sh
+//! cargo install cargo-fuzz
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --features libfuzzer NAME -- -max_total_time=60
+//! ```
+
+/// What a target does with one input: it panics where a promise is broken.
+pub type Target = fn(&[u8]);
+
+/// All targets, by name.
+pub const TARGETS: &[(&str, Target)] = &[];
