@@ -5,7 +5,8 @@
 //! 1. [`ids`] and [`settings`]: words.
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
-//! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down.
+//! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
+//!    [`row`]: figures in their headers; [`roles`]: what a worker process is born with.
 //! 5. [`output`]: where protocols put their bytes.
 
 pub mod arena;
@@ -16,5 +17,7 @@ pub mod memory;
 pub mod message;
 pub mod output;
 pub mod record;
+pub mod roles;
+pub mod row;
 pub mod settings;
 pub mod stream;
