@@ -1,0 +1,273 @@
+//! The configuration: one TOML file, every key with a default, checked as a whole, and the flags
+//! of `start` on top.
+//!
+//! Read in this order: this file (what a checked configuration is, and where it comes from),
+//! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
+//! and an error is said), [`units`] (sizes and durations), [`cidr`].
+
+pub mod cidr;
+mod reader;
+mod schema;
+pub mod units;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use protocol::ids::Role;
+use protocol::settings::Settings;
+use serde::{Deserialize, Serialize};
+
+use cidr::Cidr;
+
+/// Workers at most.
+pub const MAX_WORKERS: u16 = 64;
+
+/// A checked configuration: nothing in it contradicts anything else. Defaults of what workers need
+/// are in [`protocol::settings`], all others are here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// 1 to [`MAX_WORKERS`].
+    pub workers: u16,
+    pub policy: Policy,
+    /// At least one is public.
+    pub listen: Vec<Listen>,
+    /// Whom workers run as; only a master that runs as root can change it.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub memory: Memory,
+    pub log: Log,
+    /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, and those of the limits that
+    /// workers keep.
+    pub settings: Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            workers: cores(),
+            policy: Policy::RoundRobin,
+            listen: vec![
+                Listen::new(SocketAddr::from(([127, 0, 0, 1], 8000)), Role::Public),
+                Listen::new(SocketAddr::from(([127, 0, 0, 1], 8001)), Role::Admin),
+            ],
+            user: None,
+            group: None,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            memory: Memory::default(),
+            log: Log::default(),
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// The processors that this process may use, within the bounds of `workers`.
+fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    u16::try_from(cores).map_or(MAX_WORKERS, |n| n.min(MAX_WORKERS))
+}
+
+/// How a worker is chosen for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    RoundRobin,
+    LeastConnections,
+    TwoChoices,
+    IpHash,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listen {
+    pub address: SocketAddr,
+    pub role: Role,
+    /// Connections that the kernel holds for us; it bounds this by `net.core.somaxconn`.
+    pub backlog: u32,
+    /// An IPv6 listener takes IPv6 only. If false, `[::]` takes IPv4 as well.
+    pub ipv6_only: bool,
+    /// A PROXY header (v1 or v2) comes first on connections from `proxy_trusted`.
+    pub proxy_protocol: bool,
+    pub proxy_trusted: Vec<Cidr>,
+}
+
+impl Listen {
+    pub fn new(address: SocketAddr, role: Role) -> Self {
+        Listen {
+            address,
+            role,
+            backlog: 4096,
+            ipv6_only: true,
+            proxy_protocol: false,
+            proxy_trusted: Vec::new(),
+        }
+    }
+}
+
+/// What the master bounds. (A worker's own bounds are in [`Settings`].)
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: u32,
+    /// Connections of one client address; 0: any number. Loopback addresses are not counted.
+    pub per_address: u32,
+    /// Connections given to one worker that it has not acknowledged yet.
+    pub window: u32,
+    /// Connections above a limit that are being answered 503 at once; those above are closed.
+    pub refused: u32,
+    /// Rooms that exist at once.
+    pub rooms: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 100_000,
+            per_address: 1_000,
+            window: 256,
+            refused: 256,
+            rooms: 100_000,
+        }
+    }
+}
+
+/// How long the master waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Timeouts {
+    /// For a new life of a worker to be ready.
+    pub ready_ms: u64,
+    /// For any progress of a worker's loop; then it is hung, and killed.
+    pub hung_ms: u64,
+    /// For connections to end on a graceful stop; then what is left is killed.
+    pub stop_ms: u64,
+    /// For connections of a worker that is replaced or scaled away.
+    pub retire_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            ready_ms: 10_000,
+            hung_ms: 10_000,
+            stop_ms: 10_000,
+            retire_ms: 10_000,
+        }
+    }
+}
+
+/// Shared memory, in bytes. (What a worker holds for its connections is in [`Settings`].)
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// The log of messages, one for all workers. A power of two.
+    pub log: u64,
+    /// One worker's ring. A power of two.
+    pub ring: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory {
+            log: 64 << 20,
+            ring: 4 << 20,
+        }
+    }
+}
+
+/// The log files.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    pub level: log::LevelFilter,
+    pub format: Format,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            level: log::LevelFilter::Info,
+            format: Format::Text,
+        }
+    }
+}
+
+/// How a line of a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// What the flags of `start` say; it goes before the file, at every reload too. `scale` sets
+/// `workers` here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overrides {
+    /// In place of the file's public listeners.
+    pub listen: Vec<SocketAddr>,
+    /// In place of the file's admin listeners.
+    pub admin: Vec<SocketAddr>,
+    pub workers: Option<u16>,
+}
+
+/// Where the configuration comes from: read at start, and again at each reload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// An absolute path; without a file, the defaults.
+    pub file: Option<PathBuf>,
+    pub overrides: Overrides,
+}
+
+/// All that is wrong with a configuration, one line each: `FILE:LINE: KEY: what is allowed`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors(pub Vec<String>);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Errors {}
+
+impl Source {
+    /// Reads the file, puts the flags on top and checks the whole.
+    pub fn load(&self) -> Result<Config, Errors> {
+        let Some(file) = &self.file else {
+            return schema::check("", "", &self.overrides);
+        };
+        let name = file.display().to_string();
+        match std::fs::read_to_string(file) {
+            Ok(text) => schema::check(&name, &text, &self.overrides),
+            Err(error) => Err(Errors(vec![format!("{name}: {error}")])),
+        }
+    }
+}
+
+/// May a running master go from `old` to `new`? If not: one line for each key that only a restart
+/// can change.
+pub fn changes(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+    let refused: Vec<String> = [
+        ("listen", old.listen != new.listen),
+        ("user", old.user != new.user),
+        ("group", old.group != new.group),
+        ("memory.log", old.memory.log != new.memory.log),
+    ]
+    .into_iter()
+    .filter(|(_, changed)| *changed)
+    .map(|(key, _)| format!("{key}: a reload cannot change this; use restart"))
+    .collect();
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(refused)
+    }
+}

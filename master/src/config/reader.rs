@@ -1,0 +1,1 @@
+//! Reads keys of a TOML table one by one and collects what is wrong with them.

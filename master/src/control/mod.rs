@@ -1,0 +1,150 @@
+//! How a running master is spoken to: newline-delimited JSON over a unix socket in the run
+//! directory. A request is `{"do":"reload"}`; its answer, once it is done, `{"ok":…}` or
+//! `{"error":"…"}`. Several requests may follow each other on one connection.
+//!
+//! Here is what both sides share; [`client`] asks.
+
+pub mod client;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use crate::readiness::Listening;
+
+/// Bytes of a request's line at most.
+pub const MAX_REQUEST: usize = 4096;
+
+/// One line of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Request {
+    /// Answered by [`Status`].
+    Status,
+    /// Answered at once, by [`Stopping`]; it is done when every process is gone.
+    Stop {
+        /// Without waiting for connections to end.
+        #[serde(default)]
+        fast: bool,
+    },
+    /// Answered after the reload, by `{}` or what was wrong.
+    Reload,
+    /// Answered when there are so many workers, by `{}`.
+    Scale { workers: u16 },
+}
+
+/// One line of the master.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    Ok(serde_json::Value),
+    /// One line for each thing that is wrong.
+    Error(String),
+}
+
+impl Answer {
+    /// Done, and nothing more to say.
+    pub fn done() -> Self {
+        Answer::Ok(serde_json::json!({}))
+    }
+
+    pub fn with(value: &impl Serialize) -> Self {
+        match serde_json::to_value(value) {
+            Ok(value) => Answer::Ok(value),
+            Err(error) => Answer::Error(error.to_string()),
+        }
+    }
+
+    /// The answer as it is sent.
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// A stop has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// What is left after so long is killed.
+    pub within_ms: u64,
+}
+
+/// All that `status` shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Always true here; without a master, `status --json` says `{"running":false}`.
+    pub running: bool,
+    pub version: String,
+    /// Of the rooms' sequences, as in positions: `e3`.
+    pub epoch: String,
+    pub master: Master,
+    pub listen: Vec<Listening>,
+    pub workers: Vec<Worker>,
+    pub reload: Reload,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Master {
+    /// The guard's: every signal goes there.
+    pub pid: i32,
+    pub brain_pid: i32,
+    pub uptime_s: u64,
+}
+
+/// One life of a seat. While one is replaced there are two of a seat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    pub worker: u16,
+    /// The brain's; none while there is no process.
+    pub pid: Option<i32>,
+    pub guard_pid: Option<i32>,
+    pub life: u32,
+    pub state: State,
+    pub connections: u32,
+    pub rooms: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Starting,
+    Ready,
+    Draining,
+    /// It waits to be started again.
+    Backoff,
+    /// It is not started again.
+    GivenUp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    pub running: bool,
+    /// Of the last one: `"ok"` or what was wrong.
+    pub last_result: Option<String>,
+}
+
+/// Makes the control socket. Only the master, which holds the pid file's lock, may: what is there
+/// from before is removed.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Whoever gets in between bind and here is turned away by `may_ask`.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}
+
+/// May whoever is at the other end ask for anything? The master's own user and root may.
+pub fn may_ask(peer: &impl AsFd) -> bool {
+    getsockopt(peer, sockopt::PeerCredentials)
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+}

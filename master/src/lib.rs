@@ -1,0 +1,16 @@
+//! The master of baton.
+//!
+//! Read in this order: [`cli`] and [`verbs`] (what an operator can say), [`config`] (what the
+//! file can say), [`serve`] (how a master comes up: [`run_dir`], [`pid_file`], [`listener`],
+//! [`readiness`]), then [`brain`], which serves, and [`control`], how it is spoken to meanwhile.
+
+pub mod brain;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod listener;
+pub mod pid_file;
+pub mod readiness;
+pub mod run_dir;
+pub mod serve;
+pub mod verbs;

@@ -1,0 +1,157 @@
+//! Listening sockets: made by the master's process before it serves, and kept for good.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+};
+
+use crate::config::Listen;
+use crate::readiness::Listening;
+
+/// A bound and listening socket: non-blocking, closed on exec.
+#[derive(Debug)]
+pub struct Listener {
+    pub fd: OwnedFd,
+    pub listen: Listen,
+    /// With the real port.
+    pub address: SocketAddr,
+}
+
+/// It cannot be listened there.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", explain(*.error))]
+pub struct Error {
+    pub address: SocketAddr,
+    pub error: Errno,
+}
+
+fn explain(error: Errno) -> String {
+    match error {
+        Errno::EADDRINUSE => "the port is in use by another program".to_owned(),
+        Errno::EADDRNOTAVAIL => "this machine does not have the address".to_owned(),
+        Errno::EACCES => "no permission (ports below 1024 need root)".to_owned(),
+        error => error.desc().to_owned(),
+    }
+}
+
+impl Listener {
+    /// Makes the socket, binds it and listens.
+    pub fn bind(listen: &Listen) -> Result<Self, Error> {
+        let failed = |error| Error {
+            address: listen.address,
+            error,
+        };
+        let fd = open(listen).map_err(failed)?;
+        let listener = TcpListener::from(fd);
+        let address = listener
+            .local_addr()
+            .map_err(|error| failed(errno(&error)))?;
+        Ok(Listener {
+            fd: listener.into(),
+            listen: listen.clone(),
+            address,
+        })
+    }
+
+    pub fn listening(&self) -> Listening {
+        Listening {
+            role: self.listen.role,
+            addr: self.address,
+        }
+    }
+}
+
+fn open(listen: &Listen) -> nix::Result<OwnedFd> {
+    let family = match listen.address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(family, SockType::Stream, flags, None)?;
+    // Connections of the master before may linger in TIME_WAIT.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if family == AddressFamily::Inet6 {
+        // Never the system's default: "0.0.0.0:8000" and "[::]:8000" go together or not by what
+        // the configuration says.
+        setsockopt(&fd, sockopt::Ipv6V6Only, &listen.ipv6_only)?;
+    }
+    // Accepted sockets inherit both. An urgent byte that is not in line would shift the kernel's
+    // count of what has been read, on which recovery after a crash relies.
+    setsockopt(&fd, sockopt::OobInline, &true)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(listen.address))?;
+    let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
+    socket::listen(&fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
+    Ok(fd)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use nix::sys::socket::getsockopt;
+    use protocol::ids::Role;
+
+    use super::*;
+
+    fn listen(address: &str) -> Listen {
+        Listen::new(address.parse().unwrap(), Role::Public)
+    }
+
+    #[test]
+    fn accepted_sockets_have_what_they_need() {
+        let listener = Listener::bind(&listen("127.0.0.1:0")).unwrap();
+        assert_ne!(listener.address.port(), 0);
+        let _client = TcpStream::connect(listener.address).unwrap();
+        let listener = TcpListener::from(listener.fd);
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert!(getsockopt(&accepted, sockopt::TcpNoDelay).unwrap());
+        assert!(getsockopt(&accepted, sockopt::OobInline).unwrap());
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let first = Listener::bind(&listen("127.0.0.1:0")).unwrap();
+        let error = Listener::bind(&listen(&first.address.to_string())).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot listen on {}: the port is in use by another program",
+                first.address
+            )
+        );
+    }
+
+    #[test]
+    fn both_families_share_a_port_if_ipv6_keeps_to_itself() {
+        let v6 = match Listener::bind(&listen("[::]:0")) {
+            Ok(v6) => v6,
+            // A machine without IPv6.
+            Err(Error { error, .. }) if error == Errno::EAFNOSUPPORT => return,
+            Err(error) => panic!("{error}"),
+        };
+        let v4 = listen(&format!("0.0.0.0:{}", v6.address.port()));
+        Listener::bind(&v4).unwrap();
+
+        let both = Listen {
+            ipv6_only: false,
+            ..listen("[::]:0")
+        };
+        let both = Listener::bind(&both).unwrap();
+        TcpStream::connect(("127.0.0.1", both.address.port())).unwrap();
+        TcpStream::connect(("::1", both.address.port())).unwrap();
+    }
+}
