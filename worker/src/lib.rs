@@ -1,1 +1,3 @@
 //! The worker of baton.
+
+pub mod close;
