@@ -4,6 +4,7 @@
 //! Who owns an extent is written in the owner's slot and nowhere else; the free lists live in
 //! ordinary memory and a new brain rebuilds them by taking what the slots own ([`Arena::claim`]).
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::memory::Segment;
@@ -57,63 +58,124 @@ impl Extent {
 const NONE: u32 = u32::MAX;
 const NOT_FREE: u8 = u8::MAX;
 
-/// The allocator of one brain.
+/// The allocator of one brain. It is shared within the brain's thread, since a step takes buffers
+/// while it holds others.
 #[derive(Debug)]
 pub struct Arena {
     segment: Arc<Segment>,
     base: usize,
+    blocks: RefCell<Blocks>,
+}
+
+/// Which blocks are free.
+#[derive(Debug)]
+struct Blocks {
     /// For each block that heads a free extent: its order; else `NOT_FREE`.
     free_order: Vec<u8>,
     /// Doubly linked free lists through the heads, one per order.
     links: Vec<(u32, u32)>,
     lists: [u32; MAX_ORDER as usize + 1],
-    free_blocks: usize,
+    free: usize,
 }
 
 impl Arena {
     /// All blocks of `len` bytes at `base` of the segment, free.
     #[must_use]
     pub fn new(segment: Arc<Segment>, base: usize, len: usize) -> Arena {
-        let blocks = len / BLOCK;
-        let mut arena = Arena {
+        Arena {
             segment,
             base,
-            free_order: vec![NOT_FREE; blocks],
-            links: vec![(NONE, NONE); blocks],
-            lists: [NONE; MAX_ORDER as usize + 1],
-            free_blocks: blocks,
-        };
-        // From the end, so that the first extents are given first.
-        let mut end = blocks;
-        while end > 0 {
-            let order = (end.trailing_zeros() as u8).min(MAX_ORDER);
-            end -= 1 << order;
-            arena.push(end as u32, order);
+            blocks: RefCell::new(Blocks::new(len / BLOCK)),
         }
-        arena
     }
 
     /// Bytes that are free, not necessarily in one piece.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
-        self.free_blocks * BLOCK
+        self.blocks.borrow().free * BLOCK
     }
 
     /// An extent of this order, unless the arena is full.
-    pub fn alloc(&mut self, order: u8) -> Option<Extent> {
+    pub fn alloc(&self, order: u8) -> Option<Extent> {
+        self.blocks.borrow_mut().alloc(order)
+    }
+
+    /// Gives an extent back. Only after a commit through which no slot owns it any more.
+    pub fn free(&self, extent: Extent) {
+        self.blocks.borrow_mut().give_back(extent);
+    }
+
+    /// Takes this very extent, which a slot of the brain before owns. `false`: it lies outside, or
+    /// another owns a part of it; then the slot is corrupt.
+    #[must_use]
+    pub fn claim(&self, extent: Extent) -> bool {
+        self.blocks.borrow_mut().claim(extent)
+    }
+
+    /// The bytes of an extent.
+    ///
+    /// # Safety
+    /// The caller owns the extent (allocated or claimed, and not freed), and nobody writes these
+    /// bytes while the slice lives.
+    #[must_use]
+    pub unsafe fn bytes(&self, extent: Extent) -> &[u8] {
+        // SAFETY: extents do not overlap; the caller promises the rest.
+        unsafe {
+            self.segment
+                .bytes(self.base + extent.block as usize * BLOCK, extent.capacity())
+        }
+    }
+
+    /// The bytes of an extent, to be written.
+    ///
+    /// # Safety
+    /// The caller owns the extent, and nobody else reads or writes the bytes that it writes while
+    /// the slice lives.
+    #[must_use]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller promises that it alone uses the extent"
+    )]
+    pub unsafe fn bytes_mut(&self, extent: Extent) -> &mut [u8] {
+        // SAFETY: extents do not overlap; the caller promises the rest.
+        unsafe {
+            self.segment
+                .bytes_mut(self.base + extent.block as usize * BLOCK, extent.capacity())
+        }
+    }
+}
+
+impl Blocks {
+    fn new(count: usize) -> Blocks {
+        let mut blocks = Blocks {
+            free_order: vec![NOT_FREE; count],
+            links: vec![(NONE, NONE); count],
+            lists: [NONE; MAX_ORDER as usize + 1],
+            free: count,
+        };
+        // From the end, so that the first extents are given first.
+        let mut end = count;
+        while end > 0 {
+            let order = (end.trailing_zeros() as u8).min(MAX_ORDER);
+            end -= 1 << order;
+            blocks.push(end as u32, order);
+        }
+        blocks
+    }
+
+    fn alloc(&mut self, order: u8) -> Option<Extent> {
         let from = (order..=MAX_ORDER).find(|&o| self.lists[o as usize] != NONE)?;
         let block = self.lists[from as usize];
         self.unlink(block);
         for half in (order..from).rev() {
             self.push(block + (1 << half), half);
         }
-        self.free_blocks -= 1 << order;
+        self.free -= 1 << order;
         Some(Extent { block, order })
     }
 
-    /// Gives an extent back. Only after a commit through which no slot owns it any more.
-    pub fn free(&mut self, extent: Extent) {
-        self.free_blocks += 1 << extent.order;
+    fn give_back(&mut self, extent: Extent) {
+        self.free += 1 << extent.order;
         let Extent {
             mut block,
             mut order,
@@ -130,14 +192,11 @@ impl Arena {
         self.push(block, order);
     }
 
-    /// Takes this very extent, which a slot of the brain before owns. `false`: it lies outside, or
-    /// another owns a part of it; then the slot is corrupt.
-    #[must_use]
-    pub fn claim(&mut self, extent: Extent) -> bool {
+    fn claim(&mut self, extent: Extent) -> bool {
         let Extent { block, order } = extent;
         if order > MAX_ORDER
-            || block % (1 << order) != 0
-            || (block as usize) + (1 << order) > self.free_order.len()
+            || !block.is_multiple_of(1 << order)
+            || block as usize + (1 << order) > self.free_order.len()
         {
             return false;
         }
@@ -159,47 +218,8 @@ impl Arena {
                 self.push(upper, at);
             }
         }
-        self.free_blocks -= 1 << order;
+        self.free -= 1 << order;
         true
-    }
-
-    /// The bytes of an extent that the caller owns.
-    #[must_use]
-    pub fn bytes(&self, extent: Extent) -> &[u8] {
-        // SAFETY: extents do not overlap, only this process's brain uses them, and `&self` keeps
-        // `bytes_mut` away.
-        unsafe { self.segment.bytes(self.offset(extent), extent.capacity()) }
-    }
-
-    /// The bytes of an extent that the caller owns, to be written.
-    #[must_use]
-    pub fn bytes_mut(&mut self, extent: Extent) -> &mut [u8] {
-        // SAFETY: as above, with `&mut self`.
-        unsafe {
-            self.segment
-                .bytes_mut(self.offset(extent), extent.capacity())
-        }
-    }
-
-    /// Two different extents at once: one to read, one to write.
-    #[must_use]
-    pub fn pair(&mut self, read: Extent, write: Extent) -> (&[u8], &mut [u8]) {
-        let (from, to) = (self.offset(read), self.offset(write));
-        assert!(
-            from + read.capacity() <= to || to + write.capacity() <= from,
-            "extents overlap"
-        );
-        // SAFETY: they do not overlap, as just checked, and `&mut self` keeps all others away.
-        unsafe {
-            (
-                self.segment.bytes(from, read.capacity()),
-                self.segment.bytes_mut(to, write.capacity()),
-            )
-        }
-    }
-
-    fn offset(&self, extent: Extent) -> usize {
-        self.base + extent.block as usize * BLOCK
     }
 
     fn push(&mut self, block: u32, order: u8) {
@@ -254,7 +274,7 @@ mod tests {
 
     #[test]
     fn all_of_it_can_be_taken_and_comes_back_in_one_piece() {
-        let mut a = arena(1 << MAX_ORDER);
+        let a = arena(1 << MAX_ORDER);
         let all: Vec<_> = std::iter::from_fn(|| a.alloc(0)).collect();
         assert_eq!(all.len(), 1 << MAX_ORDER);
         assert_eq!(a.free_bytes(), 0);
@@ -268,7 +288,7 @@ mod tests {
     #[test]
     fn extents_never_overlap_and_can_be_claimed_again() {
         let blocks = 300;
-        let mut a = arena(blocks);
+        let a = arena(blocks);
         let mut owner = vec![0u32; blocks];
         let mut held: Vec<(u32, Extent)> = Vec::new();
         let mut seed = 7u64;
@@ -292,7 +312,7 @@ mod tests {
             let free = owner.iter().filter(|&&o| o == 0).count();
             assert_eq!(a.free_bytes(), free * BLOCK);
         }
-        let mut again = arena(blocks);
+        let again = arena(blocks);
         for (_, e) in &held {
             assert!(again.claim(*e));
             assert!(!again.claim(*e), "claimed twice");
