@@ -45,7 +45,55 @@ pub enum CloseReason {
     /// Requests that cannot be understood, too often.
     TooManyErrors,
 
+    // The peer breaks HTTP, or asks for what it cannot have.
+    /// Not `METHOD target HTTP/x.y`: HTTP/0.9, TLS, noise.
+    BadRequestLine,
+    /// A major version of HTTP other than 1.
+    BadHttpVersion,
+    /// A request target in none of the four forms, or in one that is not this method's.
+    BadTarget,
+    /// A line that ends without a carriage return.
+    BareLineFeed,
+    /// A header or trailer field that breaks the grammar: folded, a NUL, a space before the colon.
+    BadField,
+    /// `Host` is missing, there twice or malformed.
+    BadHost,
+    /// `Content-Length` is no number, or there twice.
+    BadContentLength,
+    /// Both `Content-Length` and `Transfer-Encoding`, or the latter in HTTP/1.0.
+    AmbiguousLength,
+    /// A body whose last transfer coding is not `chunked`: nobody knows where it ends.
+    BadTransferCoding,
+    /// A transfer coding below `chunked` that we do not have.
+    UnknownTransferCoding,
+    /// A chunk that breaks the grammar.
+    BadChunk,
+    /// A request line above the limit.
+    LineTooLong,
+    /// A head, or what stands beside the data in a chunked body, above the limit.
+    HeadTooLarge,
+    /// A request's body above the limit.
+    BodyTooLarge,
+    /// An `Expect` that we cannot meet.
+    BadExpectation,
+    /// `CONNECT`: we are no proxy.
+    NoTunnel,
+    /// A WebSocket handshake that breaks the grammar.
+    BadUpgrade,
+    /// Only subprotocols that we do not speak.
+    NoSubprotocol,
+    /// An `Origin` that may not open a WebSocket here.
+    BadOrigin,
+    /// baton is at a limit.
+    Refused,
+
     // Deadlines.
+    /// A request's head that does not end.
+    HeadTimeout,
+    /// A request's body that does not go on.
+    BodyTimeout,
+    /// No request for too long.
+    IdleTimeout,
     /// No answer to our ping.
     PongTimeout,
     /// No answer to our Close frame.
@@ -89,6 +137,29 @@ impl CloseReason {
         CloseReason::TooManyFragments,
         CloseReason::TooManyPings,
         CloseReason::TooManyErrors,
+        CloseReason::BadRequestLine,
+        CloseReason::BadHttpVersion,
+        CloseReason::BadTarget,
+        CloseReason::BareLineFeed,
+        CloseReason::BadField,
+        CloseReason::BadHost,
+        CloseReason::BadContentLength,
+        CloseReason::AmbiguousLength,
+        CloseReason::BadTransferCoding,
+        CloseReason::UnknownTransferCoding,
+        CloseReason::BadChunk,
+        CloseReason::LineTooLong,
+        CloseReason::HeadTooLarge,
+        CloseReason::BodyTooLarge,
+        CloseReason::BadExpectation,
+        CloseReason::NoTunnel,
+        CloseReason::BadUpgrade,
+        CloseReason::NoSubprotocol,
+        CloseReason::BadOrigin,
+        CloseReason::Refused,
+        CloseReason::HeadTimeout,
+        CloseReason::BodyTimeout,
+        CloseReason::IdleTimeout,
         CloseReason::PongTimeout,
         CloseReason::CloseTimeout,
         CloseReason::WriteTimeout,
@@ -130,6 +201,29 @@ impl CloseReason {
             CloseReason::TooManyFragments => "too_many_fragments",
             CloseReason::TooManyPings => "too_many_pings",
             CloseReason::TooManyErrors => "too_many_errors",
+            CloseReason::BadRequestLine => "bad_request_line",
+            CloseReason::BadHttpVersion => "bad_http_version",
+            CloseReason::BadTarget => "bad_target",
+            CloseReason::BareLineFeed => "bare_line_feed",
+            CloseReason::BadField => "bad_field",
+            CloseReason::BadHost => "bad_host",
+            CloseReason::BadContentLength => "bad_content_length",
+            CloseReason::AmbiguousLength => "ambiguous_length",
+            CloseReason::BadTransferCoding => "bad_transfer_coding",
+            CloseReason::UnknownTransferCoding => "unknown_transfer_coding",
+            CloseReason::BadChunk => "bad_chunk",
+            CloseReason::LineTooLong => "line_too_long",
+            CloseReason::HeadTooLarge => "head_too_large",
+            CloseReason::BodyTooLarge => "body_too_large",
+            CloseReason::BadExpectation => "bad_expectation",
+            CloseReason::NoTunnel => "no_tunnel",
+            CloseReason::BadUpgrade => "bad_upgrade",
+            CloseReason::NoSubprotocol => "no_subprotocol",
+            CloseReason::BadOrigin => "bad_origin",
+            CloseReason::Refused => "refused",
+            CloseReason::HeadTimeout => "head_timeout",
+            CloseReason::BodyTimeout => "body_timeout",
+            CloseReason::IdleTimeout => "idle_timeout",
             CloseReason::PongTimeout => "pong_timeout",
             CloseReason::CloseTimeout => "close_timeout",
             CloseReason::WriteTimeout => "write_timeout",
@@ -153,6 +247,30 @@ impl CloseReason {
             | CloseReason::SocketError
             | CloseReason::CloseTimeout
             | CloseReason::WriteTimeout => return None,
+            // Before there are frames.
+            CloseReason::BadRequestLine
+            | CloseReason::BadHttpVersion
+            | CloseReason::BadTarget
+            | CloseReason::BareLineFeed
+            | CloseReason::BadField
+            | CloseReason::BadHost
+            | CloseReason::BadContentLength
+            | CloseReason::AmbiguousLength
+            | CloseReason::BadTransferCoding
+            | CloseReason::UnknownTransferCoding
+            | CloseReason::BadChunk
+            | CloseReason::LineTooLong
+            | CloseReason::HeadTooLarge
+            | CloseReason::BodyTooLarge
+            | CloseReason::BadExpectation
+            | CloseReason::NoTunnel
+            | CloseReason::BadUpgrade
+            | CloseReason::NoSubprotocol
+            | CloseReason::BadOrigin
+            | CloseReason::Refused
+            | CloseReason::HeadTimeout
+            | CloseReason::BodyTimeout
+            | CloseReason::IdleTimeout => return None,
             CloseReason::Done => 1000,
             CloseReason::GoingAway | CloseReason::PongTimeout => 1001,
             CloseReason::UnmaskedFrame
