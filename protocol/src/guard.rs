@@ -1,0 +1,351 @@
+//! The guard of a process: the parent of a few lines that keeps the fd table while its child, the
+//! brain, does the work and may die.
+//!
+//! The two share one fd table (`CLONE_FILES`), so when the brain dies every socket stays open, with
+//! all that is queued in it; the guard clones the next brain, which goes on from the [`Page`] and
+//! the rest of the state. When the guard dies, its brain execs the guard program over itself
+//! ([`exec_over_self`]) and becomes the guard of the next brain.
+//!
+//! Rules for a program that is a guard:
+//! - It starts by exec and has one thread. Between its start and [`run`] it touches no hash map
+//!   and no random generator: every brain would inherit the same keys.
+//! - A brain ends by abort, by a signal or by [`exit`] only. `_exit(0)` ends the guard too, any
+//!   other exit status as well (a brain that cannot boot); every other death brings a new brain.
+//! - All signals are blocked, in the guard (which takes them one by one and counts them in the
+//!   page) and in its brains (which read the page). A program that a brain spawns must call
+//!   [`unblock_all_signals`] before its exec.
+//!
+//! Read in this order: this file (the loop), [`page`] (what guard and brain tell each other),
+//! [`signals`], [`program`] (exec over itself).
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+pub mod page;
+pub mod program;
+pub mod signals;
+
+pub use page::{Page, Reaped};
+pub use program::{exec_over_self, held_program, name_process};
+pub use signals::unblock_all_signals;
+
+/// What a brain is told when it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// Counts the brains of this state, from 1, through all guards.
+    pub number: u64,
+    /// The pid of the guard, which is the pid of the process to everybody else.
+    pub guard_pid: i32,
+    /// A pidfd: readable once the guard is dead. Then: [`exec_over_self`].
+    pub guard: BorrowedFd<'static>,
+    /// The brain before this one, under the same guard, and how it died.
+    pub previous: Option<Reaped>,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The brain is done: it exited with 0.
+    Done,
+    /// The brain gave up with this exit status: it cannot boot, or wants to be replaced.
+    Failed(i32),
+    /// Brain after brain died without progress while a SIGTERM waited to be dealt with.
+    Terminated,
+}
+
+impl Outcome {
+    /// The exit status for the guard.
+    pub fn code(self) -> i32 {
+        match self {
+            Outcome::Done => 0,
+            Outcome::Failed(code) => code,
+            Outcome::Terminated => 128 + Signal::SIGTERM as i32,
+        }
+    }
+}
+
+/// So many brains in a row may die without progress before a new one has to wait. Three, because
+/// that many deaths at one place convict a poisoned input, and the next brain goes on without it.
+const PATIENCE: u64 = 3;
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// Becomes the guard: clones a brain, which runs `brain(context, …)`, and another whenever one dies, until one
+/// exits. Signals are counted in `page`, and `doorbell` (a non-blocking eventfd) is written then; a
+/// brain looks into the page when the doorbell has rung and once when it starts.
+///
+/// To be called in a single-threaded process. All fds above 2 become close-on-exec: an exec over
+/// itself has cleared the flag. When it returns an outcome, no brain is alive.
+///
+/// # Errors
+/// Only before the first clone: signals cannot be blocked, or there is no pidfd to be had.
+pub fn run<C>(
+    page: Page,
+    doorbell: BorrowedFd<'_>,
+    context: &C,
+    brain: fn(&C, Life) -> !,
+) -> io::Result<Outcome> {
+    signals::block_all()?;
+    program::close_all_on_exec()?;
+    let guard_pid = nix::unistd::getpid().as_raw();
+    let guard = pidfd_of(guard_pid)?;
+    let thread_id = thread_id_cache();
+    let mut watch = Watch {
+        page,
+        doorbell,
+        brain: None,
+    };
+    let mut previous = None;
+    loop {
+        let delay = delay_after(page.fruitless());
+        if !delay.is_zero() {
+            watch.wait_out(delay)?;
+        }
+        let progress = page.progress();
+        let number = page.next_life();
+        let status = match clone_brain(thread_id) {
+            Ok(0) => {
+                page.set_brain_pid(nix::unistd::getpid().as_raw());
+                let _bomb = AbortOnUnwind;
+                let life = Life {
+                    number,
+                    guard_pid,
+                    guard,
+                    previous,
+                };
+                brain(context, life)
+            }
+            Ok(pid) => {
+                page.set_brain_pid(pid);
+                watch.brain = Some(pid);
+                let status = watch.wait_for_death()?;
+                watch.brain = None;
+                previous = Some(Reaped { pid, status });
+                Some(status)
+            }
+            // No process to be had just now. That is no progress either: try again later.
+            Err(_) => None,
+        };
+        match status.and_then(|status| status.code()) {
+            Some(0) => return Ok(Outcome::Done),
+            Some(code) => return Ok(Outcome::Failed(code)),
+            None => {}
+        }
+        let fruitless = match page.progress() == progress {
+            true => page.fruitless() + 1,
+            false => 0,
+        };
+        page.set_fruitless(fruitless);
+        if fruitless >= PATIENCE && page.pending(Signal::SIGTERM) > 0 {
+            return Ok(Outcome::Terminated);
+        }
+    }
+}
+
+/// Ends a brain, and with `code` 0 its guard: nothing is dropped and nothing runs, so no fd of the
+/// shared table is closed.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: ends the process; nothing that follows could be broken by it.
+    unsafe { libc::_exit(code) }
+}
+
+/// Orphans of this process's descendants become its children. Only for the master's guard: when
+/// its brain dies, it inherits the workers' guards, and notes it in the page when one ends.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// How long the next brain has to wait when so many before it died without progress.
+fn delay_after(fruitless: u64) -> Duration {
+    if fruitless < PATIENCE {
+        return Duration::ZERO;
+    }
+    let mut delay = FIRST_DELAY;
+    for _ in PATIENCE..fruitless {
+        delay = delay * 3 / 2;
+        if delay >= LONGEST_DELAY {
+            return LONGEST_DELAY;
+        }
+    }
+    delay
+}
+
+/// The part of a guard that waits.
+struct Watch<'a> {
+    page: Page,
+    doorbell: BorrowedFd<'a>,
+    brain: Option<i32>,
+}
+
+impl Watch<'_> {
+    /// Counts signals and reaps until the brain is dead.
+    fn wait_for_death(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.reap()? {
+                return Ok(status);
+            }
+            self.next_signal(None)?;
+        }
+    }
+
+    /// Counts signals and reaps for so long, or until somebody wants an end.
+    fn wait_out(&mut self, delay: Duration) -> io::Result<()> {
+        let end = Instant::now() + delay;
+        loop {
+            self.reap()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.page.pending(Signal::SIGTERM) > 0 {
+                return Ok(());
+            }
+            self.next_signal(Some(left))?;
+        }
+    }
+
+    /// Waits for one signal and counts it.
+    fn next_signal(&self, timeout: Option<Duration>) -> io::Result<()> {
+        // While the page has no room the dead stay zombies, and nothing tells when it has some.
+        let timeout = match self.page.can_note_reaped() {
+            true => timeout,
+            false => Some(timeout.map_or(FIRST_DELAY, |t| t.min(FIRST_DELAY))),
+        };
+        match signals::wait(timeout)? {
+            Some(signal) if signal != Signal::SIGCHLD => {
+                self.page.raise(signal);
+                self.ring();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Reaps whoever is dead; the brain's status is returned, the others' are noted.
+    fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        if let Some(brain) = self.brain
+            && let Some(status) = wait_for(brain)?
+        {
+            return Ok(Some(status));
+        }
+        let mut noted = false;
+        while self.page.can_note_reaped() {
+            // Noted first and reaped then: a guard that is killed in between loses nothing.
+            let Some(pid) = peek_dead()? else { break };
+            if self.brain == Some(pid) {
+                return wait_for(pid);
+            }
+            let Some(status) = peek_status(pid)? else {
+                break;
+            };
+            self.page.note_reaped(Reaped { pid, status });
+            wait_for(pid)?;
+            noted = true;
+        }
+        if noted {
+            self.ring();
+        }
+        Ok(None)
+    }
+
+    fn ring(&self) {
+        // It cannot block, and a counter that is full has rung already.
+        let _ = nix::unistd::write(self.doorbell, &1u64.to_ne_bytes());
+    }
+}
+
+/// Reaps `pid` if it is dead.
+fn wait_for(pid: i32) -> io::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(Some(ExitStatus::from_raw(status))),
+    }
+}
+
+/// A child that is dead and not yet reaped.
+fn peek_dead() -> io::Result<Option<i32>> {
+    match peek(libc::P_ALL, 0)? {
+        // SAFETY: waitid has filled in the fields of SIGCHLD, or left it zeroed.
+        Some(info) => Ok(Some(unsafe { info.si_pid() }).filter(|pid| *pid != 0)),
+        None => Ok(None),
+    }
+}
+
+/// The status of a dead child, which stays unreaped.
+fn peek_status(pid: i32) -> io::Result<Option<ExitStatus>> {
+    let Some(info) = peek(libc::P_PID, pid as libc::id_t)? else {
+        return Ok(None);
+    };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Ok(Some(ExitStatus::from_raw(match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    })))
+}
+
+fn peek(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<libc::siginfo_t>> {
+    // SAFETY: a siginfo_t of zeros is a valid one.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call.
+    match Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) }) {
+        Ok(_) => Ok(Some(info)),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A pidfd of this process, for good: it is in the table that all brains share.
+fn pidfd_of(pid: i32) -> io::Result<BorrowedFd<'static>> {
+    // SAFETY: no memory is involved.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })? as i32;
+    // SAFETY: the fd is new and ours, and it is never closed.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Where libc keeps this thread's id for itself, if that can be learned. A raw clone leaves the
+/// parent's id there; what compares it (recursive and error-checking mutexes, `pthread_kill`, the
+/// pthread form of `sched_setaffinity`) would go wrong in the brain.
+fn thread_id_cache() -> *mut libc::pid_t {
+    let mut address: *mut libc::pid_t = std::ptr::null_mut();
+    // SAFETY: the kernel writes one pointer into `address`.
+    let got = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &mut address, 0, 0, 0) };
+    // SAFETY: the address was registered by libc for this thread, which is alive.
+    if got == 0 && !address.is_null() && unsafe { *address } == nix::unistd::gettid().as_raw() {
+        address
+    } else {
+        std::ptr::null_mut()
+    }
+}
+
+/// Like fork, but for the fd table, which both then share. Returns 0 in the child.
+fn clone_brain(thread_id: *mut libc::pid_t) -> io::Result<i32> {
+    let mut flags = libc::CLONE_FILES | libc::SIGCHLD;
+    if !thread_id.is_null() {
+        // As glibc's own fork does.
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of this thread's memory and goes on
+    // here with the same stack; there are no other threads whose locks could be held. The child's
+    // id goes where libc expects it: the fourth argument or the fifth, by architecture (the other
+    // is the TLS pointer, which is ignored without CLONE_SETTLS).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, thread_id, thread_id) };
+    Ok(Errno::result(pid)? as i32)
+}
+
+/// Were a brain's stack unwound into the guard's frames, a second guard would go on in the child.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,100 @@
+//! The guard program: held as an open fd, so that a brain can become a guard whatever has happened
+//! to the file, and whoever it runs as.
+
+use std::ffi::{CStr, CString, c_char};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::signals;
+
+/// Replaces this brain, whose guard is dead, by the guard program, under the same pid; that one
+/// clones the next brain. Of the open fds only `keep` stay (under their numbers). `args` begin with
+/// the program's name. The environment stays as it is.
+///
+/// Other threads may be running: they end with the exec. Signals that were sent to this brain are
+/// forgotten: the dead guard has counted its own.
+///
+/// Returns only if it fails; then everything is as before.
+pub fn exec_over_self(
+    program: BorrowedFd<'_>,
+    args: &[CString],
+    keep: &[BorrowedFd<'_>],
+) -> io::Error {
+    match try_exec(program, args, keep) {
+        Ok(never) => match never {},
+        Err(e) => {
+            for fd in keep {
+                let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            }
+            e
+        }
+    }
+}
+
+fn try_exec(
+    program: BorrowedFd<'_>,
+    args: &[CString],
+    keep: &[BorrowedFd<'_>],
+) -> io::Result<std::convert::Infallible> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    for fd in keep {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    let mut argv: Vec<*const c_char> = args.iter().map(|arg| arg.as_ptr()).collect();
+    argv.push(std::ptr::null());
+    signals::block_all()?;
+    signals::drain()?;
+    // SAFETY: argv ends in null and its strings outlive the call; nothing here changes the
+    // environment while it is read (a brain never does).
+    unsafe { libc::fexecve(program.as_raw_fd(), argv.as_ptr(), environ) };
+    Err(io::Error::last_os_error())
+}
+
+/// A sealed copy of the program at `path`, in memory: what was checked is what is run, and a user
+/// who cannot read `path` can exec it.
+pub fn held_program(path: &Path) -> io::Result<OwnedFd> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = CString::new(name.as_encoded_bytes())?;
+    let mut from = File::open(path)?;
+    let mut copy = File::from(executable_memfd(&name)?);
+    io::copy(&mut from, &mut copy)?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(copy.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy.into())
+}
+
+fn executable_memfd(name: &CStr) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Where vm.memfd_noexec is 1, only this flag makes one that can be run; kernels before 6.3
+    // do not know it.
+    let executable = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+    match memfd_create(name, flags | executable) {
+        Err(Errno::EINVAL) => Ok(memfd_create(name, flags)?),
+        made => Ok(made?),
+    }
+}
+
+/// Sets the name that `ps` and `/proc/PID/comm` show (15 bytes): a program that runs from a memfd
+/// would have the memfd's.
+pub fn name_process(name: &CStr) -> io::Result<()> {
+    Ok(nix::sys::prctl::set_name(name)?)
+}
+
+/// Nothing that is open above stderr goes to a program that is spawned.
+pub(super) fn close_all_on_exec() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+    // SAFETY: no memory is involved, and no fd is closed by it.
+    Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, flags) })?;
+    Ok(())
+}
