@@ -140,7 +140,10 @@ mod tests {
         let v6 = match Listener::bind(&listen("[::]:0")) {
             Ok(v6) => v6,
             // A machine without IPv6.
-            Err(Error { error, .. }) if error == Errno::EAFNOSUPPORT => return,
+            Err(Error {
+                error: Errno::EAFNOSUPPORT,
+                ..
+            }) => return,
             Err(error) => panic!("{error}"),
         };
         let v4 = listen(&format!("0.0.0.0:{}", v6.address.port()));
