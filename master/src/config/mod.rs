@@ -6,6 +6,7 @@
 //! and an error is said), [`units`] (sizes and durations), [`cidr`].
 
 pub mod cidr;
+mod identity;
 mod reader;
 mod schema;
 pub mod units;
@@ -19,6 +20,7 @@ use protocol::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use cidr::Cidr;
+pub use identity::Identity;
 
 /// Workers at most.
 pub const MAX_WORKERS: u16 = 64;
@@ -33,9 +35,8 @@ pub struct Config {
     pub policy: Policy,
     /// At least one is public.
     pub listen: Vec<Listen>,
-    /// Whom workers run as; only a master that runs as root can change it.
-    pub user: Option<String>,
-    pub group: Option<String>,
+    /// Whom workers run as; `None`: as the master, which is not root.
+    pub identity: Option<Identity>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub memory: Memory,
@@ -54,8 +55,7 @@ impl Default for Config {
                 Listen::new(SocketAddr::from(([127, 0, 0, 1], 8000)), Role::Public),
                 Listen::new(SocketAddr::from(([127, 0, 0, 1], 8001)), Role::Admin),
             ],
-            user: None,
-            group: None,
+            identity: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             memory: Memory::default(),
@@ -257,8 +257,7 @@ impl Source {
 pub fn changes(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     let refused: Vec<String> = [
         ("listen", old.listen != new.listen),
-        ("user", old.user != new.user),
-        ("group", old.group != new.group),
+        ("user or group", old.identity != new.identity),
         ("memory.log", old.memory.log != new.memory.log),
     ]
     .into_iter()

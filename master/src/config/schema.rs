@@ -1,9 +1,388 @@
-//! Every key: its default and what is allowed.
+//! Every key of the file, what is allowed for it, and what contradicts what.
 
-use super::{Config, Errors, Overrides};
+use std::net::{IpAddr, SocketAddr};
 
-pub fn check(_file: &str, _text: &str, overrides: &Overrides) -> Result<Config, Errors> {
-    let mut config = Config::default();
-    config.workers = overrides.workers.unwrap_or(config.workers);
+use log::LevelFilter;
+use protocol::ids::Role;
+use protocol::settings::{Http, Rooms, Settings, Slow, WebSocket};
+
+use super::cidr::Cidr;
+use super::identity::Identity;
+use super::reader::{Report, Section};
+use super::units::show_size;
+use super::{Config, Errors, Format, Limits, Listen, Log, Memory, Overrides, Policy, Timeouts};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Checks the text of a file (named `file` in errors) with the flags on top.
+pub fn check(file: &str, text: &str, overrides: &Overrides) -> Result<Config, Errors> {
+    let mut report = Report::new(file, text);
+    let config = read(&mut report, overrides);
+    report.finish()?;
     Ok(config)
 }
+
+fn read(report: &mut Report<'_>, overrides: &Overrides) -> Config {
+    let table = report.parse();
+    let (mut config, listeners) = Section::top(report, &table, top);
+    let listeners = put_on_top(listeners, overrides);
+    listeners_agree(report, &listeners);
+    config.listen = listeners.into_iter().map(|one| one.listen).collect();
+    config.workers = overrides.workers.unwrap_or(config.workers);
+    limits_agree(report, &config);
+    config
+}
+
+fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
+    let d = Config::default();
+    let config = Config {
+        workers: s.workers("workers", d.workers),
+        policy: s.choice("policy", d.policy, &POLICIES),
+        identity: identity(s),
+        listen: Vec::new(),
+        limits: Limits::default(),
+        timeouts: Timeouts::default(),
+        memory: Memory::default(),
+        log: Log::default(),
+        settings: Settings::default(),
+    };
+    let listeners = s.sections("listen", listen).unwrap_or_else(|| {
+        let listening = |listen| Listening {
+            listen,
+            line: None,
+            said: "listen.address".to_owned(),
+        };
+        d.listen.into_iter().map(listening).collect()
+    });
+    let (limits, max_connections) = s.section("limits", limits);
+    let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
+    let (memory, of_worker) = s.section("memory", memory);
+    let config = Config {
+        limits,
+        timeouts,
+        memory,
+        settings: Settings {
+            http: s.section("http", http),
+            websocket: s.section("websocket", websocket),
+            rooms: s.section("rooms", rooms),
+            max_connections,
+            memory: of_worker,
+            retry_spread_ms,
+        },
+        log: s.section("log", log),
+        ..config
+    };
+    (config, listeners)
+}
+
+const POLICIES: [(&str, Policy); 4] = [
+    ("round-robin", Policy::RoundRobin),
+    ("least-connections", Policy::LeastConnections),
+    ("two-choices", Policy::TwoChoices),
+    ("ip-hash", Policy::IpHash),
+];
+
+fn identity(s: &mut Section<'_, '_>) -> Option<Identity> {
+    let user = s.text("user");
+    let group = s.text("group");
+    match Identity::find(user.as_deref(), group.as_deref()) {
+        Ok(identity) => identity,
+        Err((key, message)) => {
+            s.wrong(key, message);
+            None
+        }
+    }
+}
+
+/// A listener, and where it was said.
+struct Listening {
+    listen: Listen,
+    line: Option<usize>,
+    /// Key or flag.
+    said: String,
+}
+
+fn listen(s: &mut Section<'_, '_>) -> Listening {
+    let line = s.line_of("address").unwrap_or(s.line());
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let example = "an address such as \"127.0.0.1:8000\" or \"[::1]:8000\"";
+    let address = s.parsed("address", example, |text| text.parse().ok());
+    if !s.has("address") {
+        s.wrong("address", "is missing, such as \"127.0.0.1:8000\"");
+    }
+    let d = Listen::new(address.unwrap_or(nowhere), Role::Public);
+    let roles = [("public", Role::Public), ("admin", Role::Admin)];
+    let listen = Listen {
+        address: d.address,
+        role: s.choice("role", d.role, &roles),
+        backlog: s.number("backlog", d.backlog, 1..=65_535),
+        ipv6_only: s.flag("ipv6_only", d.ipv6_only),
+        proxy_protocol: s.flag("proxy_protocol", d.proxy_protocol),
+        proxy_trusted: s.list("proxy_trusted", d.proxy_trusted, str::parse::<Cidr>),
+    };
+    if s.has("ipv6_only") && address.is_some_and(|address| address.is_ipv4()) {
+        s.wrong("ipv6_only", "means nothing for an IPv4 address");
+    }
+    if listen.proxy_protocol && !s.has("proxy_trusted") {
+        s.wrong(
+            "proxy_protocol",
+            "needs proxy_trusted, a list of the addresses that may say who a client is",
+        );
+    }
+    if !listen.proxy_protocol && s.has("proxy_trusted") {
+        s.wrong("proxy_trusted", "needs proxy_protocol = true");
+    }
+    Listening {
+        listen,
+        line: Some(line),
+        said: "listen.address".to_owned(),
+    }
+}
+
+fn limits(s: &mut Section<'_, '_>) -> (Limits, u32) {
+    let d = Limits::default();
+    let limits = Limits {
+        connections: s.number("connections", d.connections, 1..=10_000_000),
+        per_address: s.number("per_address", d.per_address, 0..=10_000_000),
+        window: s.number("window", d.window, 1..=65_536),
+        refused: s.number("refused", d.refused, 0..=65_536),
+        rooms: s.number("rooms", d.rooms, 1..=10_000_000),
+    };
+    let per_worker = Settings::default().max_connections;
+    (limits, s.number("per_worker", per_worker, 1..=1_000_000))
+}
+
+fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
+    let d = Timeouts::default();
+    let timeouts = Timeouts {
+        ready_ms: s.duration("ready", d.ready_ms, 100..=10 * MINUTE),
+        hung_ms: s.duration("hung", d.hung_ms, SECOND..=10 * MINUTE),
+        stop_ms: s.duration("stop", d.stop_ms, 0..=HOUR),
+        retire_ms: s.duration("retire", d.retire_ms, 0..=DAY),
+    };
+    let spread = Settings::default().retry_spread_ms;
+    (timeouts, s.duration("retry_spread", spread, 0..=HOUR))
+}
+
+fn memory(s: &mut Section<'_, '_>) -> (Memory, u64) {
+    let d = Memory::default();
+    let memory = Memory {
+        log: s.size("log", d.log, MIB..=16 * GIB),
+        ring: s.size("ring", d.ring, 64 * KIB..=GIB),
+    };
+    for (key, bytes) in [("log", memory.log), ("ring", memory.ring)] {
+        if !bytes.is_power_of_two() {
+            let below = show_size(1 << bytes.ilog2());
+            let above = show_size(bytes.next_power_of_two());
+            let message = format!("must be a power of two, such as \"{below}\" or \"{above}\"");
+            s.wrong(key, message);
+        }
+    }
+    let worker = Settings::default().memory;
+    (memory, s.size("worker", worker, 16 * MIB..=64 * GIB))
+}
+
+fn http(s: &mut Section<'_, '_>) -> Http {
+    let d = Http::default();
+    Http {
+        max_line: s.size("max_line", d.max_line, 256..=MIB),
+        max_head: s.size("max_head", d.max_head, KIB..=MIB),
+        max_fields: s.number("max_fields", d.max_fields, 8..=1_000),
+        max_body: s.size("max_body", d.max_body, 0..=16 * MIB),
+        head_timeout_ms: s.duration("head_timeout", d.head_timeout_ms, SECOND..=HOUR),
+        body_timeout_ms: s.duration("body_timeout", d.body_timeout_ms, SECOND..=HOUR),
+        idle_timeout_ms: s.duration("idle_timeout", d.idle_timeout_ms, SECOND..=DAY),
+        linger_ms: s.duration("linger", d.linger_ms, 100..=MINUTE),
+    }
+}
+
+fn websocket(s: &mut Section<'_, '_>) -> WebSocket {
+    let d = WebSocket::default();
+    WebSocket {
+        ping_interval_ms: s.duration("ping_interval", d.ping_interval_ms, SECOND..=DAY),
+        pong_timeout_ms: s.duration("pong_timeout", d.pong_timeout_ms, SECOND..=HOUR),
+        close_timeout_ms: s.duration("close_timeout", d.close_timeout_ms, 100..=HOUR),
+        write_timeout_ms: s.duration("write_timeout", d.write_timeout_ms, SECOND..=HOUR),
+        echo_max_message: s.size("echo_max_message", d.echo_max_message, KIB..=16 * MIB),
+        max_fragments: s.number("max_fragments", d.max_fragments, 1..=10_000_000),
+        max_pings: s.number("max_pings", d.max_pings, 1..=10_000_000),
+        origins: s.list("origins", d.origins, origin),
+    }
+}
+
+/// `*`, or scheme, host and perhaps port, as browsers send it.
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
+        !scheme.is_empty() && !host.is_empty() && !host.contains('/')
+    });
+    if text == "*" || is_origin {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "must hold origins such as \"https://example.org\", or \"*\" for any, not {text:?}"
+        ))
+    }
+}
+
+fn rooms(s: &mut Section<'_, '_>) -> Rooms {
+    let d = Rooms::default();
+    Rooms {
+        max_data: s.size("max_data", d.max_data, 64..=512 * KIB),
+        max_depth: s.number("max_depth", d.max_depth, 1..=128),
+        max_rooms: s.number("max_rooms", d.max_rooms, 1..=10_000),
+        slow_bytes: s.size("slow_bytes", d.slow_bytes, 4 * KIB..=16 * MIB),
+        slow: s.choice(
+            "slow",
+            d.slow,
+            &[("gap", Slow::Gap), ("close", Slow::Close)],
+        ),
+    }
+}
+
+fn log(s: &mut Section<'_, '_>) -> Log {
+    let d = Log::default();
+    let levels = [
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    let formats = [("text", Format::Text), ("json", Format::Json)];
+    Log {
+        level: s.choice("level", d.level, &levels),
+        format: s.choice("format", d.format, &formats),
+    }
+}
+
+/// Flags take the place of all listeners of their role.
+fn put_on_top(listeners: Vec<Listening>, overrides: &Overrides) -> Vec<Listening> {
+    let mut all = Vec::new();
+    for (role, flag, addresses) in [
+        (Role::Public, "--listen", &overrides.listen),
+        (Role::Admin, "--admin", &overrides.admin),
+    ] {
+        all.extend(addresses.iter().map(|address| Listening {
+            listen: Listen::new(*address, role),
+            line: None,
+            said: flag.to_owned(),
+        }));
+    }
+    let stays = |one: &Listening| match one.listen.role {
+        Role::Public => overrides.listen.is_empty(),
+        Role::Admin => overrides.admin.is_empty(),
+    };
+    let mut listeners: Vec<_> = listeners.into_iter().filter(stays).collect();
+    listeners.extend(all);
+    listeners
+}
+
+/// One at least is public, and no two want the same port of the same address.
+fn listeners_agree(report: &mut Report<'_>, listeners: &[Listening]) {
+    if !listeners.iter().any(|one| one.listen.role == Role::Public) {
+        report.wrong(&["listen"], "one listener must have role = \"public\"");
+    }
+    for (i, one) in listeners.iter().enumerate() {
+        let before = &listeners[..i];
+        if let Some(other) = before
+            .iter()
+            .find(|other| overlap(&one.listen, &other.listen))
+        {
+            let message = if one.listen.address == other.listen.address {
+                format!("{} is listened on twice", one.listen.address)
+            } else {
+                let (this, that) = (one.listen.address, other.listen.address);
+                format!("{this} overlaps {that}, another listener's")
+            };
+            report.wrong_at(one.line, &one.said, message);
+        }
+    }
+}
+
+/// Can the two not be listened on at once?
+fn overlap(a: &Listen, b: &Listen) -> bool {
+    if a.address.port() != b.address.port() || a.address.port() == 0 {
+        return false;
+    }
+    let all_of = |listen: &Listen, ip: IpAddr| match listen.address.ip() {
+        IpAddr::V4(own) => own.is_unspecified() && ip.is_ipv4(),
+        IpAddr::V6(own) => own.is_unspecified() && (ip.is_ipv6() || !listen.ipv6_only),
+    };
+    let (ip_a, ip_b) = (a.address.ip(), b.address.ip());
+    ip_a == ip_b || all_of(a, ip_b) || all_of(b, ip_a)
+}
+
+/// Each of these is allowed, but not with the other.
+fn limits_agree(report: &mut Report<'_>, config: &Config) {
+    let Settings {
+        http,
+        websocket,
+        rooms,
+        max_connections,
+        memory,
+        ..
+    } = &config.settings;
+    if http.max_line > http.max_head {
+        report.wrong(
+            &["http.max_line", "http.max_head"],
+            "http.max_line must not be more than http.max_head, of which it is a part",
+        );
+    }
+    if config.limits.window > *max_connections {
+        report.wrong(
+            &["limits.window", "limits.per_worker"],
+            "limits.window must not be more than limits.per_worker",
+        );
+    }
+    if rooms.slow_bytes < 2 * rooms.max_data {
+        report.wrong(
+            &["rooms.slow_bytes", "rooms.max_data"],
+            "rooms.slow_bytes must be twice rooms.max_data at least",
+        );
+    }
+    // What is read is held next to what is made of it.
+    let largest = [
+        ("http.max_body", http.max_body),
+        ("websocket.echo_max_message", websocket.echo_max_message),
+        ("rooms.slow_bytes", rooms.slow_bytes),
+    ];
+    for (key, bytes) in largest {
+        let needed = 4 * bytes as u64;
+        if *memory < needed {
+            let needed = show_size(needed);
+            report.wrong(
+                &["memory.worker", key],
+                format!("memory.worker must be four times {key} at least, \"{needed}\""),
+            );
+        }
+    }
+    for (key, bytes) in [
+        ("memory.ring", config.memory.ring),
+        ("memory.log", config.memory.log),
+    ] {
+        let needed = 4 * rooms.max_data as u64;
+        if bytes < needed {
+            let needed = show_size(needed);
+            report.wrong(
+                &[key, "rooms.max_data"],
+                format!("{key} must be four times rooms.max_data at least, \"{needed}\""),
+            );
+        }
+    }
+    if config.memory.log < config.memory.ring {
+        report.wrong(
+            &["memory.log", "memory.ring"],
+            "memory.log must not be less than memory.ring",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../scripts/baton.toml");
+
+fn load(text: &str) -> Result<Config, Vec<String>> {
+    check("b.toml", text, &Overrides::default()).map_err(|errors| errors.0)
+}
+
+/// Each text, and the one error in it.
+fn refused(cases: &[(&str, &str)]) {
+    for (text, error) in cases {
+        assert_eq!(load(text).unwrap_err(), [*error], "{text}");
+    }
+}
+
+#[test]
+fn the_example_is_the_default() {
+    assert_eq!(load(EXAMPLE).unwrap(), load("").unwrap());
+    let default = load("").unwrap();
+    assert_eq!(
+        default,
+        Config {
+            identity: default.identity.clone(),
+            ..Config::default()
+        }
+    );
+}
+
+#[test]
+fn the_example_names_every_key() {
+    let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let uncommented: Vec<_> = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.trim_start_matches(is_key).starts_with(" = ") => key,
+            _ => line,
+        })
+        .collect();
+    let uncommented = uncommented.join("\n");
+    let mut report = Report::new("", &uncommented);
+    read(&mut report, &Overrides::default());
+    for key in &report.asked {
+        assert!(
+            report.lines.contains_key(key),
+            "{key} is not in the example"
+        );
+    }
+}
+
+#[test]
+fn defaults_contradict_nothing() {
+    assert!(load("").is_ok());
+}
+
+#[test]
+fn takes_what_is_typed() {
+    let config = load(
+        r#"
+        workers = 3
+        policy = "ip-hash"
+        limits.per_worker = 1_000
+        [[listen]]
+        address = "[::]:80"
+        ipv6_only = false
+        [[listen]]
+        address = "10.0.0.1:0"
+        role = "admin"
+        proxy_protocol = true
+        proxy_trusted = ["10.0.0.0/8", "::1"]
+        [memory]
+        ring = 1048576
+        log = "128MiB"
+        [rooms]
+        slow = "close"
+        [log]
+        level = "debug"
+        format = "json"
+        [timeouts]
+        hung = "1500ms"
+        [websocket]
+        origins = ["https://example.org"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.workers, 3);
+    assert_eq!(config.policy, Policy::IpHash);
+    assert_eq!(config.settings.max_connections, 1_000);
+    let [first, second] = &config.listen[..] else {
+        panic!("{:?}", config.listen);
+    };
+    assert!(!first.ipv6_only && first.role == Role::Public);
+    assert!(second.proxy_protocol && second.role == Role::Admin);
+    assert_eq!(second.proxy_trusted.len(), 2);
+    assert_eq!(config.memory.ring, 1 << 20);
+    assert_eq!(config.memory.log, 128 << 20);
+    assert_eq!(config.settings.rooms.slow, Slow::Close);
+    assert_eq!(config.log.level, LevelFilter::Debug);
+    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.timeouts.hung_ms, 1_500);
+    assert_eq!(config.settings.websocket.origins, ["https://example.org"]);
+}
+
+#[test]
+fn unknown_keys() {
+    refused(&[
+        (
+            "\nworker = 3",
+            "b.toml:2: worker: unknown key; did you mean \"workers\"?",
+        ),
+        (
+            "[http]\nmax_heads = 3",
+            "b.toml:2: http.max_heads: unknown key; did you mean \"max_head\"?",
+        ),
+        (
+            "[log]\ncolour = true",
+            "b.toml:2: log.colour: unknown key; allowed here: level, format",
+        ),
+        (
+            "[lisen]\naddress = \"127.0.0.1:1\"",
+            "b.toml:1: lisen: unknown key; did you mean \"listen\"?",
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\nport = 3",
+            "b.toml:3: listen.port: unknown key; allowed here: address, role, backlog, ipv6_only, \
+             proxy_protocol, proxy_trusted",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_types() {
+    refused(&[
+        (
+            "workers = \"four\"",
+            "b.toml:1: workers: must be a whole number from 1 to 64, not \"four\"",
+        ),
+        (
+            "\n\nworkers = 1.5",
+            "b.toml:3: workers: must be a whole number from 1 to 64, not 1.5",
+        ),
+        ("http = 3", "b.toml:1: http: must be a table, [http], not 3"),
+        (
+            "[listen]\naddress = \"127.0.0.1:1\"",
+            "b.toml:1: listen: must be tables, each [[listen]]",
+        ),
+        (
+            "[[listen]]\naddress = \"[::1]:1\"\nipv6_only = 1",
+            "b.toml:3: listen.ipv6_only: must be true or false, not 1",
+        ),
+        (
+            "[timeouts]\nhung = 10",
+            "b.toml:2: timeouts.hung: must be a duration from \"1s\" to \"10m\", not 10",
+        ),
+        (
+            "[websocket]\norigins = \"*\"",
+            "b.toml:2: websocket.origins: must be a list of texts, not \"*\"",
+        ),
+        (
+            "[websocket]\norigins = [\n\"*\",\n3]",
+            "b.toml:4: websocket.origins: must hold texts, not 3",
+        ),
+        (
+            "user = \"\"",
+            "b.toml:1: user: must be a text that is not empty, not \"\"",
+        ),
+    ]);
+}
+
+#[test]
+fn impossible_values() {
+    refused(&[
+        (
+            "workers = 0",
+            "b.toml:1: workers: must be a whole number from 1 to 64, not 0",
+        ),
+        (
+            "workers = 65",
+            "b.toml:1: workers: must be a whole number from 1 to 64, not 65",
+        ),
+        (
+            "workers = -1",
+            "b.toml:1: workers: must be a whole number from 1 to 64, not -1",
+        ),
+        (
+            "policy = \"random\"",
+            "b.toml:1: policy: must be \"round-robin\", \"least-connections\", \"two-choices\" or \
+             \"ip-hash\", not \"random\"",
+        ),
+        (
+            "[log]\nformat = \"xml\"",
+            "b.toml:2: log.format: must be \"text\" or \"json\", not \"xml\"",
+        ),
+        (
+            "[memory]\nworker = \"1 MiB\"",
+            "b.toml:2: memory.worker: must be a size from \"16 MiB\" to \"64 GiB\", not \"1 MiB\"",
+        ),
+        (
+            "[memory]\nlog = \"65 MiB\"",
+            "b.toml:2: memory.log: must be a power of two, such as \"64 MiB\" or \"128 MiB\"",
+        ),
+        (
+            "[memory]\nring = \"1 MB\"",
+            "b.toml:2: memory.ring: must be a size from \"64 KiB\" to \"1 GiB\", not \"1 MB\"",
+        ),
+        (
+            "[websocket]\norigins = [\"example.org\"]",
+            "b.toml:2: websocket.origins: must hold origins such as \"https://example.org\", or \
+             \"*\" for any, not \"example.org\"",
+        ),
+        (
+            "user = \"nobody-of-that-name\"",
+            "b.toml:1: user: there is no user \"nobody-of-that-name\" on this machine",
+        ),
+        (
+            "group = \"nobody-of-that-name\"",
+            "b.toml:1: group: there is no group \"nobody-of-that-name\" on this machine",
+        ),
+    ]);
+}
+
+#[test]
+fn listeners() {
+    refused(&[
+        (
+            "[[listen]]\nrole = \"public\"",
+            "b.toml:1: listen.address: is missing, such as \"127.0.0.1:8000\"",
+        ),
+        (
+            "[[listen]]\naddress = \"localhost:80\"",
+            "b.toml:2: listen.address: must be an address such as \"127.0.0.1:8000\" or \"[::1]:8000\", not \
+             \"localhost:80\"",
+        ),
+        (
+            "listen = []",
+            "b.toml:1: listen: one listener must have role = \"public\"",
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\nrole = \"admin\"",
+            "b.toml:1: listen: one listener must have role = \"public\"",
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"127.0.0.1:1\"",
+            "b.toml:4: listen.address: 127.0.0.1:1 is listened on twice",
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"0.0.0.0:1\"",
+            "b.toml:4: listen.address: 0.0.0.0:1 overlaps 127.0.0.1:1, another listener's",
+        ),
+        (
+            "[[listen]]\naddress = \"[::]:1\"\nipv6_only = false\n[[listen]]\naddress = \"0.0.0.0:1\"",
+            "b.toml:5: listen.address: 0.0.0.0:1 overlaps [::]:1, another listener's",
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:1\"\nipv6_only = true",
+            "b.toml:3: listen.ipv6_only: means nothing for an IPv4 address",
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:1\"\nproxy_protocol = true",
+            "b.toml:3: listen.proxy_protocol: needs proxy_trusted, a list of the addresses that \
+             may say who a client is",
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:1\"\nproxy_trusted = [\"::1\"]",
+            "b.toml:3: listen.proxy_trusted: needs proxy_protocol = true",
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:1\"\nproxy_protocol = true\nproxy_trusted = [\"10.0.0.1/8\"]",
+            "b.toml:4: listen.proxy_trusted: \"10.0.0.1/8\" has bits behind its first 8, which \
+             must be 0",
+        ),
+    ]);
+    for both in [
+        "[[listen]]\naddress = \"[::]:1\"\n[[listen]]\naddress = \"0.0.0.0:1\"",
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"127.0.0.1:0\"",
+        "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"127.0.0.2:1\"",
+    ] {
+        assert_eq!(load(both).unwrap().listen.len(), 2, "{both}");
+    }
+}
+
+#[test]
+fn contradictions() {
+    refused(&[
+        (
+            "[http]\nmax_line = \"64 KiB\"",
+            "b.toml:2: http.max_line: http.max_line must not be more than http.max_head, of which \
+             it is a part",
+        ),
+        (
+            "[limits]\nper_worker = 10",
+            "b.toml:2: limits.per_worker: limits.window must not be more than limits.per_worker",
+        ),
+        (
+            "[rooms]\nslow_bytes = \"64 KiB\"",
+            "b.toml:2: rooms.slow_bytes: rooms.slow_bytes must be twice rooms.max_data at least",
+        ),
+        (
+            "[memory]\nworker = \"32 MiB\"",
+            "b.toml:2: memory.worker: memory.worker must be four times websocket.echo_max_message \
+             at least, \"64 MiB\"",
+        ),
+        (
+            "[memory]\nring = \"64 KiB\"",
+            "b.toml:2: memory.ring: memory.ring must be four times rooms.max_data at least, \"256 \
+             KiB\"",
+        ),
+        (
+            "[memory]\nlog = \"2 MiB\"",
+            "b.toml:2: memory.log: memory.log must not be less than memory.ring",
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_not_toml() {
+    refused(&[
+        ("workers = 3\nworkers = 4", "b.toml:2: duplicate key"),
+        ("\nworkers 3", "b.toml:2: key with no value, expected `=`"),
+        (
+            "policy = \"ip-hash",
+            "b.toml:1: invalid basic string, expected `\"`",
+        ),
+    ]);
+}
+
+#[test]
+fn all_errors_at_once_in_the_order_of_the_file() {
+    let errors = load("[limits]\nwindw = 3\nrooms = 0\n[log]\nlevel = 1\n[http]\nmax_line = -1");
+    let errors = errors.unwrap_err();
+    let starts = [
+        "b.toml:2: limits.windw: ",
+        "b.toml:3: limits.rooms: ",
+        "b.toml:5: log.level: ",
+        "b.toml:7: http.max_line: ",
+    ];
+    assert_eq!(errors.len(), starts.len(), "{errors:?}");
+    for (error, start) in errors.iter().zip(starts) {
+        assert!(error.starts_with(start), "{error}");
+    }
+}
+
+#[test]
+fn flags_go_before_the_file() {
+    let text = "workers = 3\n[[listen]]\naddress = \"127.0.0.1:1\"\n\
+                [[listen]]\naddress = \"127.0.0.1:2\"\nrole = \"admin\"";
+    let with = |overrides| check("b.toml", text, &overrides);
+    let config = with(Overrides {
+        listen: vec!["127.0.0.1:7".parse().unwrap()],
+        workers: Some(5),
+        ..Overrides::default()
+    })
+    .unwrap();
+    assert_eq!(config.workers, 5);
+    let addresses: Vec<_> = config.listen.iter().map(|l| l.address.port()).collect();
+    assert_eq!(addresses, [2, 7]);
+
+    let error = with(Overrides {
+        admin: vec!["127.0.0.1:1".parse().unwrap()],
+        ..Overrides::default()
+    })
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "b.toml: --admin: 127.0.0.1:1 is listened on twice"
+    );
+}
+
+#[test]
+fn a_configuration_survives_in_the_masters_state() {
+    let config = load("").unwrap();
+    let bytes = rmp_serde::to_vec_named(&config).unwrap();
+    assert_eq!(rmp_serde::from_slice::<Config>(&bytes).unwrap(), config);
+}
+
+#[test]
+fn a_reload_cannot_change_everything() {
+    let old = load("").unwrap();
+    let free = load("workers = 7\n[log]\nlevel = \"debug\"\n[limits]\nwindow = 3").unwrap();
+    assert_eq!(super::super::changes(&old, &free), Ok(()));
+    let new = load("[[listen]]\naddress = \"127.0.0.1:9\"\n[memory]\nlog = \"128 MiB\"").unwrap();
+    assert_eq!(
+        super::super::changes(&old, &new).unwrap_err(),
+        [
+            "listen: a reload cannot change this; use restart",
+            "memory.log: a reload cannot change this; use restart",
+        ]
+    );
+}
