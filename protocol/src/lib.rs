@@ -24,3 +24,4 @@ pub mod roles;
 pub mod row;
 pub mod settings;
 pub mod stream;
+pub mod truth;
