@@ -102,6 +102,16 @@ impl Segment {
         unsafe { &*self.at.as_ptr().cast::<AtomicU64>().add(index) }
     }
 
+    /// `count` words from the `first` on. Words outside are a fault of ours, and abort.
+    #[must_use]
+    pub fn words(&self, first: usize, count: usize) -> &[AtomicU64] {
+        self.check(first * 8, count * 8);
+        // SAFETY: as for one word.
+        unsafe {
+            std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>().add(first), count)
+        }
+    }
+
     /// `len` bytes at `offset`, as they are now.
     ///
     /// # Safety
