@@ -1,3 +1,4 @@
 //! The worker of baton.
 
 pub mod close;
+pub mod websocket;
