@@ -5,9 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+
+/// From the lock to the pid it takes a master no longer than this.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// The lock, held. It belongs to the open file, which guard and brains share.
 #[derive(Debug)]
@@ -77,8 +82,21 @@ impl PidFile {
     }
 }
 
-/// The pid of the master that runs, as its file says, or `None` if none runs.
+/// The pid of the master that runs, as its file says, or `None` if none runs. One that is just
+/// starting is waited for.
 pub fn running(path: &Path) -> Result<Option<i32>, Error> {
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match look(path) {
+            Err(Error::Running(None)) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            found => return found,
+        }
+    }
+}
+
+fn look(path: &Path) -> Result<Option<i32>, Error> {
     let failed = |error| Error::File {
         path: path.to_owned(),
         error,
@@ -144,7 +162,7 @@ mod tests {
         let path = path("one");
         assert!(matches!(running(&path), Ok(None)));
         let mut held = PidFile::lock(&path).unwrap();
-        assert!(matches!(running(&path), Err(Error::Running(None))));
+        assert!(matches!(look(&path), Err(Error::Running(None))));
         held.write(4242).unwrap();
         assert!(matches!(running(&path), Ok(Some(4242))));
         let error = PidFile::lock(&path).unwrap_err();

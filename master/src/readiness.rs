@@ -5,6 +5,7 @@
 //! and the next knows nothing of it: so the fd is not closed afterwards (its number would be
 //! taken by another), it becomes `/dev/null`.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -49,12 +50,12 @@ pub struct Readiness {
 }
 
 /// How it is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
     /// One line of JSON, for `start`.
     Json,
-    /// Lines for people, in the foreground.
-    Text,
+    /// Lines for people, in the foreground: what is served, and this.
+    Text(String),
 }
 
 impl Readiness {
@@ -66,8 +67,8 @@ impl Readiness {
         &self.to
     }
 
-    pub fn form(&self) -> Form {
-        self.form
+    pub fn form(&self) -> &Form {
+        &self.form
     }
 
     /// Every worker is ready.
@@ -82,9 +83,10 @@ impl Readiness {
 
     /// Whoever asked may have gone away; then nobody needs to know.
     fn tell(&mut self, news: &News) {
-        let line = match self.form {
-            Form::Json => serde_json::to_string(news).unwrap_or_default() + "\n",
-            Form::Text => news.to_string(),
+        let line = match (&self.form, news) {
+            (Form::Json, news) => serde_json::to_string(news).unwrap_or_default() + "\n",
+            (Form::Text(more), News::Ready(served)) => format!("{served}{more}"),
+            (Form::Text(_), News::Failed(reason)) => format!("baton: {reason}\n"),
         };
         let said = self.write(line.as_bytes());
         if let Err(error) = said {
@@ -101,22 +103,18 @@ impl Readiness {
     }
 }
 
-impl std::fmt::Display for News {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            News::Failed(reason) => writeln!(f, "baton: {reason}"),
-            News::Ready(served) => {
-                let workers = match served.workers {
-                    1 => "1 worker".to_owned(),
-                    n => format!("{n} workers"),
-                };
-                writeln!(f, "baton serves with {workers}; master: pid {}", served.pid)?;
-                for listening in &served.listen {
-                    writeln!(f, "  {:<7} {}", listening.role, listening.url())?;
-                }
-                Ok(())
-            }
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by_role = |role| self.listen.iter().filter(move |one| one.role == role);
+        let mut what = "baton serves:";
+        for page in by_role(Role::Public) {
+            writeln!(f, "{what} open {}", page.url())?;
+            what = "             ";
         }
+        for admin in by_role(Role::Admin) {
+            writeln!(f, "  admin    {}", admin.url())?;
+        }
+        writeln!(f, "  workers  {} (master: pid {})", self.workers, self.pid)
     }
 }
 
@@ -129,5 +127,56 @@ impl Listening {
         } else {
             format!("http://{}/", self.addr)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn served() -> Served {
+        let listening = |role, addr: &str| Listening {
+            role,
+            addr: addr.parse().unwrap(),
+        };
+        Served {
+            pid: 42,
+            workers: 2,
+            listen: vec![
+                listening(Role::Admin, "127.0.0.1:8001"),
+                listening(Role::Public, "0.0.0.0:80"),
+                listening(Role::Public, "[::1]:8000"),
+            ],
+        }
+    }
+
+    #[test]
+    fn is_told_once_however_often_it_is_said() {
+        let (mut from, to) = io::pipe().unwrap();
+        let mut readiness = Readiness::new(to.into(), Form::Json);
+        readiness.ready(&served());
+        readiness.failed("too late");
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        let news: News = serde_json::from_str(&text).unwrap();
+        assert_eq!(news, News::Ready(served()));
+    }
+
+    #[test]
+    fn people_see_what_to_open() {
+        let (mut from, to) = io::pipe().unwrap();
+        Readiness::new(to.into(), Form::Text("  more\n".to_owned())).ready(&served());
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        assert_eq!(
+            text,
+            "baton serves: open http://localhost:80/\n\
+             \x20             open http://[::1]:8000/\n\
+             \x20 admin    http://127.0.0.1:8001/\n\
+             \x20 workers  2 (master: pid 42)\n\
+             \x20 more\n"
+        );
     }
 }

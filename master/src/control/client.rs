@@ -1,1 +1,74 @@
 //! Asks a running master.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::{Answer, Request, Status, short};
+use crate::pid_file;
+use crate::run_dir::RunDir;
+
+/// How long a master that is well may take to answer what it can answer at once. (Its brain may
+/// have died, and the next one must come up.)
+pub const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// There is no answer, or not the one that was hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("baton is not running")]
+    NotRunning,
+    #[error("the master (pid {pid}) does not answer: {error}")]
+    NoAnswer { pid: i32, error: io::Error },
+    /// What was asked may have been done or not.
+    #[error("the master ended before it answered")]
+    Gone,
+    #[error("the master's answer is not understood: {0}")]
+    Misunderstood(serde_json::Error),
+    /// The master says why not.
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    PidFile(#[from] pid_file::Error),
+}
+
+/// Asks for one thing and waits for the answer.
+pub fn ask(run: &RunDir, request: Request, within: Duration) -> Result<serde_json::Value, Error> {
+    let Some(pid) = pid_file::running(&run.pid_file())? else {
+        return Err(Error::NotRunning);
+    };
+    let line = match exchange(run, request, within) {
+        Ok(line) if line.is_empty() => return Err(Error::Gone),
+        Ok(line) => line,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(Error::Gone),
+        Err(error) => return Err(Error::NoAnswer { pid, error }),
+    };
+    match serde_json::from_str(&line).map_err(Error::Misunderstood)? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(reason) => Err(Error::Refused(reason)),
+    }
+}
+
+/// What `status` shows.
+pub fn status(run: &RunDir) -> Result<Status, Error> {
+    let value = ask(run, Request::Status, AT_ONCE)?;
+    serde_json::from_value(value).map_err(Error::Misunderstood)
+}
+
+fn exchange(run: &RunDir, request: Request, within: Duration) -> io::Result<String> {
+    let socket = run.socket();
+    let (_directory, path) = short(&socket)?;
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(AT_ONCE))?;
+    let request = serde_json::to_string(&request)? + "\n";
+    stream.write_all(request.as_bytes())?;
+    let mut line = String::new();
+    match BufReader::new(stream).read_line(&mut line) {
+        Ok(_) => Ok(line),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            format!("nothing in {} s", within.as_secs()),
+        )),
+        Err(error) => Err(error),
+    }
+}

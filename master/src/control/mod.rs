@@ -6,12 +6,13 @@
 
 pub mod client;
 
-use std::fs;
+use std::fmt;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
@@ -122,6 +123,18 @@ pub enum State {
     GivenUp,
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Draining => "draining",
+            State::Backoff => "backoff",
+            State::GivenUp => "given-up",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reload {
     pub running: bool,
@@ -136,15 +149,77 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let (_directory, bound) = short(path)?;
+    let listener = UnixListener::bind(bound)?;
     // Whoever gets in between bind and here is turned away by `may_ask`.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener.into())
 }
 
+/// A path for the same socket that is short enough for one: those have 108 bytes. It holds as long
+/// as the file beside it.
+fn short(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok((None, path.to_owned()));
+    };
+    if path.as_os_str().len() < 108 {
+        return Ok((None, path.to_owned()));
+    }
+    let directory = File::open(directory)?;
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = Path::new(&path).join(name);
+    Ok((Some(directory), path))
+}
+
 /// May whoever is at the other end ask for anything? The master's own user and root may.
 pub fn may_ask(peer: &impl AsFd) -> bool {
     getsockopt(peer, sockopt::PeerCredentials)
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_are_as_documented() {
+        for (line, request) in [
+            (r#"{"do":"status"}"#, Request::Status),
+            (r#"{"do":"stop"}"#, Request::Stop { fast: false }),
+            (r#"{"do":"stop","fast":true}"#, Request::Stop { fast: true }),
+            (r#"{"do":"reload"}"#, Request::Reload),
+            (
+                r#"{"do":"scale","workers":3}"#,
+                Request::Scale { workers: 3 },
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
+        }
+        assert!(serde_json::from_str::<Request>(r#"{"do":"dance"}"#).is_err());
+        assert_eq!(Answer::done().line(), "{\"ok\":{}}\n");
+        let error = Answer::Error("no".to_owned());
+        assert_eq!(error.line(), "{\"error\":\"no\"}\n");
+    }
+
+    #[test]
+    fn a_socket_may_lie_deep() {
+        let top = std::env::temp_dir().join(format!("baton-sock-{}", std::process::id()));
+        let deep = top.join("d".repeat(120));
+        fs::create_dir_all(&deep).unwrap();
+        let path = deep.join("baton.sock");
+        for _ in 0..2 {
+            let _listener = listen(&path).unwrap();
+            let (_directory, path) = short(&path).unwrap();
+            let peer = UnixStream::connect(path).unwrap();
+            assert!(may_ask(&peer));
+        }
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        fs::remove_dir_all(&top).unwrap();
+    }
 }
