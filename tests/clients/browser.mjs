@@ -76,13 +76,16 @@ async function say(page, comment) {
   await page.press('#text', 'Enter');
 }
 
-/** The comment has been seen flying and is in the log. Both are waited for at once: flying does not last. */
+/** The comment is flying, and in the log. Both are waited for at once: flying does not last. */
 async function sees(page, comment, own = false) {
   const mine = own ? '.mine' : ':not(.mine)';
-  await Promise.all([
-    page.locator(`#stage .comment${mine}`, { hasText: comment }).first().waitFor({ state: 'attached' }),
-    page.locator(`#log li${mine}`, { hasText: comment }).first().waitFor({ state: 'attached' }),
-  ]);
+  await Promise.all(['#stage .comment', '#log li'].map(place =>
+    page.locator(place + mine, { hasText: comment.slice(0, 40) }).first().waitFor({ state: 'attached' })));
+}
+
+/** Says it, and waits until the sender sees it as its own and each of the others as somebody else's. */
+async function tell(from, comment, ...others) {
+  await Promise.all([say(from, comment), sees(from, comment, true), ...others.map(other => sees(other, comment))]);
 }
 
 /** Two tabs on different workers. Round robin gives them at once, other policies after a few tries. */
@@ -110,11 +113,8 @@ if (one && two) {
 
   await check('each sees the other\'s comment and its own, on the stage and in the log', async () => {
     await one.fill('#nick', 'mia');
-    for (const [from, to, comment] of [[one, two, 'from one: 你好 🎉'], [two, one, 'from two']]) {
-      const seen = [sees(from, comment, true), sees(to, comment)];
-      await say(from, comment);
-      await Promise.all(seen);
-    }
+    await tell(one, 'from one: 你好 🎉', two);
+    await tell(two, 'from two', one);
     assert((await text(two, '#log li:first-child bdi')) === 'mia', 'the nickname came along');
     assert((await one.locator('#log li').count()) === 2, 'each comment came once');
   });
@@ -129,10 +129,8 @@ if (one && two) {
 
   await check('hostile text is shown as text', async () => {
     const hostile = '<img src=x onerror=alert(1)><script>alert(2)</script>"\'&lt;\u2028\\';
-    const seen = sees(two, hostile.slice(0, 40));
     await one.fill('#nick', '<b>mia</b>');
-    await say(one, hostile);
-    await seen;
+    await tell(one, hostile, two);
     assert((await two.locator('#log li').last().textContent()).includes(hostile), 'the text came unaltered');
     assert((await two.locator('#log bdi').last().textContent()) === '<b>mia</b>', 'the nickname came unaltered');
     assert((await two.locator(':is(#stage, #log) :is(img, script, b)').count()) === 0, 'no element came of it');
@@ -150,10 +148,8 @@ if (one && two) {
     await one.press('#room', 'Enter');
     await until(one, '#count', /^1$/);
     await until(two, '#count', /^1$/);
-    await say(two, 'for the first room');
-    await sees(two, 'for the first room', true);
-    await say(one, 'for the annex');
-    await sees(one, 'for the annex', true);
+    await tell(two, 'for the first room');
+    await tell(one, 'for the annex');
     assert((await one.locator('#log li').count()) === 1, 'the annex saw the first room');
     await one.goBack();
     await one.goBack();
@@ -167,9 +163,7 @@ if (one && two) {
     await until(one, '#count', /^2$/);
     assert((await one.inputValue('#room')) === ROOM, 'the room was lost');
     assert((await one.inputValue('#nick')) === '<b>mia</b>', 'the nickname was lost');
-    const seen = sees(two, 'after the reload');
-    await say(one, 'after the reload');
-    await seen;
+    await tell(one, 'after the reload', two);
   });
 
   await check('no tab had to reconnect', async () => {
@@ -200,10 +194,9 @@ await check('sent away by a bye, it waits as told, comes back, and counts that',
 await check('it fits a phone', async () => {
   const page = await tab({ viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true });
   assert((await page.evaluate(() => document.documentElement.scrollWidth)) === 360, 'it scrolls sideways');
-  const seen = sees(page, 'from a phone', true);
   await page.fill('#text', 'from a phone');
   await page.tap('#send');
-  await seen;
+  await sees(page, 'from a phone', true);
   await close(page);
 });
 
