@@ -1,0 +1,288 @@
+//! Which workers are to be there: reload and scale, one at a time. Orders and news of the
+//! [`Supervisor`](crate::supervise::Supervisor) in, steps out.
+//!
+//! A reload relieves one seat at a time, the new worker before the old one: start → ready → the old
+//! one retires → next seat. If a new one fails, the reload ends there and the old one serves on.
+//! A reload during a reload joins one queued run, scaling queues behind it, a stop wins over all.
+
+use std::collections::VecDeque;
+
+use protocol::ids::Seat;
+
+use crate::config::MAX_WORKERS;
+use crate::supervise::News;
+
+/// Who waits for the result of an order; numbered by the caller.
+pub type Ticket = u64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Reload,
+    Scale(u16),
+    /// One more than there are to be by then.
+    More,
+    Fewer,
+}
+
+/// What the caller does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Read the configuration and the worker's program anew; answered by [`Orders::prepared`].
+    Prepare,
+    /// What was prepared serves: it is what workers are started with from now on.
+    Adopt,
+    /// To the supervisor.
+    Relieve(Seat),
+    /// To the supervisor.
+    Seats(u16),
+    /// The order is done, or not, and why.
+    Answer {
+        tickets: Vec<Ticket>,
+        result: Result<(), String>,
+    },
+}
+
+/// What is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Run {
+    Nothing,
+    Preparing,
+    /// The new worker of the first seat of `left` is coming up.
+    Relieving {
+        left: VecDeque<Seat>,
+        wanted: u16,
+    },
+    /// The old one of that seat is on its way out.
+    Leaving {
+        left: VecDeque<Seat>,
+        wanted: u16,
+    },
+    /// These seats are to be served, or left, for there to be `seats` instead of `before`.
+    Scaling {
+        before: u16,
+        pending: Vec<Seat>,
+        reload: bool,
+    },
+    Stopped,
+}
+
+#[derive(Debug)]
+pub struct Orders {
+    run: Run,
+    tickets: Vec<Ticket>,
+    /// How many seats there are, or will be when what runs is done.
+    seats: u16,
+    queued_reload: Option<Vec<Ticket>>,
+    queued_scale: Option<(u16, Vec<Ticket>)>,
+}
+
+impl Orders {
+    /// With so many seats, all of them served.
+    #[must_use]
+    pub fn new(seats: u16) -> Orders {
+        Orders {
+            run: Run::Nothing,
+            tickets: Vec::new(),
+            seats,
+            queued_reload: None,
+            queued_scale: None,
+        }
+    }
+
+    #[must_use]
+    pub fn reloading(&self) -> bool {
+        match self.run {
+            Run::Preparing | Run::Relieving { .. } | Run::Leaving { .. } => true,
+            Run::Scaling { reload, .. } => reload,
+            Run::Nothing | Run::Stopped => false,
+        }
+    }
+
+    /// How many workers there are to be once all is done that has been ordered.
+    #[must_use]
+    pub fn wanted(&self) -> u16 {
+        self.queued_scale.as_ref().map_or(self.seats, |(n, _)| *n)
+    }
+
+    pub fn ask(&mut self, order: Order, ticket: Ticket, steps: &mut Vec<Step>) {
+        let refuse = |why: String, steps: &mut Vec<Step>| {
+            steps.push(Step::Answer {
+                tickets: vec![ticket],
+                result: Err(why),
+            });
+        };
+        if self.run == Run::Stopped {
+            return refuse("baton stops".to_owned(), steps);
+        }
+        let n = match order {
+            Order::Reload => {
+                self.queued_reload.get_or_insert_default().push(ticket);
+                return self.next(steps);
+            }
+            Order::Scale(n) => n,
+            Order::More => self.wanted() + 1,
+            Order::Fewer => self.wanted().saturating_sub(1),
+        };
+        if n == 0 {
+            return refuse("there must be at least one worker".to_owned(), steps);
+        }
+        if n > MAX_WORKERS {
+            return refuse(format!("there can be {MAX_WORKERS} workers at most"), steps);
+        }
+        if let Some((_, tickets)) = self.queued_scale.take() {
+            steps.push(Step::Answer {
+                tickets,
+                result: Err(format!("overtaken by a later order of {n} workers")),
+            });
+        }
+        self.queued_scale = Some((n, vec![ticket]));
+        self.next(steps);
+    }
+
+    /// The answer to [`Step::Prepare`]: how many workers the new configuration wants.
+    pub fn prepared(&mut self, result: Result<u16, String>, steps: &mut Vec<Step>) {
+        if self.run != Run::Preparing {
+            return;
+        }
+        match result {
+            Ok(wanted) => {
+                let left = (1..=self.seats).map(Seat).collect();
+                self.relieve(left, wanted, steps);
+            }
+            Err(why) => self.end(Err(why), steps),
+        }
+    }
+
+    pub fn news(&mut self, news: &News, steps: &mut Vec<Step>) {
+        let run = std::mem::replace(&mut self.run, Run::Nothing);
+        self.run = match (run, news) {
+            (Run::Relieving { left, wanted }, News::Seated(seat)) if left.front() == Some(seat) => {
+                if *seat == Seat(1) {
+                    steps.push(Step::Adopt);
+                }
+                Run::Leaving { left, wanted }
+            }
+            (Run::Relieving { left, .. }, News::ReliefFailed { seat, why })
+                if left.front() == Some(seat) =>
+            {
+                return self.end(Err(failed(*seat, why, self.seats)), steps);
+            }
+            (Run::Leaving { mut left, wanted }, News::Left(seat)) if left.front() == Some(seat) => {
+                left.pop_front();
+                return self.relieve(left, wanted, steps);
+            }
+            (
+                Run::Scaling {
+                    before,
+                    mut pending,
+                    reload,
+                },
+                News::Seated(seat) | News::Left(seat),
+            ) => {
+                pending.retain(|s| s != seat);
+                if pending.is_empty() {
+                    return self.end(Ok(()), steps);
+                }
+                Run::Scaling {
+                    before,
+                    pending,
+                    reload,
+                }
+            }
+            (
+                Run::Scaling {
+                    before, pending, ..
+                },
+                News::Again { seat, why, .. },
+            ) if pending.contains(seat) && seat.0 > before => {
+                self.seats = before;
+                steps.push(Step::Seats(before));
+                return self.end(Err(format!("{seat}: {why}")), steps);
+            }
+            (
+                run @ (Run::Nothing
+                | Run::Preparing
+                | Run::Relieving { .. }
+                | Run::Leaving { .. }
+                | Run::Scaling { .. }
+                | Run::Stopped),
+                _,
+            ) => run,
+        };
+    }
+
+    /// All that was ordered is off.
+    pub fn stop(&mut self, steps: &mut Vec<Step>) {
+        self.run = Run::Stopped;
+        let mut tickets = std::mem::take(&mut self.tickets);
+        tickets.extend(self.queued_reload.take().into_iter().flatten());
+        tickets.extend(self.queued_scale.take().into_iter().flat_map(|(_, t)| t));
+        if !tickets.is_empty() {
+            steps.push(Step::Answer {
+                tickets,
+                result: Err("baton stops".to_owned()),
+            });
+        }
+    }
+
+    /// Begins what is queued, if nothing is under way.
+    fn next(&mut self, steps: &mut Vec<Step>) {
+        if self.run != Run::Nothing {
+            return;
+        }
+        if let Some(tickets) = self.queued_reload.take() {
+            self.tickets = tickets;
+            self.run = Run::Preparing;
+            steps.push(Step::Prepare);
+        } else if let Some((n, tickets)) = self.queued_scale.take() {
+            self.tickets = tickets;
+            self.scale(n, false, steps);
+        }
+    }
+
+    /// The next seat, or, when all are done, as many as are wanted now.
+    fn relieve(&mut self, left: VecDeque<Seat>, wanted: u16, steps: &mut Vec<Step>) {
+        match left.front() {
+            Some(seat) => {
+                steps.push(Step::Relieve(*seat));
+                self.run = Run::Relieving { left, wanted };
+            }
+            None => self.scale(wanted, true, steps),
+        }
+    }
+
+    fn scale(&mut self, n: u16, reload: bool, steps: &mut Vec<Step>) {
+        let before = self.seats;
+        self.seats = n;
+        if n == before {
+            return self.end(Ok(()), steps);
+        }
+        let pending = (before.min(n) + 1..=before.max(n)).map(Seat).collect();
+        self.run = Run::Scaling {
+            before,
+            pending,
+            reload,
+        };
+        steps.push(Step::Seats(n));
+    }
+
+    fn end(&mut self, result: Result<(), String>, steps: &mut Vec<Step>) {
+        self.run = Run::Nothing;
+        let tickets = std::mem::take(&mut self.tickets);
+        steps.push(Step::Answer { tickets, result });
+        self.next(steps);
+    }
+}
+
+fn failed(seat: Seat, why: &str, seats: u16) -> String {
+    match seat.0 - 1 {
+        0 => format!("the new {seat} failed: {why}; the old workers serve on"),
+        done => format!(
+            "the new {seat} failed: {why}; {done} of {seats} workers are new, the others serve on"
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "reload_tests.rs"]
+mod tests;
