@@ -7,7 +7,7 @@
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
 //!    [`row`]: figures in their headers; [`roles`]: what a worker process is born with.
-//! 5. [`guard`] and [`privileges`]: how a process lives, and lives on.
+//! 5. [`guard`], [`privileges`], [`truth`], [`logging`]: how a process lives, and lives on.
 //! 6. [`output`]: where protocols put their bytes.
 
 pub mod arena;
@@ -15,6 +15,7 @@ pub mod channel;
 pub mod guard;
 pub mod ids;
 pub mod journal;
+pub mod logging;
 pub mod memory;
 pub mod message;
 pub mod output;

@@ -37,7 +37,7 @@ pub struct WorkerArgs {
     pub ring: u16,
     /// To become this user and group; `None`: stay.
     pub user: Option<(u32, u32)>,
-    /// As `env_logger` understands it: `info`, `worker=debug,info`.
+    /// As [`crate::logging`] takes it: `info`, `worker=debug,info`.
     pub log_filter: String,
     pub log_json: bool,
 }
