@@ -48,7 +48,7 @@ pub enum CloseReason {
     // The peer breaks HTTP, or asks for what it cannot have.
     /// Not `METHOD target HTTP/x.y`: HTTP/0.9, TLS, noise.
     BadRequestLine,
-    /// A major version of HTTP other than 1.
+    /// A version of HTTP that we do not speak.
     BadHttpVersion,
     /// A request target in none of the four forms, or in one that is not this method's.
     BadTarget,
@@ -80,6 +80,8 @@ pub enum CloseReason {
     NoTunnel,
     /// A WebSocket handshake that breaks the grammar.
     BadUpgrade,
+    /// A version of WebSocket that we do not speak.
+    BadWebSocketVersion,
     /// Only subprotocols that we do not speak.
     NoSubprotocol,
     /// An `Origin` that may not open a WebSocket here.
@@ -154,6 +156,7 @@ impl CloseReason {
         CloseReason::BadExpectation,
         CloseReason::NoTunnel,
         CloseReason::BadUpgrade,
+        CloseReason::BadWebSocketVersion,
         CloseReason::NoSubprotocol,
         CloseReason::BadOrigin,
         CloseReason::Refused,
@@ -218,6 +221,7 @@ impl CloseReason {
             CloseReason::BadExpectation => "bad_expectation",
             CloseReason::NoTunnel => "no_tunnel",
             CloseReason::BadUpgrade => "bad_upgrade",
+            CloseReason::BadWebSocketVersion => "bad_websocket_version",
             CloseReason::NoSubprotocol => "no_subprotocol",
             CloseReason::BadOrigin => "bad_origin",
             CloseReason::Refused => "refused",
@@ -265,6 +269,7 @@ impl CloseReason {
             | CloseReason::BadExpectation
             | CloseReason::NoTunnel
             | CloseReason::BadUpgrade
+            | CloseReason::BadWebSocketVersion
             | CloseReason::NoSubprotocol
             | CloseReason::BadOrigin
             | CloseReason::Refused

@@ -1,0 +1,125 @@
+//! HTTP/1.1: bytes in, events and bytes out. No socket, no clock, no memory of its own.
+//!
+//! A session is a [`State`] of two words and what its connection has not consumed yet. [`step`]
+//! takes it forward by one request at most, so that a client that pipelines very many cannot
+//! starve the others. The same state and input always give the same output: a step whose process
+//! died is made again.
+//!
+//! The input is strict (RFC 9112): whatever two readers could understand in two ways is answered
+//! by its 4xx and a close. The outcome does not depend on how the stream was cut into reads.
+//!
+//! Read in this order: this file, `turn` (one step), [`state`] (what is kept between two), `scan`
+//! (where does a head end?), `head` and `target` (what does it say?), `routes` (what is
+//! answered?), `chunks` (chunked bodies), [`upgrade`] (to a WebSocket), `answer` (the bytes).
+
+mod answer;
+mod chunks;
+mod head;
+mod routes;
+mod scan;
+pub mod state;
+mod target;
+mod turn;
+pub mod upgrade;
+
+#[cfg(test)]
+mod tests;
+
+use protocol::ids::{Role, Seat};
+use protocol::output::{Buffer, Full, Output};
+use protocol::settings::Settings;
+
+pub use self::state::{State, Wait};
+use self::turn::{Stop, Turn};
+pub use self::upgrade::{Endpoint, Subprotocol, Upgrade};
+use crate::close::CloseReason;
+
+/// Header fields of one request that are ever parsed, whatever the settings allow.
+pub const MAX_FIELDS: usize = 256;
+
+/// What an answer may depend on besides the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub settings: &'a Settings,
+    /// Of the listener that the connection came through.
+    pub role: Role,
+    /// Who answers `/whoami`.
+    pub worker: Seat,
+    /// The pid of this brain.
+    pub pid: i32,
+    /// For the `Date` field: `Sun, 06 Nov 1994 08:49:37 GMT`.
+    pub date: &'a str,
+    /// What `GET /` shows on a public listener.
+    pub page: &'a [u8],
+    /// baton is at a limit: the first request is answered by 503, whatever it is.
+    pub refuse: bool,
+}
+
+/// What a step has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes of the input that are dealt with.
+    pub consumed: usize,
+    pub next: Next,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// All that can be done with this input is done.
+    NeedInput,
+    /// Something is done, a request answered for example: there may be more in the input.
+    Again,
+    /// The 101 is in the output, and the session is over: the rest of the input is WebSocket.
+    Upgrade(Upgrade),
+    /// The last answer is in the output, and the session is over: flush, `shutdown(Write)`, read
+    /// on to the end (or a reset destroys the answer), close.
+    Close(CloseReason),
+}
+
+/// Takes the session forward, by one request at most.
+///
+/// `input` is all that has been read and not consumed. `body` keeps the body of a request from
+/// step to step; it is empty between requests. On [`Full`] the state is as it was, and what has
+/// been put into `body` and `out` is to be dropped.
+pub fn step(
+    state: &mut State,
+    input: &[u8],
+    body: &mut impl Buffer,
+    out: &mut impl Output,
+    cx: &Context,
+) -> Result<Step, Full> {
+    let mut turn = Turn {
+        input,
+        body,
+        out,
+        cx,
+    };
+    let (after, step) = match turn.run(*state) {
+        Ok(done) => done,
+        Err(Stop::Full) => return Err(Full),
+        Err(Stop::Close(reason)) => {
+            answer::refuse(out, cx, reason, state.is_head_request(input))?;
+            body.clear();
+            let step = Step {
+                consumed: input.len(),
+                next: Next::Close(reason),
+            };
+            (State::default(), step)
+        }
+    };
+    *state = after;
+    Ok(step)
+}
+
+/// Ends a session whose deadline has passed (see [`State::waiting`]). One that waits in the middle
+/// of a request is told so by a 408, if there is room for it.
+pub fn timed_out(state: State, out: &mut impl Output, cx: &Context) -> CloseReason {
+    let reason = match state.waiting() {
+        Wait::Idle => return CloseReason::IdleTimeout,
+        Wait::Head => CloseReason::HeadTimeout,
+        Wait::Body => CloseReason::BodyTimeout,
+    };
+    // Without room for the answer the close alone has to say it.
+    let _ = answer::refuse(out, cx, reason, false);
+    reason
+}

@@ -1,0 +1,146 @@
+//! What is answered to whom.
+
+use protocol::ids::Role;
+
+use super::head::{Length, Method, Request};
+use super::upgrade::Endpoint;
+use crate::close::CloseReason;
+
+/// Something that has an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Route {
+    /// `/` for clients.
+    Page,
+    /// `/` for operators.
+    Index,
+    Whoami,
+    Health,
+    Echo,
+    Rooms,
+    /// `*`
+    Server,
+}
+
+const ROUTES: [Route; 7] = [
+    Route::Page,
+    Route::Index,
+    Route::Whoami,
+    Route::Health,
+    Route::Echo,
+    Route::Rooms,
+    Route::Server,
+];
+
+/// What is answered, once the request is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Serve(Route),
+    /// To OPTIONS.
+    Methods(Route),
+    /// 405
+    NotAllowed(Route),
+    /// 426: it is spoken to by WebSocket only.
+    UpgradeRequired,
+    /// 404
+    NotFound,
+    /// 501: a method that nobody knows.
+    NotImplemented,
+}
+
+/// What is done with a request.
+pub(super) enum Plan {
+    Answer(Answer),
+    /// It becomes a WebSocket, if the handshake is sound.
+    Open(Endpoint),
+}
+
+impl Route {
+    fn find(path: &str, role: Role) -> Option<Route> {
+        Some(match (path, role) {
+            ("/", Role::Public) => Route::Page,
+            ("/", Role::Admin) => Route::Index,
+            ("/whoami", _) => Route::Whoami,
+            ("/healthz", _) => Route::Health,
+            ("/echo", Role::Public) => Route::Echo,
+            ("/rooms", Role::Public) => Route::Rooms,
+            ("*", _) => Route::Server,
+            _ => return None,
+        })
+    }
+
+    /// As an `Allow` field.
+    pub fn allow(self) -> &'static [u8] {
+        match self {
+            Route::Page | Route::Index | Route::Whoami | Route::Health | Route::Rooms => {
+                b"Allow: GET, HEAD, OPTIONS\r\n"
+            }
+            Route::Echo | Route::Server => b"Allow: GET, HEAD, POST, OPTIONS\r\n",
+        }
+    }
+}
+
+impl Answer {
+    /// Whether it needs the request's body, which is else read and dropped.
+    pub fn wants_body(self) -> bool {
+        self == Answer::Serve(Route::Echo)
+    }
+
+    pub fn pack(self) -> u8 {
+        let (kind, route) = match self {
+            Answer::Serve(route) => (0, route as u8),
+            Answer::Methods(route) => (1, route as u8),
+            Answer::NotAllowed(route) => (2, route as u8),
+            Answer::UpgradeRequired => (3, 0),
+            Answer::NotFound => (4, 0),
+            Answer::NotImplemented => (5, 0),
+        };
+        kind << 4 | route
+    }
+
+    pub fn unpack(byte: u8) -> Option<Answer> {
+        let route = ROUTES.get(usize::from(byte & 15)).copied();
+        Some(match byte >> 4 {
+            0 => Answer::Serve(route?),
+            1 => Answer::Methods(route?),
+            2 => Answer::NotAllowed(route?),
+            3 => Answer::UpgradeRequired,
+            4 => Answer::NotFound,
+            5 => Answer::NotImplemented,
+            _ => return None,
+        })
+    }
+}
+
+/// Decides what to do with `request`.
+pub(super) fn plan(request: &Request, role: Role) -> Result<Plan, CloseReason> {
+    if request.method == Method::Unknown {
+        return Ok(Plan::Answer(Answer::NotImplemented));
+    }
+    let Some(route) = Route::find(request.path, role) else {
+        return Ok(Plan::Answer(Answer::NotFound));
+    };
+    let endpoint = match route {
+        Route::Echo => Some(Endpoint::Echo),
+        Route::Rooms => Some(Endpoint::Rooms),
+        _ => None,
+    };
+    if let Some(endpoint) = endpoint
+        && request.method == Method::Get
+        && request.upgrade.websocket
+    {
+        // What would follow, the body or WebSocket?
+        let sound = request.upgrade.connection && request.length == Length::Sized(0);
+        return match sound {
+            true => Ok(Plan::Open(endpoint)),
+            false => Err(CloseReason::BadUpgrade),
+        };
+    }
+    Ok(Plan::Answer(match (request.method, route) {
+        (Method::Options, _) => Answer::Methods(route),
+        (Method::Post, Route::Echo) => Answer::Serve(route),
+        (Method::Get | Method::Head, Route::Echo | Route::Rooms) => Answer::UpgradeRequired,
+        (Method::Get | Method::Head, _) => Answer::Serve(route),
+        _ => Answer::NotAllowed(route),
+    }))
+}
