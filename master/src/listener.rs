@@ -1,4 +1,7 @@
-//! Listening sockets: made by the master's process before it serves, and kept for good.
+//! Listening sockets: made by the master's process before it serves (or by systemd, see
+//! [`activation`]), and kept for good.
+
+pub mod activation;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -41,15 +44,20 @@ fn explain(error: Errno) -> String {
 impl Listener {
     /// Makes the socket, binds it and listens.
     pub fn bind(listen: &Listen) -> Result<Self, Error> {
-        let failed = |error| Error {
+        let fd = open(listen).map_err(|error| Error {
             address: listen.address,
             error,
-        };
-        let fd = open(listen).map_err(failed)?;
+        })?;
+        Listener::adopt(listen, fd)
+    }
+
+    /// Takes a socket that listens already.
+    pub fn adopt(listen: &Listen, fd: OwnedFd) -> Result<Self, Error> {
         let listener = TcpListener::from(fd);
-        let address = listener
-            .local_addr()
-            .map_err(|error| failed(errno(&error)))?;
+        let address = listener.local_addr().map_err(|error| Error {
+            address: listen.address,
+            error: errno(&error),
+        })?;
         Ok(Listener {
             fd: listener.into(),
             listen: listen.clone(),

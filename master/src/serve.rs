@@ -9,9 +9,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid};
 
 use crate::brain;
-use crate::config::{Config, Source};
+use crate::config::{Config, Listen, Source};
 use crate::control;
 use crate::listener::Listener;
+use crate::listener::activation::Activated;
 use crate::pid_file::PidFile;
 use crate::readiness::Readiness;
 use crate::run_dir::{RunDir, open_log};
@@ -76,14 +77,34 @@ impl Prepared {
 }
 
 fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, String> {
+    let activated = Activated::from_env().map_err(|error| error.to_string())?;
     run.create()?;
     let mut pid_file = PidFile::lock(&run.pid_file()).map_err(|error| error.to_string())?;
-    let listeners = config
-        .listen
-        .iter()
-        .map(Listener::bind)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| error.to_string())?;
+    let opened = open(&config, &run, &mut pid_file, activated);
+    if opened.is_err() {
+        // That it cannot be removed is not what has to be told.
+        let _ = pid_file.remove();
+    }
+    let (listeners, control, nofile) = opened?;
+    Ok(Prepared {
+        config,
+        source,
+        run,
+        pid_file,
+        listeners,
+        control,
+        nofile,
+    })
+}
+
+/// All that a master needs of the system, and last its pid for all to see.
+fn open(
+    config: &Config,
+    run: &RunDir,
+    pid_file: &mut PidFile,
+    activated: Activated,
+) -> Result<(Vec<Listener>, OwnedFd, u64), String> {
+    let listeners = listeners(&config.listen, activated)?;
     let control = control::listen(&run.socket())
         .map_err(|error| format!("cannot make {}: {error}", run.socket().display()))?;
     let nofile =
@@ -94,15 +115,23 @@ fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, Stri
     pid_file
         .write(getpid().as_raw())
         .map_err(|error| format!("cannot write {}: {error}", run.pid_file().display()))?;
-    Ok(Prepared {
-        config,
-        source,
-        run,
-        pid_file,
-        listeners,
-        control,
-        nofile,
-    })
+    Ok((listeners, control, nofile))
+}
+
+/// Those that systemd has opened, and the others by ourselves.
+fn listeners(wanted: &[Listen], mut activated: Activated) -> Result<Vec<Listener>, String> {
+    let make = |listen: &Listen| match activated.take(listen.address) {
+        Some(fd) => Listener::adopt(listen, fd),
+        None => Listener::bind(listen),
+    };
+    let made: Result<Vec<_>, _> = wanted.iter().map(make).collect();
+    let made = made.map_err(|error| error.to_string())?;
+    match activated.left() {
+        Some(address) => Err(format!(
+            "systemd listens on {address}, but no listener has this address"
+        )),
+        None => Ok(made),
+    }
 }
 
 /// Raises the soft limit of open files to the hard one, which is returned.

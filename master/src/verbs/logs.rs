@@ -18,6 +18,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 pub fn logs(run: &RunDir, args: &cli::Logs) -> Result {
     let wanted = wanted(args.which.as_deref())?;
+    if !args.follow && find(run, &wanted)?.is_empty() {
+        let path = wanted.map_or(run.logs(), |name| run.logs().join(name));
+        return Err(Error::Failed(format!("no log at {}", path.display())));
+    }
     let mut out = io::stdout().lock();
     match show(run, args, &wanted, &mut out) {
         // Whoever reads our output has had enough.

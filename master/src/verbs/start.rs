@@ -12,6 +12,7 @@ use super::processes::Tree;
 use super::{Error, Result, stop};
 use crate::cli::{self, Cli};
 use crate::config::{Config, Source};
+use crate::listener::activation;
 use crate::pid_file;
 use crate::readiness::{Form, News, Readiness};
 use crate::run_dir::RunDir;
@@ -66,7 +67,11 @@ pub fn serve(run: RunDir, args: &cli::Serve) -> Result {
 
 fn in_background(config: &Config, source: &Source, run: &RunDir, more: &str) -> Result {
     let (news, to) = io::pipe()?;
-    let mut master = Command::new(std::env::current_exe()?)
+    let mut master = Command::new(std::env::current_exe()?);
+    if let Some(fds) = activation::passed() {
+        master.env(activation::PASSED, fds.to_string());
+    }
+    let mut master = master
         .args(cli::Serve::args(source, run.path()))
         .current_dir("/")
         .stdin(Stdio::null())
