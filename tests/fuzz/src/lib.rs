@@ -8,8 +8,12 @@
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --features libfuzzer NAME -- -max_total_time=60
 //! ```
 
+mod http_head;
+
+pub use http_head::http_head;
+
 /// What a target does with one input: it panics where a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: &[(&str, Target)] = &[];
+pub const TARGETS: &[(&str, Target)] = &[("http_head", http_head)];
