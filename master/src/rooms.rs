@@ -1,0 +1,502 @@
+//! The master's room table: a name has an index, an epoch, the offset of its last message, and how
+//! many connections of each worker are in it.
+//!
+//! All that must last is in the [state](crate::state); what is kept here (names to indexes, what may
+//! go, what has changed) is rebuilt from it. Nothing is committed here but evictions: changes go
+//! into the caller's record, so that they happen with what caused them.
+//!
+//! The table is bounded. A room that some worker holds is never evicted; of the others, the one
+//! that was longest out of use goes first, and should it return, it has a new epoch.
+
+use std::collections::HashMap;
+
+use protocol::ids::Position;
+use protocol::journal::Record;
+use protocol::row::MAX_RINGS;
+
+use crate::lru::Lru;
+use crate::state::{self, Head, State};
+
+/// Bytes of a room's name at most.
+pub const MAX_NAME: usize = 200;
+
+// Words of a room.
+const EPOCH: usize = 0; // 0: nothing here
+const OFFSET: usize = 1;
+const TOTALS: usize = 2; // holders, members
+const NAME_LEN: usize = 3;
+const TOLD: usize = 4; // members, as was last told
+const NAME: usize = 7;
+
+const _: () = assert!((state::ROOM_WORDS - NAME) * 8 >= MAX_NAME);
+
+/// In a member word: the worker holds the room, with so many members.
+const HELD: u64 = 1 << 32;
+/// What was counted has been taken back, and is to be counted anew; until then the room stays.
+const STALE: u64 = 1 << 33;
+
+/// All indexes in use are taken by rooms that are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+#[derive(Debug)]
+pub struct Rooms {
+    capacity: u32,
+    by_name: HashMap<Box<[u8]>, u32>,
+    /// Rooms in use that nobody holds, the longest unused first.
+    unheld: Lru,
+    /// Below the highest that was used.
+    free: Vec<u32>,
+    /// Rooms whose number of members has changed since it was told.
+    changed: Vec<u32>,
+    is_changed: Vec<bool>,
+}
+
+impl Rooms {
+    /// From what is in the state; `capacity` rooms at most from now on.
+    #[must_use]
+    pub fn recover(state: &State, capacity: u32) -> Rooms {
+        let mut rooms = Rooms {
+            capacity: capacity.min(state::MAX_ROOMS),
+            by_name: HashMap::new(),
+            unheld: Lru::default(),
+            free: Vec::new(),
+            changed: Vec::new(),
+            is_changed: Vec::new(),
+        };
+        for index in 0..used(state) {
+            if state.get(state::room(index, EPOCH)) == 0 {
+                rooms.free.push(index);
+                continue;
+            }
+            rooms.by_name.insert(name(state, index), index);
+            let (holders, members) = totals(state, index);
+            if holders == 0 {
+                rooms.unheld.touch(index);
+            }
+            if u64::from(members) != state.get(state::room(index, TOLD)) {
+                rooms.note_change(index);
+            }
+        }
+        rooms
+    }
+
+    pub fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = capacity.min(state::MAX_ROOMS);
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The room of this name, which is new if there was none. What makes it is in `record`, except
+    /// that another room may have been evicted for it.
+    pub fn open(
+        &mut self,
+        state: &State,
+        record: &mut Record,
+        name: &[u8],
+    ) -> Result<u32, TableFull> {
+        if let Some(index) = self.find(name) {
+            if self.unheld.contains(index) {
+                self.unheld.touch(index);
+            }
+            return Ok(index);
+        }
+        let index = self.unused(state, record)?;
+        // Nobody looks at the name before the epoch says that there is a room.
+        for (i, chunk) in name.chunks(8).enumerate() {
+            let mut bytes = [0; 8];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            state.set(state::room(index, NAME + i), u64::from_le_bytes(bytes));
+        }
+        record.set(state::room(index, EPOCH), state.head(Head::Epoch));
+        record.set(state::room(index, OFFSET), 0);
+        record.set(state::room(index, TOTALS), 0);
+        record.set(state::room(index, NAME_LEN), name.len() as u64);
+        record.set(state::room(index, TOLD), 0);
+        self.by_name.insert(name.into(), index);
+        self.unheld.touch(index);
+        Ok(index)
+    }
+
+    /// The place of the room's last message. A room that `open` has just made is not in the state
+    /// before its record is committed.
+    #[must_use]
+    pub fn position(&self, state: &State, record: &Record, room: u32) -> Position {
+        let get = |field| latest(state, record, state::room(room, field));
+        Position {
+            epoch: get(EPOCH),
+            offset: get(OFFSET),
+        }
+    }
+
+    /// The room's last message is at this offset now.
+    pub fn advance(&self, record: &mut Record, room: u32, offset: u64) {
+        record.set(state::room(room, OFFSET), offset);
+    }
+
+    /// The worker of this ring holds the room from now on.
+    pub fn hold(&mut self, state: &State, record: &mut Record, ring: u16, room: u32) {
+        let word = state.get(state::members(ring, room));
+        self.put(state, record, ring, room, (word | HELD) & !STALE);
+    }
+
+    /// The worker of this ring has so many members in the room; 0: it holds it no more. False: there
+    /// is no such room.
+    #[must_use]
+    pub fn members(
+        &mut self,
+        state: &State,
+        record: &mut Record,
+        ring: u16,
+        room: u32,
+        count: u32,
+    ) -> bool {
+        let exists = room < used(state) && state.get(state::room(room, EPOCH)) != 0;
+        if exists {
+            let word = if count == 0 {
+                0
+            } else {
+                HELD | u64::from(count)
+            };
+            self.put(state, record, ring, room, word);
+        }
+        exists
+    }
+
+    /// How many connections are in the room, on all workers together.
+    #[must_use]
+    pub fn total(&self, state: &State, room: u32) -> u32 {
+        totals(state, room).1
+    }
+
+    /// The worker of this ring counts anew: what it had counts no more, but stays held until
+    /// [`drop_row`](Rooms::drop_row) with `stale_only`, so that no index changes its meaning while it
+    /// counts.
+    pub fn forget_row(&mut self, state: &State, ring: u16) {
+        self.rewrite_row(state, ring, |_| HELD | STALE);
+    }
+
+    /// The worker of this ring is gone (or, with `stale_only`, has counted anew): it holds nothing
+    /// more of what it held.
+    pub fn drop_row(&mut self, state: &State, ring: u16, stale_only: bool) {
+        self.rewrite_row(state, ring, |word| {
+            if stale_only && word & STALE == 0 {
+                word
+            } else {
+                0
+            }
+        });
+    }
+
+    /// Each room by itself: one that is killed in between goes on where it was.
+    fn rewrite_row(&mut self, state: &State, ring: u16, to: impl Fn(u64) -> u64) {
+        let mut record = Record::new();
+        for room in 0..used(state) {
+            let word = state.get(state::members(ring, room));
+            if word != 0 && to(word) != word {
+                self.put(state, &mut record, ring, room, to(word));
+                state.commit(&mut record);
+            }
+        }
+    }
+
+    /// Rooms whose number has changed since it was told last, with the number; up to `limit` of
+    /// them. What is taken here is to be told with [`told`](Rooms::told) in the record.
+    pub fn take_changed(&mut self, state: &State, limit: usize) -> Vec<(u32, u32)> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(room) = self.changed.pop()
+        {
+            self.is_changed[room as usize] = false;
+            let (_, members) = totals(state, room);
+            if u64::from(members) != state.get(state::room(room, TOLD)) {
+                taken.push((room, members));
+            }
+        }
+        taken
+    }
+
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    pub fn told(&self, record: &mut Record, room: u32, members: u32) {
+        record.set(state::room(room, TOLD), members.into());
+    }
+
+    /// The worker's word in a room, and the room's totals with it.
+    fn put(&mut self, state: &State, record: &mut Record, ring: u16, room: u32, new: u64) {
+        debug_assert!(ring < MAX_RINGS);
+        let old = state.get(state::members(ring, room));
+        let (mut holders, mut members) = unpack(latest(state, record, state::room(room, TOTALS)));
+        holders = holders - u32::from(old != 0) + u32::from(new != 0);
+        members = members.wrapping_sub(old as u32).wrapping_add(new as u32);
+        record.set(state::members(ring, room), new);
+        record.set(
+            state::room(room, TOTALS),
+            u64::from(holders) << 32 | u64::from(members),
+        );
+        if holders == 0 {
+            self.unheld.touch(room);
+        } else {
+            self.unheld.remove(room);
+        }
+        if old as u32 != new as u32 {
+            self.note_change(room);
+        }
+    }
+
+    fn note_change(&mut self, room: u32) {
+        let index = room as usize;
+        if self.is_changed.len() <= index {
+            self.is_changed.resize(index + 1, false);
+        }
+        if !std::mem::replace(&mut self.is_changed[index], true) {
+            self.changed.push(room);
+        }
+    }
+
+    /// An index for a new room.
+    fn unused(&mut self, state: &State, record: &mut Record) -> Result<u32, TableFull> {
+        if self.by_name.len() >= self.capacity as usize {
+            self.evict(state)?;
+        }
+        if let Some(index) = self.free.pop() {
+            return Ok(index);
+        }
+        let index = used(state);
+        record.set(Head::RoomsUsed.word(), u64::from(index) + 1);
+        Ok(index)
+    }
+
+    /// In a record of its own: from here on the room's words are free to be written.
+    fn evict(&mut self, state: &State) -> Result<(), TableFull> {
+        let room = self.unheld.oldest().ok_or(TableFull)?;
+        let mut record = Record::new();
+        let epoch = state.head(Head::Epoch);
+        if state.get(state::room(room, EPOCH)) == epoch {
+            // Should it return, then under an epoch that it never had.
+            record.set(Head::Epoch.word(), epoch + 1);
+        }
+        record.set(state::room(room, EPOCH), 0);
+        let name = name(state, room);
+        state.commit(&mut record);
+        self.by_name.remove(&name);
+        self.unheld.remove(room);
+        self.free.push(room);
+        Ok(())
+    }
+}
+
+fn used(state: &State) -> u32 {
+    (state.head(Head::RoomsUsed) as u32).min(state::MAX_ROOMS)
+}
+
+fn name(state: &State, room: u32) -> Box<[u8]> {
+    let len = (state.get(state::room(room, NAME_LEN)) as usize).min(MAX_NAME);
+    let words = (0..len.div_ceil(8)).map(|i| state.get(state::room(room, NAME + i)));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).take(len).collect();
+    bytes.into()
+}
+
+/// Holders and members.
+fn totals(state: &State, room: u32) -> (u32, u32) {
+    unpack(state.get(state::room(room, TOTALS)))
+}
+
+fn unpack(totals: u64) -> (u32, u32) {
+    ((totals >> 32) as u32, totals as u32)
+}
+
+/// The word as it will be when the record is committed.
+fn latest(state: &State, record: &Record, word: protocol::journal::Word) -> u64 {
+    let mut pairs = record.pairs().iter().rev();
+    pairs
+        .find(|(w, _)| *w == word)
+        .map_or_else(|| state.get(word), |(_, value)| *value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Table {
+        state: State,
+        rooms: Rooms,
+        record: Record,
+    }
+
+    fn table(capacity: u32) -> Table {
+        let state = State::create(4096, 100).unwrap();
+        Table {
+            rooms: Rooms::recover(&state, capacity),
+            record: Record::new(),
+            state,
+        }
+    }
+
+    impl Table {
+        fn open(&mut self, name: &str) -> Result<u32, TableFull> {
+            let opened = self
+                .rooms
+                .open(&self.state, &mut self.record, name.as_bytes());
+            self.state.commit(&mut self.record);
+            opened
+        }
+
+        fn hold(&mut self, ring: u16, room: u32) {
+            self.rooms.hold(&self.state, &mut self.record, ring, room);
+            self.state.commit(&mut self.record);
+        }
+
+        fn members(&mut self, ring: u16, room: u32, count: u32) -> bool {
+            let done = self
+                .rooms
+                .members(&self.state, &mut self.record, ring, room, count);
+            self.state.commit(&mut self.record);
+            done
+        }
+
+        fn publish(&mut self, room: u32) -> Position {
+            let mut position = self.rooms.position(&self.state, &self.record, room);
+            position.offset += 1;
+            self.rooms.advance(&mut self.record, room, position.offset);
+            self.state.commit(&mut self.record);
+            position
+        }
+
+        fn changed(&mut self) -> Vec<(u32, u32)> {
+            let mut changed = self.rooms.take_changed(&self.state, 100);
+            for (room, members) in &changed {
+                self.rooms.told(&mut self.record, *room, *members);
+                self.state.commit(&mut self.record);
+            }
+            changed.sort_unstable();
+            changed
+        }
+
+        fn next_brain(&mut self, capacity: u32) {
+            self.rooms = Rooms::recover(&self.state, capacity);
+        }
+    }
+
+    #[test]
+    fn offsets_are_consecutive_and_outlive_a_brain() {
+        let mut t = table(10);
+        let room = t.open("r").unwrap();
+        assert_eq!(t.publish(room).to_string(), "e100:1");
+        t.next_brain(10);
+        assert_eq!(t.rooms.find(b"r"), Some(room));
+        assert_eq!(t.open("r"), Ok(room));
+        assert_eq!(t.publish(room).to_string(), "e100:2");
+    }
+
+    #[test]
+    fn a_name_of_any_length_comes_back() {
+        let mut t = table(300);
+        let long = "n".repeat(MAX_NAME);
+        let rooms: Vec<u32> = (1..=MAX_NAME)
+            .map(|n| t.open(&long[..n]).unwrap())
+            .collect();
+        t.next_brain(300);
+        for n in 1..=MAX_NAME {
+            assert_eq!(t.rooms.find(&long.as_bytes()[..n]), Some(rooms[n - 1]));
+        }
+    }
+
+    #[test]
+    fn the_longest_unused_goes_and_returns_under_a_new_epoch() {
+        let mut t = table(3);
+        let [a, b, c] = ["a", "b", "c"].map(|name| t.open(name).unwrap());
+        t.hold(1, a);
+        assert_eq!(t.publish(b).to_string(), "e100:1");
+        t.open("b").unwrap();
+        assert_eq!(t.open("d"), Ok(c), "c was the longest unused");
+        assert_eq!(t.open("e"), Ok(b));
+        let again = t.open("b").unwrap();
+        assert_eq!(t.publish(again).to_string(), "e102:1");
+        assert_eq!(t.open("a"), Ok(a));
+        assert_eq!(t.publish(a).to_string(), "e100:1", "it was held and stayed");
+    }
+
+    #[test]
+    fn held_rooms_fill_the_table_for_good() {
+        let mut t = table(2);
+        let [a, b] = ["a", "b"].map(|name| t.open(name).unwrap());
+        t.hold(1, a);
+        t.hold(2, b);
+        assert!(t.members(2, b, 1));
+        assert_eq!(t.open("c"), Err(TableFull));
+        assert!(t.members(2, b, 0));
+        assert_eq!(t.open("c"), Ok(b));
+        assert!(!t.members(2, 77, 1), "no such room");
+    }
+
+    #[test]
+    fn presence_is_the_sum_of_what_each_worker_says_last() {
+        let mut t = table(10);
+        let room = t.open("r").unwrap();
+        t.hold(1, room);
+        t.hold(2, room);
+        assert_eq!(t.changed(), []);
+        assert!(t.members(1, room, 3) && t.members(2, room, 4) && t.members(1, room, 5));
+        assert_eq!(t.rooms.total(&t.state, room), 9);
+        assert_eq!(t.changed(), [(room, 9)]);
+        assert_eq!(t.changed(), []);
+        assert!(t.members(1, room, 6));
+        t.next_brain(10);
+        assert_eq!(
+            t.changed(),
+            [(room, 10)],
+            "a new brain knows what was not told"
+        );
+        assert!(t.members(1, room, 5) && t.members(1, room, 6));
+        assert_eq!(t.changed(), [], "back where it was");
+    }
+
+    #[test]
+    fn a_dead_workers_row_is_dropped() {
+        let mut t = table(2);
+        let [a, b] = ["a", "b"].map(|name| t.open(name).unwrap());
+        for ring in [1, 2] {
+            t.hold(ring, a);
+            assert!(t.members(ring, a, 10));
+        }
+        t.hold(1, b);
+        t.changed();
+        t.rooms.drop_row(&t.state, 1, false);
+        assert_eq!(t.changed(), [(a, 10)]);
+        assert_eq!(t.open("c"), Ok(b), "nobody holds b any more");
+    }
+
+    #[test]
+    fn who_counts_anew_keeps_its_rooms_meanwhile() {
+        let mut t = table(2);
+        let [a, b] = ["a", "b"].map(|name| t.open(name).unwrap());
+        for room in [a, b] {
+            t.hold(1, room);
+            assert!(t.members(1, room, 7));
+        }
+        t.rooms.forget_row(&t.state, 1);
+        assert_eq!(t.rooms.total(&t.state, a), 0);
+        assert_eq!(t.open("c"), Err(TableFull));
+        assert!(t.members(1, a, 6));
+        t.rooms.drop_row(&t.state, 1, true);
+        assert_eq!(t.rooms.total(&t.state, a), 6);
+        assert_eq!(t.open("c"), Ok(b));
+    }
+}

@@ -1,0 +1,326 @@
+//! From the workers' rings to the log: every message gets its place here, and all subscribers see
+//! one order.
+//!
+//! A step reads one record of one ring and appends its answer to the log. The ring's read index,
+//! the log's head and the room's words change in one record of the journal: killed at any point,
+//! the step has happened, or has not and is done by the next brain. A ring is memory that another
+//! process writes: nothing in it is trusted, and a bad one costs its worker only.
+
+use std::sync::Arc;
+
+use protocol::journal::Record;
+use protocol::memory::Segment;
+use protocol::record::{Asker, Down, Refusal, Up};
+use protocol::stream::{Reader, Writer};
+
+use crate::rooms::{MAX_NAME, Rooms};
+use crate::state::{self, Head, LOG_SEGMENT, State};
+
+/// Records, and bytes, of one ring in one turn; then it is the next one's turn.
+const TURN_RECORDS: usize = 256;
+const TURN_BYTES: usize = 1 << 20;
+
+/// Presence records in one turn.
+const TURN_PRESENCE: usize = 512;
+
+/// The room number by which a worker takes back all that it has counted.
+const ALL_ROOMS: u32 = u32::MAX;
+
+/// A place where so many brains in a row died is passed over.
+const DEATHS: u64 = 3;
+
+/// A worker's ring, to be read.
+#[derive(Debug)]
+pub struct Ring {
+    number: u16,
+    reader: Reader,
+}
+
+impl Ring {
+    #[must_use]
+    pub fn new(number: u16, segment: Arc<Segment>) -> Ring {
+        Ring {
+            number,
+            reader: Reader::new(segment),
+        }
+    }
+}
+
+/// What a turn with a ring has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is read to its end.
+    Empty,
+    /// There is more.
+    More,
+    /// Its worker has broken the rules; what was read before that has been sequenced.
+    Hostile,
+}
+
+#[derive(Debug)]
+pub struct Sequencer {
+    log: Writer,
+    rooms: Rooms,
+    record: Record,
+    bytes: Vec<u8>,
+    answer: Vec<u8>,
+    /// The place that killed one brain after another.
+    poison: Option<(u16, u64)>,
+    /// Something was read or written since the bell was rung.
+    news: bool,
+    /// Rings whose workers count anew.
+    recounting: Vec<u16>,
+}
+
+impl Sequencer {
+    /// For a brain that starts; `rooms` at most.
+    #[must_use]
+    pub fn recover(state: &State, rooms: u32) -> Sequencer {
+        Sequencer {
+            log: Writer::new(state.log().clone()),
+            rooms: Rooms::recover(state, rooms),
+            record: Record::new(),
+            bytes: Vec::new(),
+            answer: Vec::new(),
+            poison: note_death(state),
+            // The last brain may have died before it rang.
+            news: true,
+            recounting: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    pub fn set_capacity(&mut self, rooms: u32) {
+        self.rooms.set_capacity(rooms);
+    }
+
+    /// The log's bell is to be rung: for what is new in the log, and for the room that is new in
+    /// the rings.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Rings whose workers have said that they count anew; [`settle`](Sequencer::settle) each when
+    /// it has had the time.
+    pub fn take_recounting(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.recounting)
+    }
+
+    /// What the worker of this ring did not count again, it does not hold any more.
+    pub fn settle(&mut self, state: &State, ring: u16) {
+        self.rooms.drop_row(state, ring, true);
+    }
+
+    /// The worker of this ring is gone.
+    pub fn drop_row(&mut self, state: &State, ring: u16) {
+        self.rooms.drop_row(state, ring, false);
+    }
+
+    /// Sequences what is in the ring, up to a turn's share.
+    pub fn turn(&mut self, state: &State, ring: &Ring) -> Turn {
+        let mut bytes = 0;
+        for _ in 0..TURN_RECORDS {
+            self.bytes.clear();
+            let at = state.get(state::read_index(ring.number));
+            let next = match ring.reader.next(at, &mut self.bytes) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Turn::Empty,
+                Err(_) => return Turn::Hostile,
+            };
+            bytes += self.bytes.len();
+            take_in_hand(state, ring.number, at);
+            self.news = true;
+            if self.poison.take_if(|p| *p == (ring.number, at)).is_some() {
+                log::error!(
+                    "gave up the record at {at} of ring {}: {DEATHS} deaths at it",
+                    ring.number
+                );
+                state.set(state::read_index(ring.number), next);
+            } else if !self.step(state, ring.number, next) {
+                return Turn::Hostile;
+            }
+            if bytes >= TURN_BYTES {
+                break;
+            }
+        }
+        Turn::More
+    }
+
+    /// Nothing is in hand any more: the loop waits.
+    pub fn rest(&self, state: &State) {
+        if state.head(Head::InHandRing) != 0 {
+            state.set(Head::InHandRing.word(), 0);
+        }
+    }
+
+    /// Tells the members of rooms whose number has changed since it was told last. To be called a
+    /// few times a second, which is how changes are drawn together. True: there is more.
+    pub fn tell_presence(&mut self, state: &State) -> bool {
+        for (room, total) in self.rooms.take_changed(state, TURN_PRESENCE) {
+            self.rooms.told(&mut self.record, room, total);
+            let told = append(
+                &mut self.log,
+                &mut self.answer,
+                &Down::Presence { room, total },
+            );
+            debug_assert!(told, "a small record fits into the log");
+            self.commit(state);
+        }
+        self.rooms.has_changed()
+    }
+
+    /// One record; false: it is not one of ours.
+    fn step(&mut self, state: &State, ring: u16, next: u64) -> bool {
+        let bytes = std::mem::take(&mut self.bytes);
+        let up = Up::decode(&bytes);
+        let good = match up {
+            Some(Up::Publish { asker, .. } | Up::Open { asker, .. } | Up::Who { asker, .. }) => {
+                asker.ring == ring
+            }
+            Some(Up::Members { .. }) => true,
+            None => false,
+        };
+        if let (Some(up), true) = (up, good) {
+            if let Err((reason, asker)) = self.sequence(state, ring, &up) {
+                let refused = Down::Refused { reason, asker };
+                let _ = append(&mut self.log, &mut self.answer, &refused);
+            }
+            self.record.set(state::read_index(ring), next);
+            self.commit(state);
+        }
+        self.bytes = bytes;
+        good
+    }
+
+    fn commit(&mut self, state: &State) {
+        self.log.commit_into(&mut self.record, LOG_SEGMENT);
+        state.commit(&mut self.record);
+        self.news |= self.log.committed();
+    }
+
+    /// Stages the answer and puts what changes with it into the record, or neither.
+    fn sequence<'a>(
+        &mut self,
+        state: &State,
+        ring: u16,
+        up: &Up<'a>,
+    ) -> Result<(), (Refusal, Asker<'a>)> {
+        match *up {
+            Up::Publish {
+                asker,
+                room,
+                from,
+                data,
+            } => {
+                let room = self.open(state, room, asker)?;
+                let mut position = self.rooms.position(state, &self.record, room);
+                position.offset += 1;
+                let message = Down::Message {
+                    room,
+                    position,
+                    asker,
+                    from,
+                    data,
+                };
+                if !append(&mut self.log, &mut self.answer, &message) {
+                    return Err((Refusal::Internal, asker));
+                }
+                self.rooms.advance(&mut self.record, room, position.offset);
+            }
+            Up::Open { asker, room: name } => {
+                let room = self.open(state, name, asker)?;
+                let opened = Down::Opened {
+                    room,
+                    position: self.rooms.position(state, &self.record, room),
+                    total: self.rooms.total(state, room),
+                    asker,
+                    name,
+                };
+                if !append(&mut self.log, &mut self.answer, &opened) {
+                    return Err((Refusal::Internal, asker));
+                }
+                self.rooms.hold(state, &mut self.record, ring, room);
+            }
+            Up::Who { asker, room } => {
+                let room = self.rooms.find(room);
+                let total = room.map_or(0, |room| self.rooms.total(state, room));
+                let _ = append(
+                    &mut self.log,
+                    &mut self.answer,
+                    &Down::Count { total, asker },
+                );
+            }
+            Up::Members {
+                room: ALL_ROOMS, ..
+            } => {
+                self.rooms.forget_row(state, ring);
+                self.recounting.push(ring);
+            }
+            Up::Members { room, count } => {
+                // A room that is not there any more has no members to be counted.
+                let _ = self
+                    .rooms
+                    .members(state, &mut self.record, ring, room, count);
+            }
+        }
+        Ok(())
+    }
+
+    fn open<'a>(
+        &mut self,
+        state: &State,
+        name: &[u8],
+        asker: Asker<'a>,
+    ) -> Result<u32, (Refusal, Asker<'a>)> {
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err((Refusal::Internal, asker));
+        }
+        let opened = self.rooms.open(state, &mut self.record, name);
+        opened.map_err(|_| (Refusal::Limit, asker))
+    }
+}
+
+/// False: it does not fit into a log of this size.
+fn append(log: &mut Writer, bytes: &mut Vec<u8>, down: &Down<'_>) -> bool {
+    bytes.clear();
+    down.encode(bytes);
+    // The log waits for no reader: all but what is being written may go.
+    log.stage(log.head(), bytes)
+}
+
+/// Says what is worked on, before it is.
+fn take_in_hand(state: &State, ring: u16, at: u64) {
+    let mut record = Record::new();
+    record.set(Head::InHandRing.word(), u64::from(ring) + 1);
+    record.set(Head::InHandAt.word(), at);
+    state.commit(&mut record);
+}
+
+/// For a new brain: what the last one was working on when it died, if that was the last of
+/// several deaths at that very place.
+fn note_death(state: &State) -> Option<(u16, u64)> {
+    let (ring, at) = (state.head(Head::InHandRing), state.head(Head::InHandAt));
+    let same = (state.head(Head::DeathRing), state.head(Head::DeathAt)) == (ring, at);
+    let deaths = if ring == 0 {
+        0
+    } else if same {
+        state.head(Head::Deaths) + 1
+    } else {
+        1
+    };
+    let mut record = Record::new();
+    record.set(Head::DeathRing.word(), ring);
+    record.set(Head::DeathAt.word(), at);
+    record.set(Head::Deaths.word(), deaths);
+    record.set(Head::InHandRing.word(), 0);
+    state.commit(&mut record);
+    (deaths >= DEATHS).then(|| (ring as u16 - 1, at))
+}
+
+#[cfg(test)]
+#[path = "sequencer_tests.rs"]
+mod tests;

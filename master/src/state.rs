@@ -1,0 +1,308 @@
+//! The master's state: the memory that its guard and all its brains map, and where everything is
+//! in it. What is journaled here, a new brain finds as it was.
+//!
+//! The places do not depend on the configuration; pages that nothing has touched take no memory.
+//!
+//! ```text
+//! words 0..      single words (Head)
+//! 128..          the guard's page
+//! 512..          the journal
+//! 1024..         workers: one row for each ring
+//! 64 KiB         the configuration
+//! 256 KiB        the ring of log lines
+//! then           connections · rooms · members (one row of all rooms for each ring)
+//! ```
+//!
+//! The journal's second segment is the log: its head, and in its header the rings' read indexes,
+//! change in one record with the words here.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use protocol::guard::Page;
+use protocol::journal::{self, Corrupt, Journal, Record, Word};
+use protocol::memory::{Access, Segment};
+use protocol::row::{self, MAX_RINGS};
+use protocol::stream;
+
+/// Connections that baton can ever hold.
+pub const MAX_CONNECTIONS: u32 = 1 << 20;
+/// Rooms that it can ever know.
+pub const MAX_ROOMS: u32 = 1 << 20;
+
+/// Words of one worker's row, one connection's and one room's.
+pub const WORKER_WORDS: usize = 8;
+pub const CONNECTION_WORDS: usize = 8;
+pub const ROOM_WORDS: usize = 32;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
+const VERSION: u64 = 1;
+
+const PAGE: usize = 128;
+const JOURNAL: usize = 512;
+const WORKERS: usize = 1024;
+/// Bytes.
+const CONFIG: usize = 64 << 10;
+const CONFIG_SIZE: usize = 192 << 10;
+/// Bytes, of the ring of log lines.
+pub const LINES: usize = CONFIG + CONFIG_SIZE;
+pub const LINES_SIZE: usize = 256 << 10;
+const CONNECTIONS: usize = (LINES + LINES_SIZE) / 8;
+const ROOMS: usize = CONNECTIONS + MAX_CONNECTIONS as usize * CONNECTION_WORDS;
+const MEMBERS: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
+const SIZE: usize = (MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize) * 8;
+
+const _: () = assert!(Head::Last as usize <= PAGE);
+const _: () = assert!(PAGE + Page::WORDS <= JOURNAL);
+const _: () = assert!(JOURNAL + journal::WORDS <= WORKERS);
+const _: () = assert!((WORKERS + MAX_RINGS as usize * WORKER_WORDS) * 8 <= CONFIG);
+const _: () = assert!(SIZE / 8 <= u32::MAX as usize);
+
+/// Single words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Head {
+    Magic,
+    Version,
+    /// Of rooms that are new now; rises when it must not be met again.
+    Epoch,
+    /// The epoch at the cold start.
+    FirstEpoch,
+    /// Seconds since 1970.
+    StartedAt,
+    /// The next connection's number.
+    NextCid,
+    /// One more than the highest slot or room that was ever used.
+    ConnectionsUsed,
+    RoomsUsed,
+    /// What is being sequenced: a ring, plus one, and the position in it.
+    InHandRing,
+    InHandAt,
+    /// The place of the last death, and how many in a row were there.
+    DeathRing,
+    DeathAt,
+    Deaths,
+    /// Of the worker program and of the log's bell, plus one.
+    ProgramFd,
+    LogBellFd,
+    /// Bytes.
+    ConfigLen,
+    /// How many workers were ordered.
+    Seats,
+    /// 1: a stop was ordered; 2: a fast one.
+    Stopping,
+    /// First of one word for each seat: its lives so far.
+    Lives,
+    Last = Head::Lives as u32 + 65,
+}
+
+/// The mapped state, its journal, and the log.
+#[derive(Debug)]
+pub struct State {
+    segment: Arc<Segment>,
+    log: Arc<Segment>,
+    journal: Journal,
+}
+
+impl State {
+    /// A new one, with a log of so many bytes (a power of two).
+    pub fn create(log_size: usize, epoch: u64) -> io::Result<State> {
+        let segment = Segment::create(c"baton-master", SIZE)?;
+        let log = Segment::create(c"baton-log", stream::segment_size(log_size))?;
+        let state = State::over(segment, log);
+        let set = |head: Head, value| {
+            state
+                .segment
+                .word(head as usize)
+                .store(value, Ordering::Relaxed)
+        };
+        set(Head::Version, VERSION);
+        set(Head::Epoch, epoch);
+        set(Head::FirstEpoch, epoch);
+        set(Head::StartedAt, epoch);
+        set(Head::NextCid, 1);
+        set(Head::Magic, MAGIC);
+        Ok(state)
+    }
+
+    /// One that a guard before left.
+    pub fn adopt(state: OwnedFd, log: OwnedFd) -> io::Result<State> {
+        let segment = Segment::map(state, Access::ReadWrite)?;
+        let log = Segment::map(log, Access::ReadWrite)?;
+        let known = segment.size() == SIZE
+            && segment.word(Head::Magic as usize).load(Ordering::Acquire) == MAGIC
+            && segment.word(Head::Version as usize).load(Ordering::Acquire) == VERSION;
+        if !known {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a master's state",
+            ));
+        }
+        Ok(State::over(segment, log))
+    }
+
+    fn over(segment: Segment, log: Segment) -> State {
+        let (segment, log) = (Arc::new(segment), Arc::new(log));
+        State {
+            journal: Journal::new(JOURNAL, vec![segment.clone(), log.clone()]),
+            segment,
+            log,
+        }
+    }
+
+    /// For a new brain, before anything else: finishes what the last one had begun to change.
+    pub fn recover(&self) -> Result<bool, Corrupt> {
+        self.journal.recover()
+    }
+
+    /// The guard's page. A master's state is never dropped, which the leak states.
+    #[must_use]
+    pub fn page(&self) -> Page {
+        let segment: &'static Segment = Box::leak(Box::new(self.segment.clone()));
+        Page::new(segment.words(PAGE, Page::WORDS))
+    }
+
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    #[must_use]
+    pub fn log(&self) -> &Arc<Segment> {
+        &self.log
+    }
+
+    #[must_use]
+    pub fn get(&self, word: Word) -> u64 {
+        self.journal.load(word)
+    }
+
+    #[must_use]
+    pub fn head(&self, head: Head) -> u64 {
+        self.get(head.word())
+    }
+
+    /// One word by itself.
+    pub fn set(&self, word: Word, value: u64) {
+        let mut record = Record::new();
+        record.set(word, value);
+        self.commit(&mut record);
+    }
+
+    pub fn commit(&self, record: &mut Record) {
+        self.journal.commit(record);
+    }
+
+    /// The configuration that serves, and where it came from, as the caller encodes it.
+    #[must_use]
+    pub fn config(&self) -> Vec<u8> {
+        let len = self.head(Head::ConfigLen) as usize;
+        let mut bytes = vec![0; len.min(CONFIG_SIZE)];
+        self.segment.copy_out(CONFIG, &mut bytes);
+        bytes
+    }
+
+    /// Keeps it for the brains to come.
+    pub fn set_config(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > CONFIG_SIZE {
+            return Err(io::Error::other("the configuration is too large"));
+        }
+        self.set(Head::ConfigLen.word(), 0);
+        self.segment.copy_in(CONFIG, bytes);
+        self.set(Head::ConfigLen.word(), bytes.len() as u64);
+        Ok(())
+    }
+}
+
+impl AsFd for State {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+impl Head {
+    #[must_use]
+    pub const fn word(self) -> Word {
+        word(self as usize)
+    }
+
+    /// The lives of a seat.
+    #[must_use]
+    pub const fn lives(seat: u16) -> Word {
+        word(Head::Lives as usize + seat as usize)
+    }
+}
+
+/// Where the journal has the log's head.
+pub const LOG_SEGMENT: u8 = 1;
+
+const fn word(index: usize) -> Word {
+    Word {
+        segment: 0,
+        index: index as u32,
+    }
+}
+
+/// Word `field` of ring `ring`'s worker.
+#[must_use]
+pub const fn worker(ring: u16, field: usize) -> Word {
+    word(WORKERS + ring as usize * WORKER_WORDS + field)
+}
+
+/// Word `field` of a connection.
+#[must_use]
+pub const fn connection(slot: u32, field: usize) -> Word {
+    word(CONNECTIONS + slot as usize * CONNECTION_WORDS + field)
+}
+
+/// Word `field` of a room.
+#[must_use]
+pub const fn room(index: u32, field: usize) -> Word {
+    word(ROOMS + index as usize * ROOM_WORDS + field)
+}
+
+/// What the worker of ring `ring` has in a room. Rows of one ring lie together: a ring that is not
+/// used takes no memory.
+#[must_use]
+pub const fn members(ring: u16, room: u32) -> Word {
+    word(MEMBERS + ring as usize * MAX_ROOMS as usize + room as usize)
+}
+
+/// How far ring `ring` has been read: in the log's header, where its worker can see it and nobody
+/// but the master can write.
+#[must_use]
+pub const fn read_index(ring: u16) -> Word {
+    Word {
+        segment: LOG_SEGMENT,
+        index: row::read_index(ring) as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_brain_finds_what_was_set() {
+        let state = State::create(4096, 7).unwrap();
+        state.set(connection(MAX_CONNECTIONS - 1, 3), 5);
+        state.set(members(MAX_RINGS - 1, MAX_ROOMS - 1), 6);
+        state.set_config(b"{}").unwrap();
+        let fd = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+        let next = State::adopt(fd(state.as_fd()), fd(state.log().as_fd())).unwrap();
+        assert_eq!(next.recover(), Ok(false));
+        assert_eq!(next.get(connection(MAX_CONNECTIONS - 1, 3)), 5);
+        assert_eq!(next.get(members(MAX_RINGS - 1, MAX_ROOMS - 1)), 6);
+        assert_eq!(next.get(connection(0, 0)), 0);
+        assert_eq!((next.head(Head::Epoch), next.config()), (7, b"{}".to_vec()));
+    }
+
+    #[test]
+    fn other_memory_is_not_taken_for_a_state() {
+        let other = || Segment::create(c"x", 4096).unwrap();
+        let fd = |s: Segment| s.as_fd().try_clone_to_owned().unwrap();
+        assert!(State::adopt(fd(other()), fd(other())).is_err());
+    }
+}
