@@ -15,6 +15,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit};
 use protocol::ids::Role;
 use protocol::settings::Settings;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub use identity::Identity;
 
 /// Workers at most.
 pub const MAX_WORKERS: u16 = 64;
+
+/// Files that a worker has open besides its connections, and those that it is just being given.
+const OTHER_FILES: u64 = 256;
 
 /// A checked configuration: nothing in it contradicts anything else. Defaults of what workers need
 /// are in [`protocol::settings`], all others are here.
@@ -239,15 +243,36 @@ impl fmt::Display for Errors {
 impl std::error::Error for Errors {}
 
 impl Source {
-    /// Reads the file, puts the flags on top and checks the whole.
+    /// Reads the file, puts the flags on top and checks the whole. The hard limit of open files
+    /// bounds what a worker takes.
     pub fn load(&self) -> Result<Config, Errors> {
-        let Some(file) = &self.file else {
-            return schema::check("", "", &self.overrides);
-        };
-        let name = file.display().to_string();
-        match std::fs::read_to_string(file) {
-            Ok(text) => schema::check(&name, &text, &self.overrides),
-            Err(error) => Err(Errors(vec![format!("{name}: {error}")])),
+        let mut config = match &self.file {
+            None => schema::check("", "", &self.overrides),
+            Some(file) => {
+                let name = file.display().to_string();
+                match std::fs::read_to_string(file) {
+                    Ok(text) => schema::check(&name, &text, &self.overrides),
+                    Err(error) => Err(Errors(vec![format!("{name}: {error}")])),
+                }
+            }
+        }?;
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            config.fit(hard);
+        }
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// Lowers what needs more open files than a process may have.
+    fn fit(&mut self, nofile: u64) {
+        let room = nofile.saturating_sub(OTHER_FILES).max(1);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let per_worker = &mut self.settings.max_connections;
+        if *per_worker > room {
+            log::warn!("limits.per_worker is {room}: {nofile} files may be open, no more");
+            *per_worker = room;
+            self.limits.window = self.limits.window.min(room);
         }
     }
 }
@@ -268,5 +293,35 @@ pub fn changes(old: &Config, new: &Config) -> Result<(), Vec<String>> {
         Ok(())
     } else {
         Err(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_bounds_a_worker() {
+        let mut config = Config::default();
+        config.fit(1 << 20);
+        assert_eq!(config, Config::default());
+        config.fit(1024);
+        assert_eq!(config.settings.max_connections, 768);
+        assert_eq!(config.limits.window, 256);
+        config.fit(300);
+        assert_eq!(config.settings.max_connections, 44);
+        assert_eq!(config.limits.window, 44);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let source = Source {
+            file: Some("/nowhere/b.toml".into()),
+            ..Source::default()
+        };
+        assert_eq!(
+            source.load().unwrap_err().to_string(),
+            "/nowhere/b.toml: No such file or directory (os error 2)"
+        );
     }
 }
