@@ -8,7 +8,8 @@ const WORD: usize = 8;
 /// The mask for the bytes behind the first `n`.
 #[must_use]
 pub fn rotate(mask: [u8; 4], n: usize) -> [u8; 4] {
-    std::array::from_fn(|i| mask[(i + n) & 3])
+    let bits = 8 * (n as u32 & 3);
+    u32::from_le_bytes(mask).rotate_right(bits).to_le_bytes()
 }
 
 fn word(mask: [u8; 4]) -> u64 {

@@ -51,21 +51,16 @@ pub fn step(
     out: &mut impl Output,
     rules: &Rules,
 ) -> Result<Step, Full> {
-    let mut next = *session;
-    let step = match next.phase {
-        Phase::Open => next.receive(
-            input,
-            &mut Io {
-                message,
-                out,
-                rules,
-            },
-        )?,
-        Phase::Closing => next.discard(input, rules),
-        Phase::Closed => next.closed(input),
+    let mut io = Io {
+        message,
+        out,
+        rules,
     };
-    *session = next;
-    Ok(step)
+    match session.phase {
+        Phase::Open => session.receive(input, &mut io),
+        Phase::Closing => Ok(session.discard(input, rules)),
+        Phase::Closed => Ok(session.closed(input)),
+    }
 }
 
 /// Where bytes go, and by which rules.
@@ -75,24 +70,14 @@ struct Io<'a, M, O> {
     rules: &'a Rules,
 }
 
+/// Each of these changes the session only when there is nothing left that may fail.
 impl Session {
     fn receive<M: Buffer, O: Output>(
         &mut self,
         input: &[u8],
         io: &mut Io<M, O>,
     ) -> Result<Step, Full> {
-        let taken = match (self.frame, self.message) {
-            (Some(rest), Some(kind)) => self.piece(input, 0, kind, rest, io),
-            _ => match Header::parse(input, self.message.is_some()) {
-                Ok(None) => return Ok(wait(header::MIN.max(input.len() + 1))),
-                Ok(Some(header)) => match header.opcode {
-                    OpCode::Control(opcode) => self.control(input, &header, opcode, io),
-                    OpCode::Data(opcode) => self.data(input, &header, opcode, io),
-                },
-                Err(reason) => Err(Stop::Fault(reason)),
-            },
-        };
-        match taken {
+        match self.take(input, io) {
             Ok(step) => Ok(step),
             Err(Stop::Full) => Err(Full),
             Err(Stop::Fault(reason)) => {
@@ -102,31 +87,36 @@ impl Session {
         }
     }
 
-    /// A data frame has begun.
-    fn data<M: Buffer, O: Output>(
+    /// Takes what comes next, once it is there.
+    fn take<M: Buffer, O: Output>(
         &mut self,
         input: &[u8],
-        header: &Header,
-        opcode: Data,
         io: &mut Io<M, O>,
     ) -> Result<Step, Stop> {
-        if u64::from(self.length) + header.payload > u64::from(io.rules.max_message) {
-            return Err(Stop::Fault(CloseReason::MessageTooLarge));
-        }
-        if !header.fin && self.fragments >= io.rules.max_fragments {
-            return Err(Stop::Fault(CloseReason::TooManyFragments));
-        }
-        let kind = self.message.unwrap_or(match opcode {
-            Data::Binary => Kind::Binary,
-            _ => Kind::Text,
-        });
-        let rest = Rest {
-            fin: header.fin,
-            mask: header.mask,
-            // At most the longest message, which has 32 bits.
-            left: header.payload as u32,
+        let (start, kind, rest) = match (self.frame, self.message) {
+            (Some(rest), Some(kind)) => (0, kind, rest),
+            _ => {
+                let Some(header) = Header::parse(input, self.message.is_some())? else {
+                    return Ok(wait(header::MIN.max(input.len() + 1)));
+                };
+                let opcode = match header.opcode {
+                    OpCode::Control(opcode) => return self.control(input, &header, opcode, io),
+                    OpCode::Data(opcode) => opcode,
+                };
+                if u64::from(self.length) + header.payload > u64::from(io.rules.max_message) {
+                    return Err(Stop::Fault(CloseReason::MessageTooLarge));
+                }
+                if !header.fin && self.fragments >= io.rules.max_fragments {
+                    return Err(Stop::Fault(CloseReason::TooManyFragments));
+                }
+                let kind = self.message.unwrap_or(match opcode {
+                    Data::Binary => Kind::Binary,
+                    _ => Kind::Text,
+                });
+                (header.len, kind, Rest::of(&header))
+            }
         };
-        self.piece(input, header.len, kind, rest, io)
+        self.piece(input, start, kind, rest, io)
     }
 
     /// Takes the next piece of a data frame, once it is there. The payload starts at `start`.
@@ -142,22 +132,25 @@ impl Session {
         let size = left.min(PIECE);
         let here = &input[start..];
         let here = &here[..size.min(here.len())];
+        let mut text = self.text;
         if kind == Kind::Text {
             let checked = self.checked as usize;
             // Input never shrinks: these words were not written by us.
             let fresh = here.get(checked..).ok_or(CloseReason::Internal)?;
-            self.text
-                .push_masked(fresh, mask::rotate(rest.mask, checked))
+            text.push_masked(fresh, mask::rotate(rest.mask, checked))
                 .map_err(|_| CloseReason::BadUtf8)?;
-            self.checked = here.len() as u32;
         }
         if here.len() < size {
+            self.text = text;
+            if kind == Kind::Text {
+                self.checked = here.len() as u32;
+            }
             return Ok(wait(start + size));
         }
 
         let frame_ends = size == left;
         let ends = frame_ends && rest.fin;
-        if ends && !self.text.is_whole() {
+        if ends && !text.is_whole() {
             return Err(Stop::Fault(CloseReason::BadUtf8));
         }
         let space = match io.rules.mode {
@@ -178,6 +171,7 @@ impl Session {
         mask::unmask(here, rest.mask, space);
 
         self.pings = 0;
+        self.text = text;
         self.checked = 0;
         if ends {
             self.message = None;
@@ -220,9 +214,9 @@ impl Session {
                 if self.pings >= io.rules.max_pings {
                     return Err(Stop::Fault(CloseReason::TooManyPings));
                 }
-                self.pings += 1;
                 let space = frame::open(io.out, OpCode::Control(Control::Pong), true, size)?;
                 mask::unmask(payload, header.mask, space);
+                self.pings += 1;
                 Ok(self.taken(input, consumed))
             }
             Control::Close => {
@@ -245,12 +239,7 @@ impl Session {
             None => match Header::parse(input, self.message.is_some()) {
                 Ok(None) => return wait(header::MIN.max(input.len() + 1)),
                 Ok(Some(header)) if header.payload <= u64::from(rules.max_message.max(125)) => {
-                    let rest = Rest {
-                        fin: header.fin,
-                        mask: header.mask,
-                        left: header.payload as u32,
-                    };
-                    (header.len, header.opcode, rest)
+                    (header.len, header.opcode, Rest::of(&header))
                 }
                 // Whoever goes on to break the rules need not be waited for.
                 _ => return self.closed(input),
@@ -307,6 +296,17 @@ impl Session {
             }
         };
         Step { consumed, next }
+    }
+}
+
+impl Rest {
+    /// All of the payload, which is no longer than a message may be: that has 32 bits.
+    fn of(header: &Header) -> Rest {
+        Rest {
+            fin: header.fin,
+            mask: header.mask,
+            left: header.payload as u32,
+        }
     }
 }
 
