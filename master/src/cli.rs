@@ -136,10 +136,24 @@ impl Cli {
 
     /// A command line, for people to copy, that does `verb` with what this one is about.
     pub fn hint(&self, verb: &str) -> String {
+        let command = quoted(&command());
         match &self.run_dir {
-            Some(dir) => format!("{} {verb} --run-dir '{}'", command(), dir.display()),
-            None => format!("{} {verb}", command()),
+            Some(dir) => format!(
+                "{command} {verb} --run-dir {}",
+                quoted(&dir.to_string_lossy())
+            ),
+            None => format!("{command} {verb}"),
         }
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 
@@ -224,6 +238,15 @@ mod tests {
             assert!(error.to_string().contains("--run-dir"), "{help}");
         }
         assert_eq!(parse(&["--version"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn hints_can_be_copied() {
+        assert_eq!(quoted("scripts/baton"), "scripts/baton");
+        assert_eq!(quoted("/a b/baton"), "'/a b/baton'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        let cli = parse(&["start", "--run-dir", "/a b"]).unwrap();
+        assert!(cli.hint("stop").ends_with(" stop --run-dir '/a b'"));
     }
 
     #[test]

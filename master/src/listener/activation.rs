@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 pub const PASSED: &str = "BATON_LISTEN_FDS";
 
 /// The first of them, by the protocol.
-const FIRST: i32 = 3;
+pub const FIRST: i32 = 3;
 
 /// Sockets of systemd that no listener has taken yet.
 #[derive(Debug, Default)]

@@ -59,10 +59,19 @@ fn here(config: Config, source: Source, run: RunDir, more: String) -> Result {
 pub fn serve(run: RunDir, args: &cli::Serve) -> Result {
     // Away from the terminal and its signals. It fails only for who has that already.
     let _ = setsid();
+    close_strays();
     let readiness = Readiness::new(io::stdout().as_fd().try_clone_to_owned()?, Form::Json);
     let source = args.flags.source()?;
     let config = source.load()?;
     crate::serve::serve(config, source, run, readiness)
+}
+
+/// Closes what the caller of `start` has left open for its children, which would stay so for as long
+/// as baton runs: a lock, the end of a pipe that somebody reads.
+fn close_strays() {
+    let first = (activation::FIRST + activation::passed().unwrap_or(0)).cast_unsigned();
+    // SAFETY: this process has only just begun and has opened none of these itself.
+    unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
 }
 
 fn in_background(config: &Config, source: &Source, run: &RunDir, more: &str) -> Result {
