@@ -1,5 +1,6 @@
 //! The worker of baton.
 
+pub mod client;
 pub mod close;
 pub mod http;
 pub mod websocket;

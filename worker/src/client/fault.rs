@@ -1,0 +1,111 @@
+//! What can be wrong with a request, and how a client is told.
+
+use super::Id;
+
+/// The word by which a program tells errors apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    Expired,
+    TooLarge,
+    NotJoined,
+    Limit,
+    Rate,
+    Rejected,
+    Unavailable,
+    Internal,
+}
+
+impl Code {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::BadRequest => "bad_request",
+            Code::Unauthorized => "unauthorized",
+            Code::Forbidden => "forbidden",
+            Code::Expired => "expired",
+            Code::TooLarge => "too_large",
+            Code::NotJoined => "not_joined",
+            Code::Limit => "limit",
+            Code::Rate => "rate",
+            Code::Rejected => "rejected",
+            Code::Unavailable => "unavailable",
+            Code::Internal => "internal",
+        }
+    }
+
+    /// Can the same request succeed later, with nothing done about it?
+    #[must_use]
+    pub fn retry(self) -> bool {
+        matches!(self, Code::Rate | Code::Unavailable | Code::Internal)
+    }
+}
+
+/// Why a request is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Not JSON at all: whoever sends that often speaks something else.
+    NotJson,
+    /// JSON, but no object.
+    NotObject,
+    DuplicateKey,
+    BadId,
+    NoVerb,
+    TwoVerbs,
+    BadRoom,
+    ReservedRoom,
+    BadPing,
+    NoData,
+    DataTooLarge,
+    DataTooDeep,
+}
+
+impl Fault {
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Fault::NotJson
+            | Fault::NotObject
+            | Fault::DuplicateKey
+            | Fault::BadId
+            | Fault::NoVerb
+            | Fault::TwoVerbs
+            | Fault::BadRoom
+            | Fault::BadPing
+            | Fault::NoData => Code::BadRequest,
+            Fault::ReservedRoom => Code::Forbidden,
+            Fault::DataTooLarge | Fault::DataTooDeep => Code::TooLarge,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Fault::NotJson => "not JSON",
+            Fault::NotObject => "a message is one JSON object",
+            Fault::DuplicateKey => "a key is there twice",
+            Fault::BadId => "an id is an integer from 0 to 2^53-1, or a string of up to 64 bytes",
+            Fault::NoVerb => "none of join, leave, send, who, ping",
+            Fault::TwoVerbs => "one of join, leave, send, who, ping at a time",
+            Fault::BadRoom => {
+                "a room's name is a string of 1 to 200 bytes without control characters"
+            }
+            Fault::ReservedRoom => "names that begin with $ or @ are reserved",
+            Fault::BadPing => "ping takes true",
+            Fault::NoData => "send needs data",
+            Fault::DataTooLarge => "data is too large",
+            Fault::DataTooDeep => "data is nested too deep",
+        }
+    }
+}
+
+/// A request that cannot be served, to be answered by [`ToClient::Error`](super::ToClient::Error).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest<'a> {
+    /// The request's, as far as it has a valid one.
+    pub id: Option<Id<'a>>,
+    pub fault: Fault,
+}

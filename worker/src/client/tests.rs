@@ -1,0 +1,404 @@
+use protocol::ids::{Cid, Position, Seat};
+use protocol::output::{Full, Output};
+use protocol::settings::Rooms;
+use serde_json::{Value, json};
+
+use super::request::MAX_ROOM;
+use super::*;
+
+fn ok(text: &str) -> Request<'_> {
+    match parse(text.as_bytes(), &Rooms::default()) {
+        Ok(request) => request,
+        Err(bad) => panic!("{text}: {bad:?}"),
+    }
+}
+
+/// The fault, and the id as the answer carries it.
+fn bad(text: impl AsRef<[u8]>) -> (Fault, String) {
+    match parse(text.as_ref(), &Rooms::default()) {
+        Ok(request) => panic!("{request:?}"),
+        Err(bad) => {
+            let id = bad.id.as_ref().map_or(&b""[..], Id::text);
+            (bad.fault, String::from_utf8_lossy(id).into_owned())
+        }
+    }
+}
+
+fn id(text: &str) -> Option<String> {
+    let request = ok(text);
+    Some(String::from_utf8(request.id?.text().to_vec()).unwrap())
+}
+
+#[test]
+fn each_verb() {
+    let room = || "r".into();
+    assert_eq!(ok(r#"{"join":"r"}"#).verb, Verb::Join { room: room() });
+    assert_eq!(ok(r#"{"leave":"r"}"#).verb, Verb::Leave { room: room() });
+    assert_eq!(ok(r#"{"who":"r"}"#).verb, Verb::Who { room: room() });
+    assert_eq!(ok(r#"{"ping":true}"#).verb, Verb::Ping);
+    let data = r#"{"a": [1]}"#;
+    let sent = Verb::Send { room: room(), data };
+    assert_eq!(ok(r#"{"send":"r","data":{"a": [1]}}"#).verb, sent);
+    // Wherever `data` stands, and with all whitespace that JSON has.
+    let spread = "\t{ \"data\" :\n {\"a\": [1]} ,\r\n\"id\":1, \"send\" : \"r\" }\n";
+    assert_eq!(ok(spread).verb, sent);
+    assert_eq!(ok(r#"{"\u0073end":"\u0072","data":{"a": [1]}}"#).verb, sent);
+}
+
+#[test]
+fn data_is_not_touched() {
+    for data in [
+        "null",
+        "0",
+        "-0",
+        "-0.0",
+        "1e999",
+        "123456789012345678901234567890.10",
+        "1E+2",
+        r#""""#,
+        r#""\u00e4ä\/\ud83d\ude00""#,
+        r#""\ud800""#,
+        "[ 1,\n2 ]",
+        r#"{"a":1,"a":2}"#,
+    ] {
+        let text = format!(r#"{{"send":"r","data": {data} }}"#);
+        let Verb::Send { data: got, .. } = ok(&text).verb else {
+            panic!();
+        };
+        assert_eq!(got, data);
+    }
+}
+
+#[test]
+fn ids() {
+    assert_eq!(id(r#"{"ping":true}"#), None);
+    for kept in [
+        "0",
+        "9007199254740991",
+        r#""""#,
+        r#""a""#,
+        r#""弾幕""#,
+        &format!("\"{}\"", "x".repeat(64)),
+    ] {
+        let text = format!(r#"{{"ping":true,"id":{kept}}}"#);
+        assert_eq!(id(&text).as_deref(), Some(kept));
+    }
+    // One way to write each.
+    let escaped = r#"{"id":"\u0061\/\n\"\ud83d\ude00","ping":true}"#;
+    assert_eq!(id(escaped).as_deref(), Some(r#""a/\u000a\"😀""#));
+    let longest = format!(r#"{{"id":"{}","ping":true}}"#, r"\u0001".repeat(64));
+    assert_eq!(id(&longest).unwrap().len(), Id::MAX_TEXT);
+
+    for wrong in [
+        "-1",
+        "-0",
+        "1.0",
+        "1e3",
+        "9007199254740992",
+        "99999999999999999999999",
+        "null",
+        "true",
+        "[1]",
+        "{}",
+        r#""\udc00""#,
+        &format!("\"{}\"", "x".repeat(65)),
+        &format!("\"{}\"", r"\u0001".repeat(65)),
+        &format!("\"{}\"", r"\u0001".repeat(6500)),
+    ] {
+        let text = format!(r#"{{"ping":true,"id":{wrong}}}"#);
+        assert_eq!(bad(&text), (Fault::BadId, String::new()), "{text}");
+    }
+}
+
+#[test]
+fn names_of_rooms() {
+    let longest = "弾".repeat(MAX_ROOM / 3) + "xx";
+    assert_eq!(longest.len(), MAX_ROOM);
+    for good in [" ", "a b", "a$", "a@b", "\u{a0}", "日本", &longest] {
+        let text = format!(r#"{{"join":"{good}"}}"#);
+        assert_eq!(ok(&text).verb, Verb::Join { room: good.into() });
+    }
+    let escaped = Verb::Join {
+        room: "\"\\".into(),
+    };
+    assert_eq!(ok(r#"{"join":"\"\\"}"#).verb, escaped);
+    let too_long = format!("\"{longest}x\"");
+    for wrong in [
+        r#""""#,
+        r#""\u0000""#,
+        r#""a\nb""#,
+        r#""\u007f""#,
+        "\"\u{7f}\"",
+        "\"\u{85}\"",
+        r#""\ud800""#,
+        "1",
+        "null",
+        "[]",
+        "true",
+        &too_long,
+    ] {
+        for verb in ["join", "leave", "who", "send"] {
+            let text = format!(r#"{{"id":"x","data":1,"{verb}":{wrong}}}"#);
+            assert_eq!(bad(&text), (Fault::BadRoom, r#""x""#.into()), "{text}");
+        }
+    }
+    for reserved in ["$sys", "@u7", "$", "@"] {
+        let text = format!(r#"{{"id":1,"send":"{reserved}","data":1}}"#);
+        assert_eq!(bad(&text), (Fault::ReservedRoom, "1".into()));
+    }
+}
+
+#[test]
+fn not_json_is_told_from_json_that_is_no_request() {
+    for text in [
+        "",
+        " ",
+        "hello",
+        "{",
+        "{}}",
+        "{} {}",
+        r#"{"id":1,"ping":true"#,
+        r#"{"id":1,"ping":true,}"#,
+        r#"{"id":1,"ping":tru}"#,
+        r#"{'ping':true}"#,
+        r#"{"id":01,"ping":true}"#,
+        "{\"join\":\"a\nb\"}",
+        r#"{"join":"\x"}"#,
+        "\u{feff}{\"ping\":true}",
+        "\u{c}{\"ping\":true}",
+        "[1",
+        "GET / HTTP/1.1",
+    ] {
+        assert_eq!(bad(text), (Fault::NotJson, String::new()), "{text:?}");
+    }
+    assert_eq!(bad(b"{\"ping\":true,\"\xff\":1}").0, Fault::NotJson);
+    for text in ["[]", " [{\"ping\":true}]", "1", "null", "\"ping\"", "true"] {
+        assert_eq!(bad(text), (Fault::NotObject, String::new()), "{text:?}");
+    }
+}
+
+#[test]
+fn one_verb_and_no_key_twice() {
+    let with_id = |fault| (fault, "1".to_owned());
+    for (text, fault) in [
+        (r#"{"id":1}"#, Fault::NoVerb),
+        (r#"{"id":1,"data":1}"#, Fault::NoVerb),
+        (r#"{"id":1,"JOIN":"r"}"#, Fault::NoVerb),
+        (r#"{"id":1,"history":"r"}"#, Fault::NoVerb),
+        (r#"{"join":"r","id":1,"leave":"r"}"#, Fault::TwoVerbs),
+        (r#"{"id":1,"ping":true,"who":"r"}"#, Fault::TwoVerbs),
+        (r#"{"join":"r","id":1,"join":"r"}"#, Fault::DuplicateKey),
+        (
+            r#"{"join":"r","id":1,"\u006aoin":"r"}"#,
+            Fault::DuplicateKey,
+        ),
+        (r#"{"id":2,"id":1,"ping":true}"#, Fault::DuplicateKey),
+        (
+            r#"{"id":1,"send":"r","data":1,"data":1}"#,
+            Fault::DuplicateKey,
+        ),
+        (
+            r#"{"x":1,"id":1,"y":2,"ping":true,"x":3}"#,
+            Fault::DuplicateKey,
+        ),
+        (r#"{"id":1,"ping":false}"#, Fault::BadPing),
+        (r#"{"id":1,"ping":1}"#, Fault::BadPing),
+        (r#"{"id":1,"send":"r"}"#, Fault::NoData),
+    ] {
+        assert_eq!(bad(text), with_id(fault), "{text}");
+    }
+    // Unknown fields, and those of other verbs, are ignored.
+    ok(r#"{"id":1,"join":"r","data":[[]],"since":"e3:1","x":{"y":{}},"z":"\ud800"}"#);
+}
+
+fn nested(depth: usize) -> String {
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    format!(r#"{{"id":1,"send":"r","data":{open}{close}}}"#)
+}
+
+#[test]
+fn bounds_of_data() {
+    ok(&nested(32));
+    assert_eq!(bad(nested(33)), (Fault::DataTooDeep, "1".into()));
+    // Deeper than any stack, as data and elsewhere.
+    assert_eq!(bad(nested(30_000)).0, Fault::DataTooDeep);
+    assert_eq!(bad(nested(200_000)).0, Fault::DataTooLarge);
+    assert_eq!(bad("[".repeat(200_000)).0, Fault::NotJson);
+    let ignored = nested(200_000).replace("data", "else");
+    assert_eq!(bad(ignored), (Fault::NoData, "1".into()));
+    // Brackets beside each other or in strings are not depth.
+    let flat = format!(
+        r#"{{"send":"r","data":["{}\"",[]{}]}}"#,
+        "[".repeat(99),
+        ",{\"a\":[]}".repeat(99)
+    );
+    ok(&flat);
+
+    let of_size = |n: usize| format!(r#"{{"send":"r","data":"{}"}}"#, "x".repeat(n - 2));
+    let max = Rooms::default().max_data;
+    ok(&of_size(max));
+    assert_eq!(bad(of_size(max + 1)).0, Fault::DataTooLarge);
+}
+
+#[test]
+fn many_fields_cost_little() {
+    let fields: String = (0..50_000).map(|i| format!("\"{i}\":0,")).collect();
+    ok(&format!(r#"{{{fields}"ping":true}}"#));
+    assert_eq!(
+        bad(format!(r#"{{{fields}"ping":true,"7":1}}"#)).0,
+        Fault::DuplicateKey
+    );
+}
+
+#[test]
+fn no_cut_of_a_request_is_one() {
+    let text = r#"{"id":"é\n","send":"日本","data":{"a":["x",1.5e3,true,null]}}"#;
+    for cut in 0..text.len() {
+        assert_eq!(bad(&text.as_bytes()[..cut]).0, Fault::NotJson);
+    }
+}
+
+const AT: Position = Position {
+    epoch: 3,
+    offset: 1051,
+};
+
+/// Each kind of message, and what it looks like.
+fn messages() -> Vec<(ToClient<'static>, &'static str)> {
+    vec![
+        (
+            ToClient::Hello {
+                cid: Cid(7),
+                worker: Seat(2),
+                ping_ms: 25_000,
+                max_data: 65_536,
+                max_rooms: 100,
+            },
+            r#"{"hello":{"cid":"c7","worker":2,"ping":25,"max":{"message":65536,"rooms":100}}}"#,
+        ),
+        (
+            ToClient::Joined {
+                id: b"2",
+                position: AT,
+                count: 812,
+            },
+            r#"{"id":2,"ok":{"pos":"e3:1051","count":812}}"#,
+        ),
+        (ToClient::Left { id: b"\"a\"" }, r#"{"id":"a","ok":{}}"#),
+        (
+            ToClient::Sent {
+                id: b"3",
+                position: AT,
+            },
+            r#"{"id":3,"ok":{"pos":"e3:1051"}}"#,
+        ),
+        (
+            ToClient::Present { id: b"5", count: 0 },
+            r#"{"id":5,"ok":{"count":0}}"#,
+        ),
+        (
+            ToClient::Pong {
+                id: b"7",
+                worker: Seat(2),
+                pid: 4242,
+                life: 3,
+            },
+            r#"{"id":7,"ok":{"worker":2,"pid":4242,"life":3}}"#,
+        ),
+        (
+            ToClient::Message {
+                room: "a\"弾".as_bytes(),
+                position: AT,
+                from: b"u\n7",
+                data: b"{\"x\": 1.50}",
+            },
+            r#"{"room":"a\"弾","pos":"e3:1051","from":"u\u000a7","data":{"x": 1.50}}"#,
+        ),
+        (
+            ToClient::Gap {
+                room: b"r",
+                from: AT,
+                to: Position {
+                    epoch: 3,
+                    offset: 1060,
+                },
+                why: Lost::Slow,
+            },
+            r#"{"room":"r","gap":{"from":"e3:1051","to":"e3:1060","why":"slow"}}"#,
+        ),
+        (
+            ToClient::Error {
+                id: b"3",
+                code: Code::Forbidden,
+                message: "no \"way\"",
+                retry_after_ms: None,
+            },
+            r#"{"id":3,"error":{"code":"forbidden","message":"no \"way\"","retry":false}}"#,
+        ),
+        (
+            ToClient::Error {
+                id: b"",
+                code: Code::Rate,
+                message: "slower",
+                retry_after_ms: Some(100),
+            },
+            r#"{"error":{"code":"rate","message":"slower","retry":true,"retry_after_ms":100}}"#,
+        ),
+        (
+            ToClient::Bye {
+                retry_after_ms: 3200,
+            },
+            r#"{"bye":{"retry_after_ms":3200}}"#,
+        ),
+    ]
+}
+
+#[test]
+fn messages_look_as_promised() {
+    for (message, text) in messages() {
+        let mut out = Vec::new();
+        message.put(&mut out).unwrap();
+        assert_eq!(String::from_utf8_lossy(&out), text);
+        assert_eq!(message.len(), text.len());
+        serde_json::from_str::<Value>(text).unwrap();
+        let (mut frame, mut expected) = (Vec::new(), Vec::new());
+        message.put_frame(&mut frame).unwrap();
+        crate::websocket::text(&mut expected, text.as_bytes()).unwrap();
+        assert_eq!(frame, expected);
+    }
+}
+
+/// Has room for so many bytes.
+struct Little(Vec<u8>, usize);
+
+impl Output for Little {
+    fn space(&mut self, n: usize) -> Result<&mut [u8], Full> {
+        if self.0.len() + n > self.1 {
+            return Err(Full);
+        }
+        self.0.space(n)
+    }
+}
+
+#[test]
+fn without_room_nothing_is_put() {
+    for (message, text) in messages() {
+        let mut out = Little(Vec::new(), text.len());
+        assert_eq!(message.put_frame(&mut out), Err(Full));
+        assert!(out.0.is_empty());
+        assert_eq!(message.put(&mut out), Ok(()));
+        assert_eq!(message.put(&mut out), Err(Full));
+        assert_eq!(out.0.len(), text.len());
+    }
+}
+
+#[test]
+fn a_fault_is_told() {
+    let bad = parse(br#"{"id":9,"join":"$x"}"#, &Rooms::default()).unwrap_err();
+    let mut out = Vec::new();
+    ToClient::from(&bad).put(&mut out).unwrap();
+    let told: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(told["id"], json!(9));
+    assert_eq!(told["error"]["code"], json!("forbidden"));
+    assert_eq!(told["error"]["retry"], json!(false));
+}
