@@ -9,11 +9,13 @@
 //! ```
 
 mod http_head;
+mod websocket;
 
 pub use http_head::http_head;
+pub use websocket::websocket;
 
 /// What a target does with one input: it panics where a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: &[(&str, Target)] = &[("http_head", http_head)];
+pub const TARGETS: &[(&str, Target)] = &[("http_head", http_head), ("websocket", websocket)];
