@@ -127,6 +127,26 @@ impl Channel {
     }
 }
 
+/// `SO_COOKIE`: the kernel's own number of a socket, by which a connection is known whatever its fd
+/// is called here (socket(7)). 0 if it cannot be asked.
+#[must_use]
+pub fn cookie(socket: &impl AsFd) -> u64 {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`, which both outlive the call.
+    unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        );
+    }
+    cookie
+}
+
 /// The fds in a control buffer that was zeros before the call. nix shows them only while
 /// `MSG_CTRUNC` is not set; those that had room before the rest was lost must not stay open unseen.
 fn arrived(control: &[u8]) -> Vec<OwnedFd> {

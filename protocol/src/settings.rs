@@ -15,6 +15,8 @@ pub struct Settings {
     pub memory: u64,
     /// On a goodbye, clients are told to come back at a moment spread evenly over this time.
     pub retry_spread_ms: u64,
+    /// How long a worker whose master is gone goes on to say goodbye.
+    pub retire_ms: u64,
 }
 
 impl Default for Settings {
@@ -26,6 +28,7 @@ impl Default for Settings {
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,
+            retire_ms: 10_000,
         }
     }
 }

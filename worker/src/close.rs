@@ -86,6 +86,8 @@ pub enum CloseReason {
     NoSubprotocol,
     /// An `Origin` that may not open a WebSocket here.
     BadOrigin,
+    /// What should be a PROXY header is none.
+    BadProxyHeader,
     /// baton is at a limit.
     Refused,
 
@@ -159,6 +161,7 @@ impl CloseReason {
         CloseReason::BadWebSocketVersion,
         CloseReason::NoSubprotocol,
         CloseReason::BadOrigin,
+        CloseReason::BadProxyHeader,
         CloseReason::Refused,
         CloseReason::HeadTimeout,
         CloseReason::BodyTimeout,
@@ -180,6 +183,21 @@ impl CloseReason {
     #[must_use]
     pub fn from_u8(number: u8) -> Option<CloseReason> {
         CloseReason::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Somebody's fault: worth a line in the log of a service in normal operation.
+    #[must_use]
+    pub fn is_fault(self) -> bool {
+        !matches!(
+            self,
+            CloseReason::Done
+                | CloseReason::PeerEnd
+                | CloseReason::PeerClose
+                | CloseReason::SocketError
+                | CloseReason::GoingAway
+                | CloseReason::IdleTimeout
+                | CloseReason::Reconnect
+        )
     }
 
     /// The word for logs, counters and Close frames.
@@ -224,6 +242,7 @@ impl CloseReason {
             CloseReason::BadWebSocketVersion => "bad_websocket_version",
             CloseReason::NoSubprotocol => "no_subprotocol",
             CloseReason::BadOrigin => "bad_origin",
+            CloseReason::BadProxyHeader => "bad_proxy_header",
             CloseReason::Refused => "refused",
             CloseReason::HeadTimeout => "head_timeout",
             CloseReason::BodyTimeout => "body_timeout",
@@ -272,6 +291,7 @@ impl CloseReason {
             | CloseReason::BadWebSocketVersion
             | CloseReason::NoSubprotocol
             | CloseReason::BadOrigin
+            | CloseReason::BadProxyHeader
             | CloseReason::Refused
             | CloseReason::HeadTimeout
             | CloseReason::BodyTimeout

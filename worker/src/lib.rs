@@ -1,6 +1,34 @@
-//! The worker of baton.
+//! The worker of baton: it drives the connections that the master hands to it.
+//!
+//! A worker is a guard, which keeps the fd table, and a brain, which does the work and may die.
+//! All that a brain needs to go on is in shared memory ([`state`]): a connection is a slot of words
+//! ([`slots`]) and the buffers that they name ([`buffers`]); every step changes them through a
+//! journal, so that it has happened wholly or not at all.
+//!
+//! To follow a connection, read [`brain`] (the loop), [`take`] (from the master, into a slot),
+//! [`connection`] (read, step, commit), [`http`] or [`websocket`] (pure protocols), [`owed`] (how
+//! what it is owed goes out), [`ending`]. To follow a message: [`websocket`], [`client`] (its
+//! words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the members in
+//! [`rooms`]), [`owed`]. And when a brain has died: [`recover`].
 
+pub mod brain;
+pub mod buffers;
 pub mod client;
+pub mod clock;
 pub mod close;
+pub mod connection;
+pub mod ending;
+pub mod fan_out;
 pub mod http;
+pub mod logs;
+pub mod owed;
+pub mod page;
+pub mod proxy;
+pub mod recover;
+pub mod requests;
+pub mod rooms;
+pub mod slots;
+pub mod state;
+pub mod take;
+pub mod timers;
 pub mod websocket;

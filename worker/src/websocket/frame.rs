@@ -5,13 +5,16 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::Kind;
 
+/// Bytes of a header at most.
+pub const MAX_HEAD: usize = 10;
+
 /// The header of a frame, to be followed by its payload.
 ///
 /// A message for many is encoded once: `Head::message(kind, payload.len())`, then the payload, is
 /// the same frame for every one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    bytes: [u8; 10],
+    bytes: [u8; MAX_HEAD],
     len: u8,
 }
 
@@ -19,7 +22,7 @@ impl Head {
     /// The header of a frame with `payload` bytes.
     #[must_use]
     pub fn new(opcode: OpCode, fin: bool, payload: usize) -> Head {
-        let mut bytes = [0; 10];
+        let mut bytes = [0; MAX_HEAD];
         bytes[0] = u8::from(opcode) | if fin { 0x80 } else { 0 };
         let len = match payload {
             0..126 => {

@@ -26,7 +26,7 @@ pub mod utf8;
 #[cfg(test)]
 mod tests;
 
-pub use frame::{Head, binary, ping, put_frame, text};
+pub use frame::{Head, MAX_HEAD, binary, ping, put_frame, text};
 pub use session::{Mode, Rules, Session};
 pub use step::{Next, PIECE, Step, step};
 

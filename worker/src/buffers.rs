@@ -1,0 +1,311 @@
+//! A connection's buffers: extents of the arena that its slot names.
+//!
+//! Nothing that the slot refers to is ever altered. Bytes are added behind what is committed; when
+//! an extent is too small, what it holds is copied into a larger one, and the slot changes over
+//! with the step's record. Only then is the old extent given back.
+
+use protocol::arena::{Arena, Extent};
+use protocol::journal::{Journal, Record};
+use protocol::output::{Buffer, Full, Output};
+
+use crate::slots::{Field, Slots};
+
+/// Room for the first read of a connection: 16 KiB.
+const FIRST_READ: u8 = 2;
+
+/// What is being added to a buffer in a step.
+pub struct Staged<'a> {
+    arena: &'a Arena,
+    committed: Option<Extent>,
+    extent: Option<Extent>,
+    /// Where the first byte that counts is, and the end of what is staged.
+    start: usize,
+    end: usize,
+    /// It holds at most so many bytes.
+    limit: usize,
+}
+
+/// A place in a [`Staged`] to come back to.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
+impl<'a> Staged<'a> {
+    fn new(
+        arena: &'a Arena,
+        extent: Option<Extent>,
+        start: usize,
+        end: usize,
+        limit: usize,
+    ) -> Self {
+        Staged {
+            arena,
+            committed: extent,
+            extent,
+            start,
+            end,
+            limit,
+        }
+    }
+
+    /// Bytes in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark(self.len())
+    }
+
+    /// Forgets what was staged since the mark.
+    pub fn rollback(&mut self, mark: Mark) {
+        self.end = self.start + mark.0;
+    }
+
+    /// Room for `n` more bytes behind the end.
+    fn reserve(&mut self, n: usize) -> Result<Extent, Full> {
+        if let Some(extent) = self.extent
+            && self.end + n <= extent.capacity()
+        {
+            return Ok(extent);
+        }
+        let len = self.len();
+        if len + n > self.limit {
+            return Err(Full);
+        }
+        // Twice what is needed, as long as it grows; so that a large buffer is copied rarely.
+        let want = if self.extent.is_some() {
+            (len + n) * 2
+        } else {
+            len + n
+        };
+        let order = Extent::order_for(want.min(self.limit)).ok_or(Full)?;
+        let larger = self.arena.alloc(order).ok_or(Full)?;
+        if let Some(old) = self.extent {
+            // SAFETY: both are this connection's; `larger` is new, so nobody has a slice of it.
+            let (from, to) = unsafe { (self.arena.bytes(old), self.arena.bytes_mut(larger)) };
+            to[..len].copy_from_slice(&from[self.start..self.end]);
+            if self.extent != self.committed {
+                self.arena.free(old);
+            }
+        }
+        (self.extent, self.start, self.end) = (Some(larger), 0, len);
+        Ok(larger)
+    }
+
+    /// Takes nothing of what was staged: extents that were taken for it go back.
+    pub fn abandon(self) {
+        if let Some(extent) = self.extent
+            && self.extent != self.committed
+        {
+            self.arena.free(extent);
+        }
+    }
+
+    /// The step's record is committed: the extent that it left is free.
+    pub fn settle(self) {
+        if self.extent != self.committed
+            && let Some(old) = self.committed
+        {
+            self.arena.free(old);
+        }
+    }
+}
+
+impl Output for Staged<'_> {
+    fn space(&mut self, n: usize) -> Result<&mut [u8], Full> {
+        let extent = self.reserve(n)?;
+        let at = self.end;
+        self.end += n;
+        // SAFETY: this connection's extent; the bytes are behind all that anyone has a slice of.
+        Ok(unsafe { &mut self.arena.bytes_mut(extent)[at..at + n] })
+    }
+}
+
+impl Buffer for Staged<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self.extent {
+            // SAFETY: this connection's extent, written to through `&mut self` only.
+            Some(extent) => unsafe { &self.arena.bytes(extent)[self.start..self.end] },
+            None => &[],
+        }
+    }
+
+    fn clear(&mut self) {
+        self.end = self.start;
+    }
+}
+
+/// The connection's output, to add to. At most `limit` bytes may wait in it.
+#[must_use]
+pub fn output<'a>(arena: &'a Arena, slots: &Slots, slot: u32, limit: usize) -> Staged<'a> {
+    let base = slots.get(slot, Field::OutBase);
+    let extent = Extent::unpack(slots.get(slot, Field::OutExtent));
+    let (start, end) = match extent {
+        Some(_) => (
+            (slots.get(slot, Field::Written) - base) as usize,
+            (slots.get(slot, Field::Produced) - base) as usize,
+        ),
+        None => (0, 0),
+    };
+    Staged::new(arena, extent, start, end, limit)
+}
+
+/// Puts what was added to the output into the step's record.
+pub fn change_output(out: &Staged<'_>, slots: &Slots, slot: u32, record: &mut Record) {
+    let written = slots.get(slot, Field::Written);
+    let produced = written + out.len() as u64;
+    if produced != slots.get(slot, Field::Produced) {
+        Slots::change(record, slot, Field::Produced, produced);
+    }
+    if out.extent != out.committed {
+        Slots::change(record, slot, Field::OutExtent, Extent::pack(out.extent));
+        Slots::change(record, slot, Field::OutBase, written - out.start as u64);
+    }
+}
+
+/// The message that the connection is putting together.
+#[must_use]
+pub fn message<'a>(arena: &'a Arena, slots: &Slots, slot: u32, limit: usize) -> Staged<'a> {
+    let extent = Extent::unpack(slots.get(slot, Field::MessageExtent));
+    let len = slots.get(slot, Field::MessageLen) as usize;
+    Staged::new(arena, extent, 0, len, limit)
+}
+
+/// Puts the message into the step's record; an empty one keeps no extent.
+pub fn change_message(message: &mut Staged<'_>, slots: &Slots, slot: u32, record: &mut Record) {
+    if message.is_empty()
+        && let Some(extent) = message.extent.take()
+        && Some(extent) != message.committed
+    {
+        message.arena.free(extent);
+    }
+    if message.len() as u64 != slots.get(slot, Field::MessageLen) {
+        Slots::change(record, slot, Field::MessageLen, message.len() as u64);
+    }
+    if message.extent != message.committed {
+        Slots::change(
+            record,
+            slot,
+            Field::MessageExtent,
+            Extent::pack(message.extent),
+        );
+    }
+}
+
+/// The record with both changes is committed.
+pub fn settle(out: Staged<'_>, message: Staged<'_>) {
+    out.settle();
+    message.settle();
+}
+
+/// The connection's unread input.
+#[must_use]
+pub fn unread<'a>(arena: &'a Arena, slots: &Slots, slot: u32) -> &'a [u8] {
+    let Some(extent) = Extent::unpack(slots.get(slot, Field::InExtent)) else {
+        return &[];
+    };
+    let base = slots.get(slot, Field::InBase);
+    let start = (slots.get(slot, Field::Parsed) - base) as usize;
+    let end = (slots.get(slot, Field::Consumed) - base) as usize;
+    // SAFETY: this connection's extent; a read adds behind `end`.
+    unsafe { &arena.bytes(extent)[start..end] }
+}
+
+/// The connection's output that waits to be written.
+#[must_use]
+pub fn unwritten<'a>(arena: &'a Arena, slots: &Slots, slot: u32) -> &'a [u8] {
+    let Some(extent) = Extent::unpack(slots.get(slot, Field::OutExtent)) else {
+        return &[];
+    };
+    let base = slots.get(slot, Field::OutBase);
+    let start = (slots.get(slot, Field::Written) - base) as usize;
+    let end = (slots.get(slot, Field::Produced) - base) as usize;
+    // SAFETY: this connection's extent; output is added behind `end`.
+    unsafe { &arena.bytes(extent)[start..end] }
+}
+
+/// Lets `read` fill the room behind the unread input: at least one byte, and so much that `want`
+/// unread bytes in all have room, if the step before said that it needs so many. [`Full`]: the
+/// arena has no room.
+pub fn fill_input<R>(
+    arena: &Arena,
+    slots: &Slots,
+    journal: &Journal,
+    slot: u32,
+    want: usize,
+    read: impl FnOnce(&mut [u8]) -> R,
+) -> Result<R, Full> {
+    let extent = Extent::unpack(slots.get(slot, Field::InExtent));
+    let parsed = slots.get(slot, Field::Parsed);
+    let consumed = slots.get(slot, Field::Consumed);
+    let base = slots.get(slot, Field::InBase);
+    if let Some(extent) = extent {
+        let (start, end) = ((parsed - base) as usize, (consumed - base) as usize);
+        if end < extent.capacity() && start + want <= extent.capacity() {
+            // SAFETY: this connection's extent, behind all that is committed.
+            return Ok(read(unsafe { &mut arena.bytes_mut(extent)[end..] }));
+        }
+    }
+    let held = (consumed - parsed) as usize;
+    let order = Extent::order_for(want.max(held * 2)).ok_or(Full)?;
+    let larger = arena.alloc(order.max(FIRST_READ)).ok_or(Full)?;
+    // SAFETY: a new extent, which nobody has a slice of.
+    let room = unsafe { arena.bytes_mut(larger) };
+    room[..held].copy_from_slice(unread(arena, slots, slot));
+    let mut record = Record::new();
+    Slots::change(
+        &mut record,
+        slot,
+        Field::InExtent,
+        Extent::pack(Some(larger)),
+    );
+    Slots::change(&mut record, slot, Field::InBase, parsed);
+    journal.commit(&mut record);
+    if let Some(old) = extent {
+        arena.free(old);
+    }
+    Ok(read(&mut room[held..]))
+}
+
+/// Gives back the buffers that hold nothing: an idle connection owns none.
+pub fn release_empty(arena: &Arena, slots: &Slots, slot: u32) {
+    let idle = [
+        (
+            Field::InExtent,
+            slots.get(slot, Field::Parsed) == slots.get(slot, Field::Consumed),
+        ),
+        (Field::OutExtent, slots.pending(slot) == 0),
+    ];
+    for (field, empty) in idle {
+        if empty && let Some(extent) = Extent::unpack(slots.get(slot, field)) {
+            slots.set(slot, field, 0);
+            arena.free(extent);
+        }
+    }
+}
+
+/// Gives back all buffers, of a connection that ends.
+pub fn release_all(arena: &Arena, slots: &Slots, slot: u32) {
+    for field in [Field::InExtent, Field::OutExtent, Field::MessageExtent] {
+        if let Some(extent) = Extent::unpack(slots.get(slot, field)) {
+            slots.set(slot, field, 0);
+            arena.free(extent);
+        }
+    }
+}
+
+/// A new extent that holds `bytes`; the caller's record makes it a slot's.
+#[must_use]
+pub fn keep(arena: &Arena, bytes: &[u8]) -> Option<Extent> {
+    let extent = arena.alloc(Extent::order_for(bytes.len())?)?;
+    // SAFETY: a new extent, which nobody has a slice of.
+    unsafe { arena.bytes_mut(extent)[..bytes.len()].copy_from_slice(bytes) };
+    Some(extent)
+}

@@ -1,0 +1,458 @@
+//! One connection: read, take steps, commit. Its output goes out at the end of the turn
+//! ([`owed`](crate::owed)); its end is [`ending`](crate::ending)'s.
+//!
+//! Steps are the sessions' ([`http`](crate::http), [`websocket`](crate::websocket),
+//! [`requests`](crate::requests)). Several steps of one connection share a record, so that many
+//! small messages cost one commit; whatever is not committed is taken again by the next brain.
+
+use std::sync::atomic::Ordering;
+
+use mio::unix::SourceFd;
+use nix::sys::socket::{MsgFlags, recv};
+use protocol::journal::Record;
+use protocol::output::{Buffer, Full};
+use protocol::row;
+
+use crate::brain::{Brain, RING};
+use crate::buffers::{self, Staged};
+use crate::client::ToClient;
+use crate::close::CloseReason;
+use crate::http::{self, Endpoint};
+use crate::page;
+use crate::proxy;
+use crate::recover::InHand;
+use crate::requests::{self, Client, Flow};
+use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::websocket::{self, Kind, Rules, Session};
+
+/// Output that may wait before its connection's input waits too.
+const HIGH_WATER: usize = 64 << 10;
+/// Output that one step may add on top.
+const MAX_OUTPUT: usize = 4 << 20;
+/// Steps that share a record.
+const STEPS: usize = 64;
+/// Reads of one connection in a turn: then the others come first.
+const READS: usize = 8;
+
+/// How far the steps got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// What is there is parsed; so many unread bytes in all are needed for more.
+    NeedInput(usize),
+    /// More can be done with what is there.
+    More,
+    /// Nothing more before its output has gone, its room is open, the ring has room.
+    Waits,
+    /// It is being closed.
+    Ends,
+}
+
+impl Brain {
+    /// Goes on with a connection as far as its turn allows.
+    pub fn drive(&mut self, slot: u32) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        if meta.has(Flag::Unacked) || meta.has(Flag::Given) {
+            return;
+        }
+        self.note_in_hand(InHand::Connection(slot));
+        match meta.phase {
+            Phase::Closing => self.drain(slot),
+            Phase::Proxy => self.read_proxy_header(slot, meta),
+            Phase::Http | Phase::Echo | Phase::Rooms => self.serve(slot),
+        }
+        // Whatever waits goes out in this turn; and a socket that was full may have room now.
+        self.touch(slot);
+    }
+
+    fn serve(&mut self, slot: u32) {
+        let mut reads = 0;
+        loop {
+            match self.steps(slot) {
+                Progress::More => {
+                    reads += 1;
+                    if reads >= READS {
+                        self.again.push(slot);
+                        return;
+                    }
+                }
+                Progress::Waits | Progress::Ends => return,
+                Progress::NeedInput(want) => {
+                    let local = self.local(slot);
+                    local.want = want as u32;
+                    if !local.readable {
+                        return;
+                    }
+                    reads += 1;
+                    if reads > READS {
+                        self.again.push(slot);
+                        return;
+                    }
+                    if !self.read(slot, want) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads once. `false`: nothing has come, or the connection ends.
+    fn read(&mut self, slot: u32, want: usize) -> bool {
+        let Some(meta) = self.slots.meta(slot) else {
+            return false;
+        };
+        let mut asked = 0;
+        let read = |room: &mut [u8]| {
+            asked = room.len();
+            nix::unistd::read(meta.socket(), room)
+        };
+        let Ok(read) =
+            buffers::fill_input(&self.arena, &self.slots, &self.journal, slot, want, read)
+        else {
+            self.begin_close(slot, CloseReason::Overloaded);
+            return false;
+        };
+        match read {
+            Ok(0) => {
+                self.local(slot).readable = false;
+                self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true));
+                self.on_peer_end(slot);
+                false
+            }
+            Ok(n) => {
+                let consumed = self.slots.get(slot, Field::Consumed) + n as u64;
+                self.slots.set(slot, Field::Consumed, consumed);
+                self.heard(slot, meta);
+                let local = self.local(slot);
+                // A short read has emptied the socket, unless an end is behind it.
+                local.readable = n == asked || local.ended;
+                true
+            }
+            Err(nix::Error::EAGAIN) => {
+                self.local(slot).readable = false;
+                false
+            }
+            Err(nix::Error::EINTR) => true,
+            Err(e) => {
+                log::debug!("{} read: {e}", self.slots.cid(slot));
+                self.finish(slot, CloseReason::SocketError);
+                false
+            }
+        }
+    }
+
+    /// The peer lives.
+    fn heard(&mut self, slot: u32, meta: Meta) {
+        self.slots.set(slot, Field::Heard, self.now);
+        if meta.has(Flag::Pinged) {
+            self.slots.set_meta(slot, meta.with(Flag::Pinged, false));
+        }
+    }
+
+    /// The peer says nothing more; what it has said is answered.
+    fn on_peer_end(&mut self, slot: u32) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        match meta.phase {
+            Phase::Http
+                if self.slots.pending(slot) > 0 || self.locals[slot as usize].first != 0 =>
+            {
+                self.begin_close(slot, CloseReason::PeerEnd);
+            }
+            _ => self.finish(slot, CloseReason::PeerEnd),
+        }
+    }
+
+    /// Takes steps on the unread input, and commits them.
+    fn steps(&mut self, slot: u32) -> Progress {
+        let Some(before) = self.slots.meta(slot) else {
+            return Progress::Ends;
+        };
+        if before.phase == Phase::Closing {
+            return Progress::Ends;
+        }
+        if before.has(Flag::Lagging)
+            || before.has(Flag::Opening)
+            || self.slots.pending(slot) > HIGH_WATER
+        {
+            return Progress::Waits;
+        }
+        let input = buffers::unread(&self.arena, &self.slots, slot);
+        let mut io = Io {
+            out: buffers::output(&self.arena, &self.slots, slot, MAX_OUTPUT),
+            message: buffers::message(&self.arena, &self.slots, slot, MAX_OUTPUT),
+            record: Record::new(),
+            words: SESSION.map(|field| self.slots.get(slot, field)),
+            meta: before,
+        };
+        let mut at = 0;
+        let mut progress = Progress::More;
+        let mut end = None;
+        for _ in 0..STEPS {
+            if io.out.len() > HIGH_WATER {
+                progress = Progress::Waits;
+                break;
+            }
+            let marks = (io.out.mark(), io.message.mark());
+            let step = match io.meta.phase {
+                Phase::Http => {
+                    let cx = http::Context {
+                        settings: &self.settings,
+                        role: before.role,
+                        worker: self.seat,
+                        pid: self.pid,
+                        date: self.date.as_str(),
+                        page: page::INDEX,
+                        refuse: before.has(Flag::Refuse),
+                    };
+                    let hello = requests::hello(self.slots.cid(slot), self.seat, &self.settings);
+                    http_step(&input[at..], &mut io, &cx, hello)
+                }
+                Phase::Echo | Phase::Rooms => {
+                    let mut client = Client {
+                        slot,
+                        cid: self.slots.cid(slot),
+                        slots: &self.slots,
+                        rooms: &mut self.rooms,
+                        ring: &mut self.ring,
+                        ring_number: self.ring_number,
+                        ring_read: self
+                            .log_segment
+                            .word(row::read_index(self.ring_number))
+                            .load(Ordering::Acquire),
+                        settings: &self.settings,
+                        worker: self.seat,
+                        pid: self.pid as u32,
+                        life: self.life.number as u32,
+                        messages_in: &mut self.messages_in,
+                    };
+                    frame_step(&input[at..], &mut io, &mut client)
+                }
+                Phase::Proxy | Phase::Closing => Ok((0, Took::Ends(CloseReason::Internal))),
+            };
+            let took = match step {
+                Ok((consumed, took)) => {
+                    at += consumed;
+                    took
+                }
+                Err(Full) => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    // With nothing that waits to go out, no room will come.
+                    match io.out.is_empty() {
+                        true => Took::Ends(CloseReason::Overloaded),
+                        false => Took::Waits,
+                    }
+                }
+            };
+            match took {
+                Took::More => continue,
+                Took::Commit => {}
+                Took::NeedInput(total) => progress = Progress::NeedInput(total),
+                Took::Waits => progress = Progress::Waits,
+                Took::RingFull => {
+                    self.ring_waiters.push(slot);
+                    progress = Progress::Waits;
+                }
+                Took::Ends(reason) => end = Some(reason),
+            }
+            break;
+        }
+        // What the steps did counts from this commit on, all at once.
+        let deadline_moves = io.change(&self.slots, slot, at, before, self.now);
+        self.ring.commit_into(&mut io.record, RING);
+        self.journal.commit(&mut io.record);
+        self.published |= self.ring.committed();
+        buffers::settle(io.out, io.message);
+        if deadline_moves {
+            self.reschedule(slot);
+        }
+        match end {
+            Some(reason) => {
+                self.begin_close(slot, reason);
+                Progress::Ends
+            }
+            None => progress,
+        }
+    }
+
+    /// The header that comes before everything else on a listener behind a proxy. It is peeked and
+    /// then read by itself, so that nothing behind it has been read when the connection goes back.
+    fn read_proxy_header(&mut self, slot: u32, meta: Meta) {
+        let mut header = [0; proxy::MAX_HEADER];
+        let len = match recv(meta.fd, &mut header, MsgFlags::MSG_PEEK) {
+            Ok(0) => return self.finish(slot, CloseReason::PeerEnd),
+            Ok(n) => n,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return,
+            Err(_) => return self.finish(slot, CloseReason::SocketError),
+        };
+        let (len, source) = match proxy::parse(&header[..len]) {
+            Ok(proxy::Parsed::Incomplete) => return,
+            Ok(proxy::Parsed::Header { len, source }) => (len, source),
+            Err(_) => return self.finish(slot, CloseReason::BadProxyHeader),
+        };
+        match recv(meta.fd, &mut header[..len], MsgFlags::empty()) {
+            Ok(n) if n == len => {}
+            _ => return self.finish(slot, CloseReason::SocketError),
+        }
+        let consumed = self.slots.get(slot, Field::Consumed) + len as u64;
+        let give_back = meta.has(Flag::Return);
+        let meta = meta
+            .in_phase(Phase::Http)
+            .with(Flag::Return, false)
+            .with(Flag::Given, give_back);
+        let mut record = Record::new();
+        Slots::change(&mut record, slot, Field::Consumed, consumed);
+        Slots::change(&mut record, slot, Field::Parsed, consumed);
+        Slots::change(&mut record, slot, Field::Meta, meta.pack());
+        if let Some(source) = source {
+            Slots::change_peer(&mut record, slot, source);
+        }
+        self.journal.commit(&mut record);
+        if give_back {
+            if self.give_back(slot) {
+                let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
+                return;
+            }
+            // The channel is full: it stays here, which is only less even.
+            self.slots.set_meta(slot, meta.with(Flag::Given, false));
+        }
+        self.local(slot).readable = true;
+        self.serve(slot);
+    }
+}
+
+const SESSION: [Field; 3] = [Field::Session0, Field::Session1, Field::Session2];
+
+/// What the steps of one connection change.
+struct Io<'a> {
+    out: Staged<'a>,
+    message: Staged<'a>,
+    record: Record,
+    words: [u64; 3],
+    meta: Meta,
+}
+
+impl Io<'_> {
+    /// Puts all changes into the record. `true`: the deadline is another now.
+    fn change(&mut self, slots: &Slots, slot: u32, parsed: usize, before: Meta, now: u64) -> bool {
+        let record = &mut self.record;
+        if parsed > 0 {
+            let parsed = slots.get(slot, Field::Parsed) + parsed as u64;
+            Slots::change(record, slot, Field::Parsed, parsed);
+        }
+        // A head that drips in has one deadline, from its first byte; another request another.
+        let wait =
+            |words: [u64; 3]| http::State::unpack([words[0], words[1]]).map(http::State::waiting);
+        let words = SESSION.map(|field| slots.get(slot, field));
+        let deadline_moves = self.meta.phase != before.phase
+            || self.meta.phase == Phase::Http && (parsed > 0 || wait(words) != wait(self.words));
+        for ((field, old), new) in SESSION.into_iter().zip(words).zip(self.words) {
+            if old != new {
+                Slots::change(record, slot, field, new);
+            }
+        }
+        if deadline_moves {
+            Slots::change(record, slot, Field::Since, now);
+        }
+        if self.meta != before {
+            Slots::change(record, slot, Field::Meta, self.meta.pack());
+        }
+        buffers::change_output(&self.out, slots, slot, record);
+        buffers::change_message(&mut self.message, slots, slot, record);
+        deadline_moves
+    }
+}
+
+/// What one step took.
+enum Took {
+    More,
+    /// It changed what a further step reads: commit first.
+    Commit,
+    NeedInput(usize),
+    Waits,
+    RingFull,
+    Ends(CloseReason),
+}
+
+type Stepped = Result<(usize, Took), Full>;
+
+fn http_step(
+    input: &[u8],
+    io: &mut Io<'_>,
+    cx: &http::Context<'_>,
+    hello: ToClient<'_>,
+) -> Stepped {
+    let Some(mut state) = http::State::unpack([io.words[0], io.words[1]]) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let step = http::step(&mut state, input, &mut io.message, &mut io.out, cx)?;
+    let took = match step.next {
+        http::Next::NeedInput => Took::NeedInput(0),
+        http::Next::Again => Took::More,
+        http::Next::Close(reason) => Took::Ends(reason),
+        http::Next::Upgrade(upgrade) => {
+            io.meta.phase = match upgrade.endpoint {
+                Endpoint::Echo => Phase::Echo,
+                Endpoint::Rooms => Phase::Rooms,
+            };
+            if io.meta.phase == Phase::Rooms {
+                hello.put_frame(&mut io.out)?;
+            }
+            io.words = Session::default().pack();
+            return Ok((step.consumed, Took::Commit));
+        }
+    };
+    let [first, second] = state.pack();
+    io.words = [first, second, 0];
+    Ok((step.consumed, took))
+}
+
+fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped {
+    let Some(mut session) = Session::unpack(io.words) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let rules = match io.meta.phase {
+        Phase::Echo => Rules::echo(&client.settings.websocket),
+        _ => requests::rules(client.settings),
+    };
+    let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
+    let took = match step.next {
+        websocket::Next::NeedInput { total } => Took::NeedInput(total),
+        websocket::Next::Again => Took::More,
+        websocket::Next::Close(reason) => Took::Ends(reason),
+        websocket::Next::Closed => Took::Ends(io.meta.reason.unwrap_or(CloseReason::Done)),
+        websocket::Next::Message(kind) => {
+            let flow = match kind {
+                Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
+                Kind::Binary => Flow::Close(CloseReason::WrongKind),
+            };
+            match flow {
+                Flow::Next => {
+                    io.message.clear();
+                    Took::More
+                }
+                Flow::Commit => {
+                    io.message.clear();
+                    Took::Commit
+                }
+                Flow::Opening => {
+                    io.message.clear();
+                    io.meta = io.meta.with(Flag::Opening, true);
+                    Took::Waits
+                }
+                // The step is taken again when the ring has room.
+                Flow::RingFull => return Ok((0, Took::RingFull)),
+                Flow::Close(reason) => {
+                    io.message.clear();
+                    session.close(&mut io.out, reason)?;
+                    Took::Ends(reason)
+                }
+            }
+        }
+    };
+    io.words = session.pack();
+    Ok((step.consumed, took))
+}

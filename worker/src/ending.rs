@@ -1,0 +1,367 @@
+//! How a connection ends: our last words, our FIN, the peer's FIN, and the deadlines for each.
+
+use mio::unix::SourceFd;
+use nix::sys::socket::{Shutdown, shutdown};
+use protocol::journal::Record;
+use protocol::output::Full;
+
+use crate::brain::Brain;
+use crate::buffers;
+use crate::client::ToClient;
+use crate::close::CloseReason;
+use crate::http::{self, Wait};
+use crate::page;
+use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::websocket::{self, Session};
+
+/// Bytes that a goodbye may add.
+const LAST_WORDS: usize = 16 << 20;
+
+/// What is due for a connection at its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// An HTTP request does not come, or not to its end.
+    Request,
+    Ping,
+    End(CloseReason),
+}
+
+impl Brain {
+    /// Nothing more is taken from the connection: what waits goes out, then our FIN.
+    pub fn begin_close(&mut self, slot: u32, reason: CloseReason) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        if meta.phase == Phase::Closing {
+            return;
+        }
+        self.leave_rooms(slot);
+        // A protocol that is open says why first.
+        self.put_close(slot, meta, reason);
+        let meta = self.slots.meta(slot).unwrap_or(meta);
+        let mut record = Record::new();
+        let meta = meta
+            .in_phase(Phase::Closing)
+            .because(reason)
+            .with(Flag::Lagging, false)
+            .with(Flag::Opening, false);
+        Slots::change(&mut record, slot, Field::Meta, meta.pack());
+        Slots::change(
+            &mut record,
+            slot,
+            Field::Parsed,
+            self.slots.get(slot, Field::Consumed),
+        );
+        Slots::change(&mut record, slot, Field::Since, self.now);
+        self.journal.commit(&mut record);
+        self.reschedule(slot);
+        self.touch(slot);
+    }
+
+    /// `bye` and a Close frame to a client of ours, who is then given time to answer.
+    pub fn say_goodbye(&mut self, slot: u32) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        match meta.phase {
+            Phase::Rooms | Phase::Echo => {
+                self.leave_rooms(slot);
+                if meta.phase == Phase::Rooms {
+                    // Spread over the time by a hash of the connection's number: a crowd comes
+                    // back evenly, and a goodbye that is said again says the same.
+                    let spread = self.settings.retry_spread_ms.max(1);
+                    let after = self.slots.cid(slot).0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                    let bye = ToClient::Bye {
+                        retry_after_ms: (after * spread) >> 32,
+                    };
+                    self.put(slot, |out| bye.put_frame(out));
+                }
+                self.put_close(slot, meta, CloseReason::GoingAway);
+                let meta = meta
+                    .because(CloseReason::GoingAway)
+                    .with(Flag::Leaving, true);
+                let mut record = Record::new();
+                Slots::change(&mut record, slot, Field::Meta, meta.pack());
+                Slots::change(&mut record, slot, Field::Since, self.now);
+                self.journal.commit(&mut record);
+                self.reschedule(slot);
+                self.touch(slot);
+            }
+            // A request that has begun is answered; the answer is the last.
+            Phase::Http if self.http_wait(slot) != Wait::Idle => {
+                self.slots.set_meta(slot, meta.with(Flag::Leaving, true));
+            }
+            Phase::Http | Phase::Proxy => self.begin_close(slot, CloseReason::GoingAway),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Our Close frame, if the protocol is one that has it, and it is open.
+    fn put_close(&mut self, slot: u32, meta: Meta, reason: CloseReason) {
+        if !matches!(meta.phase, Phase::Echo | Phase::Rooms) {
+            return;
+        }
+        let Some(mut session) = self.session(slot) else {
+            return;
+        };
+        if !session.is_open() {
+            return;
+        }
+        let mut out = buffers::output(&self.arena, &self.slots, slot, LAST_WORDS);
+        if session.close(&mut out, reason).is_err() {
+            return out.abandon();
+        }
+        let mut record = Record::new();
+        for (field, word) in [Field::Session0, Field::Session1, Field::Session2]
+            .into_iter()
+            .zip(session.pack())
+        {
+            Slots::change(&mut record, slot, field, word);
+        }
+        buffers::change_output(&out, &self.slots, slot, &mut record);
+        self.journal.commit(&mut record);
+        out.settle();
+    }
+
+    /// Adds to the output of a connection, outside of its steps. Nothing, if there is no room.
+    pub fn put(
+        &mut self,
+        slot: u32,
+        put: impl FnOnce(&mut buffers::Staged<'_>) -> Result<(), Full>,
+    ) {
+        let mut out = buffers::output(&self.arena, &self.slots, slot, LAST_WORDS);
+        if put(&mut out).is_err() {
+            return out.abandon();
+        }
+        let mut record = Record::new();
+        buffers::change_output(&out, &self.slots, slot, &mut record);
+        self.journal.commit(&mut record);
+        out.settle();
+        self.touch(slot);
+    }
+
+    fn session(&self, slot: u32) -> Option<Session> {
+        let words = [Field::Session0, Field::Session1, Field::Session2];
+        Session::unpack(words.map(|field| self.slots.get(slot, field)))
+    }
+
+    fn http_state(&self, slot: u32) -> http::State {
+        let words = [Field::Session0, Field::Session1].map(|field| self.slots.get(slot, field));
+        http::State::unpack(words).unwrap_or_default()
+    }
+
+    fn http_wait(&self, slot: u32) -> Wait {
+        self.http_state(slot).waiting()
+    }
+
+    /// Reads on to the peer's end and takes nothing of it.
+    pub fn drain(&mut self, slot: u32) {
+        let mut waste = [0; 16 << 10];
+        for _ in 0..16 {
+            let Some(meta) = self.slots.meta(slot) else {
+                return;
+            };
+            if meta.has(Flag::PeerEnded) {
+                return self.end_if_all_is_said(slot);
+            }
+            match nix::unistd::read(meta.socket(), &mut waste) {
+                Ok(0) => self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true)),
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => return,
+                Err(_) => {
+                    return self.finish(slot, meta.reason.unwrap_or(CloseReason::SocketError));
+                }
+            }
+        }
+        self.again.push(slot);
+    }
+
+    /// In the closing phase, once nothing waits: our FIN, and the end when both have been sent.
+    pub fn end_if_all_is_said(&mut self, slot: u32) {
+        let Some(mut meta) = self.slots.meta(slot) else {
+            return;
+        };
+        if meta.phase != Phase::Closing || self.slots.pending(slot) > 0 {
+            return;
+        }
+        if !meta.has(Flag::WeEnded) {
+            // While another process has a copy of the fd, `close` sends no FIN.
+            let _ = shutdown(meta.fd, Shutdown::Write);
+            meta = meta.with(Flag::WeEnded, true);
+            self.slots.set(slot, Field::Since, self.now);
+            self.slots.set_meta(slot, meta);
+            self.reschedule(slot);
+        }
+        if meta.has(Flag::PeerEnded) {
+            self.finish(slot, meta.reason.unwrap_or(CloseReason::Done));
+        }
+    }
+
+    /// The end: socket, buffers, memberships and slot are given up.
+    pub fn finish(&mut self, slot: u32, reason: CloseReason) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        let reason = meta.reason.unwrap_or(reason);
+        let (cid, peer) = (self.slots.cid(slot), self.slots.peer(slot));
+        if reason.is_fault() {
+            log::info!("{cid} from {peer} closed: {}", reason.as_str());
+        } else {
+            log::debug!("{cid} from {peer} closed: {}", reason.as_str());
+        }
+        self.leave_rooms(slot);
+        if !meta.has(Flag::WeEnded) {
+            let _ = shutdown(meta.fd, Shutdown::Write);
+        }
+        self.forget(slot);
+    }
+
+    /// Gives up the slot and our copy of the socket, without a word to the peer.
+    pub fn forget(&mut self, slot: u32) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        // Before the close: while another copy lives, epoll would keep what it was told of ours.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
+        buffers::release_all(&self.arena, &self.slots, slot);
+        let local = self.local(slot);
+        *local = crate::brain::Local {
+            generation: local.generation.wrapping_add(1),
+            timer: local.timer,
+            ..Default::default()
+        };
+        self.slots.release(slot);
+        let _ = nix::unistd::close(meta.fd);
+    }
+
+    fn leave_rooms(&mut self, slot: u32) {
+        for (room, _) in self.rooms.rooms_of(&self.slots, slot) {
+            let mut record = Record::new();
+            self.rooms.leave(&mut record, &self.slots, slot, room);
+            self.journal.commit(&mut record);
+        }
+    }
+
+    /// When something is due for the connection, and what.
+    fn due(&self, slot: u32, meta: Meta) -> (u64, Due) {
+        let get = |field| self.slots.get(slot, field);
+        let settings = &self.settings;
+        let (http, ws) = (&settings.http, &settings.websocket);
+        let by_phase = match meta.phase {
+            Phase::Proxy => (
+                get(Field::Since) + http.head_timeout_ms,
+                Due::End(CloseReason::HeadTimeout),
+            ),
+            Phase::Http => match self.http_wait(slot) {
+                Wait::Idle => (get(Field::Heard) + http.idle_timeout_ms, Due::Request),
+                Wait::Head => (get(Field::Since) + http.head_timeout_ms, Due::Request),
+                Wait::Body => (get(Field::Heard) + http.body_timeout_ms, Due::Request),
+            },
+            Phase::Echo | Phase::Rooms if meta.has(Flag::Leaving) => (
+                get(Field::Since) + ws.close_timeout_ms,
+                Due::End(CloseReason::CloseTimeout),
+            ),
+            Phase::Echo | Phase::Rooms if meta.has(Flag::Pinged) => (
+                get(Field::Since) + ws.pong_timeout_ms,
+                Due::End(CloseReason::PongTimeout),
+            ),
+            Phase::Echo | Phase::Rooms => (get(Field::Heard) + ws.ping_interval_ms, Due::Ping),
+            Phase::Closing if meta.has(Flag::WeEnded) => (
+                get(Field::Since) + http.linger_ms,
+                Due::End(CloseReason::Done),
+            ),
+            Phase::Closing => (
+                get(Field::Since) + ws.write_timeout_ms,
+                Due::End(CloseReason::WriteTimeout),
+            ),
+        };
+        match get(Field::Stalled) {
+            0 => by_phase,
+            since => {
+                let stalled = (
+                    since + ws.write_timeout_ms,
+                    Due::End(CloseReason::WriteTimeout),
+                );
+                if stalled.0 < by_phase.0 {
+                    stalled
+                } else {
+                    by_phase
+                }
+            }
+        }
+    }
+
+    /// The wheel is to look at the connection when something is due for it.
+    pub fn reschedule(&mut self, slot: u32) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        let (at, _) = self.due(slot, meta);
+        let local = self.local(slot);
+        if local.timer == 0 || at < local.timer {
+            local.timer = at;
+            self.timers.schedule(slot, at);
+        }
+    }
+
+    /// The wheel has come to the connection: something may be due.
+    pub fn on_deadline(&mut self, slot: u32) {
+        self.local(slot).timer = 0;
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        let (at, due) = self.due(slot, meta);
+        if at > self.now {
+            return self.reschedule(slot);
+        }
+        match due {
+            Due::Request => self.request_timed_out(slot, meta),
+            Due::Ping => self.ping(slot, meta),
+            // There is nobody to say it to.
+            Due::End(reason) if meta.phase == Phase::Closing || reason.code().is_none() => {
+                self.finish(slot, reason);
+            }
+            Due::End(reason) => self.begin_close(slot, reason),
+        }
+        self.reschedule(slot);
+    }
+
+    fn request_timed_out(&mut self, slot: u32, meta: Meta) {
+        let state = self.http_state(slot);
+        let cx = http::Context {
+            settings: &self.settings,
+            role: meta.role,
+            worker: self.seat,
+            pid: self.pid,
+            date: self.date.as_str(),
+            page: page::INDEX,
+            refuse: false,
+        };
+        let mut answer = Vec::new();
+        let reason = http::timed_out(state, &mut answer, &cx);
+        self.put(slot, |out| protocol::output::Output::put(out, &answer));
+        self.begin_close(slot, reason);
+    }
+
+    fn ping(&mut self, slot: u32, meta: Meta) {
+        self.put(slot, |out| websocket::ping(out, b""));
+        if let Some(mut session) = self.session(slot) {
+            session.forgive_pings();
+            let mut record = Record::new();
+            for (field, word) in [Field::Session0, Field::Session1, Field::Session2]
+                .into_iter()
+                .zip(session.pack())
+            {
+                Slots::change(&mut record, slot, field, word);
+            }
+            Slots::change(&mut record, slot, Field::Since, self.now);
+            Slots::change(
+                &mut record,
+                slot,
+                Field::Meta,
+                meta.with(Flag::Pinged, true).pack(),
+            );
+            self.journal.commit(&mut record);
+        }
+    }
+}

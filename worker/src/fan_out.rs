@@ -1,0 +1,485 @@
+//! What the log says, handed to those whom it concerns.
+//!
+//! Each turn reads the records that are new. A message becomes a frame once, whatever the number of
+//! its subscribers; each of them is owed a reference to it ([`owed`](crate::owed)). One that still
+//! waits for its socket is owed nothing by reference: it goes on later from its cursor in the log.
+//!
+//! A brain that dies in the middle of it leaves the log position where the turn began, and the next
+//! one reads on from there: everything here can be done twice. Who has been given a record already
+//! has a cursor behind it.
+
+use protocol::ids::{Cid, Position};
+use protocol::journal::Record;
+use protocol::record::{Asker, Down, Refusal, Up};
+use protocol::stream::Lost;
+
+use crate::brain::{Brain, RING};
+use crate::client::{Code, Lost as Why, ToClient};
+use crate::close::CloseReason;
+use crate::recover::InHand;
+use crate::rooms::RoomIx;
+use crate::slots::{Field, Flag};
+use crate::state::Head;
+
+/// The master is told how many are in a room at most so often.
+pub const MEMBERS_EVERY_MS: u64 = 50;
+
+/// Asks in the worker's own name.
+const NOBODY: Cid = Cid(0);
+
+/// Records and bytes of frames in one turn.
+const RECORDS: usize = 4096;
+const FRAMES: usize = 1 << 20;
+
+impl Brain {
+    #[must_use]
+    pub fn log_is_ahead(&self) -> bool {
+        self.log.head() != self.state.get(Head::LogRead)
+    }
+
+    /// Reads what is new in the log, as much as a turn takes.
+    pub fn fan_out(&mut self) {
+        self.turn.begin(self.state.get(Head::LogRead));
+        let mut bytes = Vec::new();
+        for _ in 0..RECORDS {
+            let at = self.turn.read;
+            bytes.clear();
+            match self.log.next(at, &mut bytes) {
+                Ok(Some(next)) => {
+                    self.note_in_hand(InHand::Log(at));
+                    match Down::decode(&bytes) {
+                        Some(down) => self.on_record(at, next, down),
+                        None => log::error!("the record at {at} of the log is not one"),
+                    }
+                    self.turn.read = next;
+                }
+                Ok(None) => break,
+                Err(lost) => {
+                    self.on_lost(at, lost);
+                    break;
+                }
+            }
+            if self.turn.frames.len() > FRAMES {
+                break;
+            }
+        }
+        if self.turn.read != self.turn.from {
+            // The master reads the ring before it writes the log: there may be room now.
+            for slot in std::mem::take(&mut self.ring_waiters) {
+                self.again.push(slot);
+            }
+        }
+        self.tell_members();
+    }
+
+    fn on_record(&mut self, at: u64, next: u64, down: Down<'_>) {
+        match down {
+            Down::Message {
+                room,
+                position,
+                asker,
+                from,
+                data,
+            } => {
+                self.answer(
+                    at,
+                    next,
+                    asker,
+                    ToClient::Sent {
+                        id: asker.id,
+                        position,
+                    },
+                );
+                if let Some(room) = self.rooms.numbered(room) {
+                    self.on_room_message(at, next, room, position, from, data);
+                }
+            }
+            Down::Opened {
+                room,
+                position,
+                total,
+                asker,
+                name,
+            } => {
+                if asker.ring == self.ring_number {
+                    self.on_opened(at, next, room, position, total, asker, name);
+                }
+            }
+            Down::Count { total, asker } => {
+                self.answer(
+                    at,
+                    next,
+                    asker,
+                    ToClient::Present {
+                        id: asker.id,
+                        count: total,
+                    },
+                );
+            }
+            Down::Presence { room, total } => {
+                if let Some(room) = self.rooms.numbered(room) {
+                    self.rooms.set_total(room, total);
+                }
+            }
+            Down::Refused { reason, asker } => {
+                self.opening_ends(asker);
+                self.answer(at, next, asker, refused(asker.id, reason));
+            }
+        }
+    }
+
+    fn on_room_message(
+        &mut self,
+        at: u64,
+        next: u64,
+        room: RoomIx,
+        position: Position,
+        from: &[u8],
+        data: &[u8],
+    ) {
+        let before = self.rooms.position(room);
+        let name = self.rooms.name(room);
+        if position.offset > before.offset + 1 && position.epoch == before.epoch {
+            let frame = self.turn.frame(ToClient::Gap {
+                room: &name,
+                from: Position {
+                    offset: before.offset + 1,
+                    ..before
+                },
+                to: Position {
+                    offset: position.offset - 1,
+                    ..before
+                },
+                why: Why::Overrun,
+            });
+            self.gaps += position.offset - 1 - before.offset;
+            self.owe_room(at, next, room, position.offset, frame);
+        }
+        if position.offset > before.offset {
+            self.rooms.advance(room, position.offset);
+        }
+        if self.rooms.members(room).is_empty() {
+            return;
+        }
+        let frame = self.turn.frame(ToClient::Message {
+            room: &name,
+            position,
+            from,
+            data,
+        });
+        self.deliveries += self.owe_room(at, next, room, position.offset, frame);
+    }
+
+    /// Every member for whom `offset` is new is owed the frame. Returns how many.
+    fn owe_room(
+        &mut self,
+        at: u64,
+        next: u64,
+        room: RoomIx,
+        offset: u64,
+        frame: (u32, u32),
+    ) -> u64 {
+        let mut owed = 0;
+        for place in 0..self.rooms.members(room).len() {
+            let member = self.rooms.members(room)[place];
+            if offset > member.after && self.owe(member.slot, at, next, frame) {
+                owed += 1;
+            }
+        }
+        owed
+    }
+
+    /// `false`: the connection has it already.
+    fn owe(&mut self, slot: u32, at: u64, next: u64, frame: (u32, u32)) -> bool {
+        if self.slots.get(slot, Field::Cursor) > at {
+            return false;
+        }
+        if self.local(slot).lagging {
+            self.local(slot).owed += frame.1 - frame.0;
+            return true;
+        }
+        let local = &mut self.locals[slot as usize];
+        self.turn.owe(local, next, frame);
+        self.touch(slot);
+        true
+    }
+
+    /// The answer to whoever asked, if it is here.
+    fn answer(&mut self, at: u64, next: u64, asker: Asker<'_>, answer: ToClient<'_>) {
+        if asker.id.is_empty() || !self.is_here(asker) {
+            return;
+        }
+        let frame = self.turn.frame(answer);
+        self.owe(asker.slot, at, next, frame);
+    }
+
+    fn is_here(&self, asker: Asker<'_>) -> bool {
+        asker.ring == self.ring_number
+            && asker.slot < self.slots.used()
+            && self.slots.cid(asker.slot) == asker.cid
+            && self
+                .slots
+                .meta(asker.slot)
+                .is_some_and(|meta| meta.reason.is_none())
+    }
+
+    /// From this record on this worker holds the room, and the one that asked for it is in it.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
+    fn on_opened(
+        &mut self,
+        at: u64,
+        next: u64,
+        number: u32,
+        position: Position,
+        total: u32,
+        asker: Asker<'_>,
+        name: &[u8],
+    ) {
+        let mut record = Record::new();
+        let room = match self.rooms.numbered(number) {
+            Some(room) => {
+                // Asked for again after an overrun: what was missed is said.
+                let before = self.rooms.position(room);
+                if position.offset > before.offset && asker.cid == NOBODY {
+                    let from = Position {
+                        offset: before.offset + 1,
+                        ..before
+                    };
+                    let gap = ToClient::Gap {
+                        room: name,
+                        from,
+                        to: position,
+                        why: Why::Overrun,
+                    };
+                    let frame = self.turn.frame(gap);
+                    self.gaps += position.offset - before.offset;
+                    self.owe_room(at, next, room, position.offset, frame);
+                    self.rooms.advance(room, position.offset);
+                }
+                Ok(room)
+            }
+            None => self.rooms.hold(&mut record, number, position, total, name),
+        };
+        self.journal.commit(&mut record);
+        let here = self.is_here(asker);
+        let joined = room.and_then(|room| {
+            self.rooms.mark(room);
+            if here && !self.rooms.is_member(&self.slots, asker.slot, room) {
+                self.rooms
+                    .join(&mut record, &self.slots, asker.slot, room, position.offset)?;
+                self.journal.commit(&mut record);
+            }
+            Ok(room)
+        });
+        self.opening_ends(asker);
+        let answer = match joined {
+            Ok(_) => ToClient::Joined {
+                id: asker.id,
+                position,
+                count: total,
+            },
+            Err(_) => refused(asker.id, Refusal::Limit),
+        };
+        self.answer(at, next, asker, answer);
+    }
+
+    /// The input of a connection that waited for a room goes on.
+    fn opening_ends(&mut self, asker: Asker<'_>) {
+        if !self.is_here(asker) {
+            return;
+        }
+        if let Some(meta) = self
+            .slots
+            .meta(asker.slot)
+            .filter(|meta| meta.has(Flag::Opening))
+        {
+            self.slots
+                .set_meta(asker.slot, meta.with(Flag::Opening, false));
+            self.again.push(asker.slot);
+        }
+    }
+
+    /// The log has overtaken this worker: it goes on from now, and asks for the position of every
+    /// room that it holds, so that the gap can be said. Who waits for an answer that is gone is
+    /// told to come again.
+    fn on_lost(&mut self, at: u64, lost: Lost) {
+        log::error!("the log at {at}: {lost}; going on from its head");
+        self.turn.read = self.log.head();
+        for slot in 0..self.slots.used() {
+            if self
+                .slots
+                .meta(slot)
+                .is_some_and(|meta| meta.has(Flag::Opening))
+            {
+                self.begin_close(slot, CloseReason::Reconnect);
+            }
+        }
+        self.reopen = self.rooms.all();
+    }
+
+    /// Tells the master how many are in the rooms where that has changed, and gives up those where
+    /// nobody is left.
+    fn tell_members(&mut self) {
+        let read = self.ring_read();
+        let mut bytes = Vec::new();
+        if self.forget_row {
+            Up::Members {
+                room: u32::MAX,
+                count: 0,
+            }
+            .encode(&mut bytes);
+            self.forget_row = !self.ring.stage(read, &bytes);
+            if self.forget_row {
+                return;
+            }
+        }
+        while let Some(room) = self.reopen.pop() {
+            let name = self.rooms.name(room);
+            let asker = Asker {
+                cid: NOBODY,
+                ring: self.ring_number,
+                slot: 0,
+                id: b"",
+            };
+            bytes.clear();
+            Up::Open { asker, room: &name }.encode(&mut bytes);
+            if !self.ring.stage(read, &bytes) {
+                self.reopen.push(room);
+                break;
+            }
+        }
+        if self.rooms.next_dirty().is_some() && self.now >= self.members_told_at + MEMBERS_EVERY_MS
+        {
+            self.members_told_at = self.now;
+            for _ in 0..RECORDS {
+                let Some(room) = self.rooms.next_dirty() else {
+                    break;
+                };
+                let count = self.rooms.members(room).len() as u32;
+                bytes.clear();
+                Up::Members {
+                    room: self.rooms.number(room),
+                    count,
+                }
+                .encode(&mut bytes);
+                if !self.ring.stage(read, &bytes) {
+                    break;
+                }
+                self.rooms.told(room);
+                let mut record = Record::new();
+                if count == 0 {
+                    self.rooms.drop_room(&mut record, room);
+                }
+                self.ring.commit_into(&mut record, RING);
+                self.journal.commit(&mut record);
+                self.published |= self.ring.committed();
+            }
+        }
+        let mut record = Record::new();
+        self.ring.commit_into(&mut record, RING);
+        self.journal.commit(&mut record);
+        self.published |= self.ring.committed();
+    }
+
+    /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
+    /// brain that died may have written a part: the answer to its request, if it is one, then the
+    /// message, if it is in the room. Returns which message that was.
+    pub fn frames_for(
+        &self,
+        slot: u32,
+        down: &Down<'_>,
+        into: &mut Vec<u8>,
+    ) -> Option<(RoomIx, Position)> {
+        let cid = self.slots.cid(slot);
+        let mine = |asker: &Asker<'_>| asker.cid == cid && !asker.id.is_empty();
+        match down {
+            Down::Message {
+                room,
+                position,
+                asker,
+                from,
+                data,
+            } => {
+                if mine(asker) {
+                    put(
+                        into,
+                        ToClient::Sent {
+                            id: asker.id,
+                            position: *position,
+                        },
+                    );
+                }
+                let room = self.rooms.numbered(*room)?;
+                let member = self
+                    .rooms
+                    .rooms_of(&self.slots, slot)
+                    .into_iter()
+                    .find(|(r, _)| *r == room)?;
+                if position.offset > member.1 {
+                    let name = self.rooms.name(room);
+                    put(
+                        into,
+                        ToClient::Message {
+                            room: &name,
+                            position: *position,
+                            from,
+                            data,
+                        },
+                    );
+                    return Some((room, *position));
+                }
+            }
+            Down::Opened {
+                position,
+                total,
+                asker,
+                ..
+            } if mine(asker) => {
+                put(
+                    into,
+                    ToClient::Joined {
+                        id: asker.id,
+                        position: *position,
+                        count: *total,
+                    },
+                );
+            }
+            Down::Count { total, asker } if mine(asker) => {
+                put(
+                    into,
+                    ToClient::Present {
+                        id: asker.id,
+                        count: *total,
+                    },
+                );
+            }
+            Down::Refused { reason, asker } if mine(asker) => {
+                put(into, refused(asker.id, *reason));
+            }
+            Down::Opened { .. }
+            | Down::Count { .. }
+            | Down::Refused { .. }
+            | Down::Presence { .. } => {}
+        }
+        None
+    }
+}
+
+fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
+    let (code, message) = match reason {
+        Refusal::Limit => (Code::Limit, "there are too many rooms"),
+        Refusal::Internal => (Code::Internal, "the request was lost"),
+    };
+    ToClient::Error {
+        id,
+        code,
+        message,
+        retry_after_ms: None,
+    }
+}
+
+/// Adds a message as a frame, where there is always room.
+pub fn put(into: &mut Vec<u8>, message: ToClient<'_>) {
+    let put = message.put_frame(into);
+    debug_assert!(put.is_ok(), "a Vec is never full");
+}

@@ -1,0 +1,492 @@
+//! What a connection is owed, and how it goes out: bytes, then the log from its cursor.
+//!
+//! In most turns everything goes out in one `writev`: the connection's own bytes, then the frames
+//! that the turn's records became. When the socket takes only a part, the rest of the frame that was
+//! cut is kept as bytes, and the connection lags: what follows stays in the log, where it costs
+//! nothing, until the socket has room. A connection that lags is not read.
+
+use std::io::IoSlice;
+
+use protocol::arena::Extent;
+use protocol::ids::Position;
+use protocol::journal::Record;
+use protocol::record::Down;
+use protocol::settings::Slow;
+
+use crate::brain::{Brain, Local};
+use crate::buffers;
+use crate::client::{Lost, ToClient};
+use crate::close::CloseReason;
+use crate::fan_out;
+use crate::rooms::RoomIx;
+use crate::slots::{Field, Flag, Meta, Slots};
+use crate::state::Head;
+
+/// Parts of one `writev`.
+const PARTS: usize = 64;
+/// Bytes that a connection that lags takes out of the log at once.
+const CATCH_UP: usize = 64 << 10;
+
+/// What one turn owes.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The log from `from` to `read` is this turn's.
+    pub from: u64,
+    pub read: u64,
+    pub frames: Vec<u8>,
+    refs: Vec<Ref>,
+    /// Connections with something to write, or that may have room again.
+    pub touched: Vec<u32>,
+}
+
+/// A frame for one connection.
+#[derive(Clone, Copy, Debug)]
+struct Ref {
+    frame: (u32, u32),
+    /// The log position behind its record.
+    after: u64,
+    /// Of the same connection, + 1.
+    next: u32,
+}
+
+impl Turn {
+    pub fn begin(&mut self, from: u64) {
+        (self.from, self.read) = (from, from);
+        self.frames.clear();
+        self.refs.clear();
+    }
+
+    /// A frame that is made now; where it is in `frames`.
+    pub fn frame(&mut self, message: ToClient<'_>) -> (u32, u32) {
+        let start = self.frames.len();
+        fan_out::put(&mut self.frames, message);
+        (start as u32, self.frames.len() as u32)
+    }
+
+    pub fn owe(&mut self, local: &mut Local, after: u64, frame: (u32, u32)) {
+        self.refs.push(Ref {
+            frame,
+            after,
+            next: 0,
+        });
+        let this = self.refs.len() as u32;
+        match local.last {
+            0 => local.first = this,
+            last => self.refs[last as usize - 1].next = this,
+        }
+        local.last = this;
+    }
+
+    fn refs_from(&self, first: u32) -> impl Iterator<Item = &Ref> {
+        let get = |at: u32| at.checked_sub(1).map(|at| &self.refs[at as usize]);
+        std::iter::successors(get(first), move |r| get(r.next))
+    }
+}
+
+impl Brain {
+    /// Everything that waits goes out; then the turn's part of the log is done with.
+    pub fn flush(&mut self) {
+        let mut touched = std::mem::take(&mut self.turn.touched);
+        for slot in touched.drain(..) {
+            self.local(slot).touched = false;
+            self.flush_one(slot);
+        }
+        // The list keeps its memory; what was touched meanwhile waits for the next turn.
+        let meanwhile = std::mem::replace(&mut self.turn.touched, touched);
+        for slot in meanwhile {
+            self.local(slot).touched = false;
+            self.touch(slot);
+            if self.again.last() != Some(&slot) {
+                self.again.push(slot);
+            }
+        }
+        self.mind_the_lagging();
+        if self.turn.read != self.turn.from {
+            self.state.set(Head::LogRead, self.turn.read);
+        }
+    }
+
+    fn flush_one(&mut self, slot: u32) {
+        let local = self.local(slot);
+        let first = std::mem::take(&mut local.first);
+        local.last = 0;
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        if meta.has(Flag::Unacked) || meta.has(Flag::Given) {
+            return;
+        }
+        if meta.has(Flag::Lagging) {
+            return self.catch_up(slot);
+        }
+        let pending = buffers::unwritten(&self.arena, &self.slots, slot);
+        let waiting = pending.len();
+        let mut owed = 0;
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        let mut count = 0;
+        if waiting > 0 {
+            parts[0] = IoSlice::new(pending);
+            count = 1;
+        }
+        let mut run: Option<(u32, u32)> = None;
+        let frames = &self.turn.frames;
+        let slice = |(start, end): (u32, u32)| IoSlice::new(&frames[start as usize..end as usize]);
+        for r in self.turn.refs_from(first) {
+            owed += (r.frame.1 - r.frame.0) as usize;
+            run = match run {
+                // Frames of one room lie side by side.
+                Some((start, end)) if end == r.frame.0 => Some((start, r.frame.1)),
+                Some(whole) => {
+                    if count < PARTS {
+                        parts[count] = slice(whole);
+                        count += 1;
+                    }
+                    Some(r.frame)
+                }
+                None => Some(r.frame),
+            };
+        }
+        if let Some(whole) = run
+            && count < PARTS
+        {
+            parts[count] = slice(whole);
+            count += 1;
+        }
+        let written = match count {
+            0 => Ok(0),
+            1 => nix::unistd::write(meta.socket(), &parts[0]),
+            _ => nix::sys::uio::writev(meta.socket(), &parts[..count]),
+        };
+        let n = match written {
+            Ok(n) => n,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => 0,
+            Err(e) => {
+                log::debug!("{} write: {e}", self.slots.cid(slot));
+                return self.finish(slot, CloseReason::SocketError);
+            }
+        };
+        self.note_written(slot, meta, first, waiting, owed, n);
+    }
+
+    /// `n` bytes have gone out, of `waiting` own ones and `owed` of the turn's frames.
+    fn note_written(
+        &mut self,
+        slot: u32,
+        meta: Meta,
+        first: u32,
+        waiting: usize,
+        owed: usize,
+        n: usize,
+    ) {
+        let written = self.slots.get(slot, Field::Written) + n as u64;
+        if owed == 0 {
+            if n > 0 {
+                self.slots.set(slot, Field::Written, written);
+            }
+        } else if n == waiting + owed {
+            let mut record = Record::new();
+            Slots::change(&mut record, slot, Field::Written, written);
+            Slots::change(&mut record, slot, Field::Produced, written);
+            Slots::change(&mut record, slot, Field::Cursor, self.turn.read);
+            self.journal.commit(&mut record);
+        } else {
+            self.note_cut(slot, meta, first, waiting, owed, n);
+        }
+        self.settle(slot, n);
+    }
+
+    /// The socket has taken a part of what the turn owes: the rest of the record that was cut
+    /// becomes bytes, the records behind it stay in the log.
+    fn note_cut(
+        &mut self,
+        slot: u32,
+        meta: Meta,
+        first: u32,
+        waiting: usize,
+        owed: usize,
+        n: usize,
+    ) {
+        let mut gone = n.saturating_sub(waiting);
+        let mut cursor = self.turn.from.max(self.slots.get(slot, Field::Cursor));
+        let mut rest = Vec::new();
+        let mut left = owed;
+        for r in self.turn.refs_from(first) {
+            let frame = &self.turn.frames[r.frame.0 as usize..r.frame.1 as usize];
+            let whole = gone >= frame.len();
+            // A record may have become two frames: its answer, and the message itself.
+            if !whole && gone == 0 && cursor != r.after {
+                break;
+            }
+            rest.extend_from_slice(&frame[gone.min(frame.len())..]);
+            gone = gone.saturating_sub(frame.len());
+            left -= frame.len();
+            cursor = r.after;
+        }
+        let written = self.slots.get(slot, Field::Written) + n as u64;
+        let mut record = Record::new();
+        Slots::change(&mut record, slot, Field::Written, written);
+        if n >= waiting {
+            Slots::change(&mut record, slot, Field::Produced, written);
+        }
+        Slots::change(&mut record, slot, Field::Cursor, cursor);
+        Slots::change(
+            &mut record,
+            slot,
+            Field::Meta,
+            meta.with(Flag::Lagging, true).pack(),
+        );
+        if !rest.is_empty() {
+            // All own bytes have gone, so the rest begins a new extent.
+            let Some(extent) = buffers::keep(&self.arena, &rest) else {
+                return self.finish(slot, CloseReason::Overloaded);
+            };
+            let old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
+            Slots::change(
+                &mut record,
+                slot,
+                Field::OutExtent,
+                Extent::pack(Some(extent)),
+            );
+            Slots::change(&mut record, slot, Field::OutBase, written);
+            Slots::change(
+                &mut record,
+                slot,
+                Field::Produced,
+                written + rest.len() as u64,
+            );
+            self.journal.commit(&mut record);
+            if let Some(old) = old {
+                self.arena.free(old);
+            }
+        } else {
+            self.journal.commit(&mut record);
+        }
+        self.begin_to_lag(slot, left as u32);
+    }
+
+    fn begin_to_lag(&mut self, slot: u32, owed: u32) {
+        let local = self.local(slot);
+        local.owed = owed;
+        if !std::mem::replace(&mut local.lagging, true) {
+            self.lagging.push(slot);
+        }
+    }
+
+    /// After a write: does something still wait, and since when?
+    fn settle(&mut self, slot: u32, n: usize) {
+        let Some(meta) = self.slots.meta(slot) else {
+            return;
+        };
+        let waits = self.slots.pending(slot) > 0 || meta.has(Flag::Lagging);
+        let stalled = self.slots.get(slot, Field::Stalled);
+        if !waits {
+            if stalled != 0 {
+                self.slots.set(slot, Field::Stalled, 0);
+                // Its input may have waited for this.
+                self.again.push(slot);
+            }
+            buffers::release_empty(&self.arena, &self.slots, slot);
+            self.end_if_all_is_said(slot);
+        } else if stalled == 0 || n > 0 {
+            self.slots.set(slot, Field::Stalled, self.now);
+            self.reschedule(slot);
+        }
+    }
+
+    /// A connection that lags: its bytes, then the log from its cursor, as far as its socket takes.
+    fn catch_up(&mut self, slot: u32) {
+        let mut total = 0;
+        loop {
+            let pending = buffers::unwritten(&self.arena, &self.slots, slot);
+            if !pending.is_empty() {
+                let Some(meta) = self.slots.meta(slot) else {
+                    return;
+                };
+                let asked = pending.len();
+                match nix::unistd::write(meta.socket(), pending) {
+                    Ok(n) => {
+                        let written = self.slots.get(slot, Field::Written) + n as u64;
+                        self.slots.set(slot, Field::Written, written);
+                        total += n;
+                        if n < asked {
+                            break;
+                        }
+                    }
+                    Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
+                    Err(_) => return self.finish(slot, CloseReason::SocketError),
+                }
+            }
+            if !self
+                .slots
+                .meta(slot)
+                .is_some_and(|meta| meta.has(Flag::Lagging))
+            {
+                break;
+            }
+            if !self.materialise(slot, CATCH_UP) {
+                return;
+            }
+        }
+        self.settle(slot, total);
+    }
+
+    /// Turns up to about `most` bytes of what the connection is owed from the log into bytes of its
+    /// own. `false`: it had to be closed.
+    pub fn materialise(&mut self, slot: u32, most: usize) -> bool {
+        let mut frames = Vec::new();
+        let cursor = self.each_owed(slot, |_, record, next| {
+            frames.extend_from_slice(&record.bytes);
+            if frames.len() < most {
+                Some(next)
+            } else {
+                None
+            }
+        });
+        self.keep_owed(slot, cursor, &frames)
+    }
+
+    /// Drops the oldest messages that wait for a connection until half of what may wait is left,
+    /// and says so.
+    fn drop_oldest(&mut self, slot: u32) -> bool {
+        let keep = self.settings.rooms.slow_bytes / 2;
+        let mut excess = (self.local(slot).owed as usize).saturating_sub(keep);
+        let mut kept = Vec::new();
+        let mut gaps: Vec<(RoomIx, Position, Position)> = Vec::new();
+        let mut dropped = 0;
+        let cursor = self.each_owed(slot, |_, record, next| {
+            let message = record.bytes.len() - record.answer;
+            kept.extend_from_slice(&record.bytes[..record.answer]);
+            if let Some((room, position)) = record.message {
+                match gaps.iter_mut().find(|gap| gap.0 == room) {
+                    Some(gap) => gap.2 = position,
+                    None => gaps.push((room, position, position)),
+                }
+                dropped += 1;
+                excess = excess.saturating_sub(message);
+            }
+            if excess > 0 { Some(next) } else { None }
+        });
+        for (room, from, to) in gaps {
+            let room = &self.rooms.name(room);
+            fan_out::put(
+                &mut kept,
+                ToClient::Gap {
+                    room,
+                    from,
+                    to,
+                    why: Lost::Slow,
+                },
+            );
+        }
+        self.gaps += dropped;
+        self.local(slot).owed = keep as u32;
+        self.keep_owed(slot, cursor, &kept)
+    }
+
+    /// Calls `each` with every record behind the connection's cursor that concerns it, until it
+    /// returns `None`. The position behind the last one; `None`: the log has overtaken it.
+    fn each_owed(
+        &mut self,
+        slot: u32,
+        mut each: impl FnMut(&Brain, Owed, u64) -> Option<u64>,
+    ) -> Option<u64> {
+        let mut cursor = self.slots.get(slot, Field::Cursor);
+        let mut bytes = Vec::new();
+        while cursor < self.turn.read {
+            bytes.clear();
+            let next = self.log.next(cursor, &mut bytes).ok()??;
+            cursor = next;
+            let Some(down) = Down::decode(&bytes) else {
+                continue;
+            };
+            let mut owed = Owed::default();
+            owed.message = self.frames_for(slot, &down, &mut owed.bytes);
+            owed.answer = match owed.message {
+                Some(_) => answer_len(&owed.bytes),
+                None => owed.bytes.len(),
+            };
+            if !owed.bytes.is_empty() && each(self, owed, next).is_none() {
+                break;
+            }
+        }
+        Some(cursor)
+    }
+
+    fn keep_owed(&mut self, slot: u32, cursor: Option<u64>, frames: &[u8]) -> bool {
+        let Some(cursor) = cursor else {
+            self.begin_close(slot, CloseReason::TooSlow);
+            return false;
+        };
+        let Some(meta) = self.slots.meta(slot) else {
+            return false;
+        };
+        let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
+        if protocol::output::Output::put(&mut out, frames).is_err() {
+            out.abandon();
+            self.finish(slot, CloseReason::Overloaded);
+            return false;
+        }
+        let caught_up = cursor >= self.turn.read;
+        let mut record = Record::new();
+        buffers::change_output(&out, &self.slots, slot, &mut record);
+        Slots::change(&mut record, slot, Field::Cursor, cursor);
+        Slots::change(
+            &mut record,
+            slot,
+            Field::Meta,
+            meta.with(Flag::Lagging, !caught_up).pack(),
+        );
+        self.journal.commit(&mut record);
+        out.settle();
+        let local = self.local(slot);
+        local.owed = local.owed.saturating_sub(frames.len() as u32);
+        if caught_up {
+            (local.lagging, local.owed) = (false, 0);
+        }
+        true
+    }
+
+    /// Those who lag: too much waits for one, or the log is about to overtake it.
+    fn mind_the_lagging(&mut self) {
+        let oldest = self.log.oldest();
+        let near = oldest + (self.turn.read - oldest.min(self.turn.read)) / 4;
+        let mut lagging = std::mem::take(&mut self.lagging);
+        lagging.retain(|&slot| {
+            if !self.local(slot).lagging {
+                return false;
+            }
+            if self.local(slot).owed as usize > self.settings.rooms.slow_bytes {
+                match self.settings.rooms.slow {
+                    Slow::Gap => {
+                        self.drop_oldest(slot);
+                    }
+                    Slow::Close => self.begin_close(slot, CloseReason::TooSlow),
+                }
+            } else if oldest > 0 && self.slots.get(slot, Field::Cursor) < near {
+                self.materialise(slot, usize::MAX);
+            }
+            self.local(slot).lagging
+        });
+        lagging.append(&mut self.lagging);
+        self.lagging = lagging;
+    }
+}
+
+/// What one record means to a connection.
+#[derive(Debug, Default)]
+struct Owed {
+    /// An answer first, then a message: either may be missing.
+    bytes: Vec<u8>,
+    answer: usize,
+    message: Option<(RoomIx, Position)>,
+}
+
+/// Of two frames or one, of which the last is a message: the bytes before it.
+fn answer_len(bytes: &[u8]) -> usize {
+    let first = match bytes.get(1).copied() {
+        Some(126) => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+        Some(n) if n < 126 => 2 + usize::from(n),
+        _ => bytes.len(),
+    };
+    if first < bytes.len() { first } else { 0 }
+}

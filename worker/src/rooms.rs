@@ -1,0 +1,501 @@
+//! The rooms that this worker holds, and who is in them.
+//!
+//! A worker holds a room from the log record [`Opened`](protocol::record::Down::Opened) that
+//! answers its first join until it has told the master that nobody is left. Rooms and memberships
+//! ("cells") are words in the state; the lists through which they are found are this brain's, and
+//! the next brain makes its own from the words ([`Rooms::new`]).
+
+use std::sync::atomic::Ordering;
+
+use protocol::ids::Position;
+use protocol::journal::{Record, Word};
+use rustc_hash::FxHashMap;
+
+use crate::slots::{Field, Slots};
+use crate::state::{CELLS, Head, MAX_CELLS, MAX_ROOMS, ROOMS, State};
+
+/// slot + 1 and room · join offset · next cell of the connection + 1 · unused
+pub const CELL_WORDS: usize = 4;
+
+/// number at the master + 1 and length of the name · epoch · last offset · total · the name
+pub const ROOM_WORDS: usize = 32;
+
+/// Bytes of a room's name at most (DESIGN: 200 bytes of UTF-8).
+pub const MAX_NAME: usize = (ROOM_WORDS - 4) * 8;
+
+/// A room's place in this worker's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoomIx(u32);
+
+/// One subscriber of a room.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    pub slot: u32,
+    cell: u32,
+    /// It joined at this offset: messages behind it are for it.
+    pub after: u64,
+}
+
+/// There is no room for another room or membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+#[derive(Debug, Default)]
+struct Room {
+    members: Vec<Member>,
+    dirty: bool,
+}
+
+#[derive(Debug)]
+pub struct Rooms {
+    state: State,
+    rooms: Vec<Room>,
+    by_number: FxHashMap<u32, u32>,
+    by_name: FxHashMap<Box<[u8]>, u32>,
+    /// For each cell, where in its room's members it is.
+    places: Vec<u32>,
+    free_rooms: Vec<u32>,
+    free_cells: Vec<u32>,
+    /// Rooms whose count has changed since the master was told.
+    dirty: Vec<u32>,
+    held: u32,
+}
+
+impl Rooms {
+    /// The rooms as the brain before left them. Cells that name no live slot or room are dropped.
+    #[must_use]
+    pub fn new(state: State, slots: &Slots) -> Rooms {
+        let mut rooms = Rooms {
+            rooms: Vec::new(),
+            by_number: FxHashMap::default(),
+            by_name: FxHashMap::default(),
+            places: Vec::new(),
+            free_rooms: Vec::new(),
+            free_cells: Vec::new(),
+            dirty: Vec::new(),
+            held: 0,
+            state,
+        };
+        let used = (rooms.state.get(Head::RoomsUsed) as u32).min(MAX_ROOMS);
+        for ix in 0..used {
+            rooms.rooms.push(Room::default());
+            if rooms.load(room_word(ix, 0)) == 0 {
+                rooms.free_rooms.push(ix);
+            } else {
+                rooms.by_number.insert(rooms.number(RoomIx(ix)), ix);
+                rooms.by_name.insert(rooms.name(RoomIx(ix)).into(), ix);
+                rooms.held += 1;
+                rooms.mark_dirty(ix);
+            }
+        }
+        let used = (rooms.state.get(Head::CellsUsed) as u32).min(MAX_CELLS);
+        rooms.places = vec![0; used as usize];
+        for cell in 0..used {
+            let owner = rooms.load(cell_word(cell, 0));
+            let (slot, ix) = ((owner as u32).wrapping_sub(1), (owner >> 32) as u32);
+            let held = rooms.rooms.len() > ix as usize && rooms.load(room_word(ix, 0)) != 0;
+            if owner == 0 || !held || slots.meta(slot).is_none() {
+                rooms.store(cell_word(cell, 0), 0);
+                rooms.free_cells.push(cell);
+            } else {
+                rooms.enter(ix, slot, cell, rooms.load(cell_word(cell, 1)));
+            }
+        }
+        rooms
+    }
+
+    #[must_use]
+    pub fn held(&self) -> u32 {
+        self.held
+    }
+
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<RoomIx> {
+        self.by_name.get(name).copied().map(RoomIx)
+    }
+
+    /// All rooms that are held.
+    #[must_use]
+    pub fn all(&self) -> Vec<RoomIx> {
+        self.by_number.values().copied().map(RoomIx).collect()
+    }
+
+    /// By its number at the master.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<RoomIx> {
+        self.by_number.get(&number).copied().map(RoomIx)
+    }
+
+    #[must_use]
+    pub fn number(&self, room: RoomIx) -> u32 {
+        (self.load(room_word(room.0, 0)) as u32).wrapping_sub(1)
+    }
+
+    #[must_use]
+    pub fn name(&self, room: RoomIx) -> Vec<u8> {
+        let len = ((self.load(room_word(room.0, 0)) >> 32) as usize).min(MAX_NAME);
+        let mut name = vec![0; len];
+        self.state
+            .segment()
+            .copy_out(room_word(room.0, 4) * 8, &mut name);
+        name
+    }
+
+    /// The last position of the room that this worker has read in the log.
+    #[must_use]
+    pub fn position(&self, room: RoomIx) -> Position {
+        Position {
+            epoch: self.load(room_word(room.0, 1)),
+            offset: self.load(room_word(room.0, 2)),
+        }
+    }
+
+    /// A message of the room was read. Repeating it changes nothing, so it needs no journal.
+    pub fn advance(&mut self, room: RoomIx, offset: u64) {
+        self.store(room_word(room.0, 2), offset);
+    }
+
+    /// Connections in the room on all workers, as the master last said.
+    #[must_use]
+    pub fn total(&self, room: RoomIx) -> u32 {
+        (self.load(room_word(room.0, 3)) as u32).max(self.members(room).len() as u32)
+    }
+
+    pub fn set_total(&mut self, room: RoomIx, total: u32) {
+        self.store(room_word(room.0, 3), total.into());
+    }
+
+    #[must_use]
+    pub fn members(&self, room: RoomIx) -> &[Member] {
+        &self.rooms[room.0 as usize].members
+    }
+
+    /// From here on the room is held (once the record is committed).
+    pub fn hold(
+        &mut self,
+        record: &mut Record,
+        number: u32,
+        position: Position,
+        total: u32,
+        name: &[u8],
+    ) -> Result<RoomIx, TableFull> {
+        if name.len() > MAX_NAME {
+            return Err(TableFull);
+        }
+        let ix = match self.free_rooms.pop() {
+            Some(ix) => ix,
+            None if self.rooms.len() < MAX_ROOMS as usize => {
+                self.rooms.push(Room::default());
+                self.state.set(Head::RoomsUsed, self.rooms.len() as u64);
+                self.rooms.len() as u32 - 1
+            }
+            None => return Err(TableFull),
+        };
+        self.state.segment().copy_in(room_word(ix, 4) * 8, name);
+        change(
+            record,
+            room_word(ix, 0),
+            (u64::from(number) + 1) | (name.len() as u64) << 32,
+        );
+        change(record, room_word(ix, 1), position.epoch);
+        change(record, room_word(ix, 2), position.offset);
+        change(record, room_word(ix, 3), total.into());
+        self.by_number.insert(number, ix);
+        self.by_name.insert(name.into(), ix);
+        self.held += 1;
+        Ok(RoomIx(ix))
+    }
+
+    /// Nobody is in it and the master has been told: it is held no more (once committed).
+    pub fn drop_room(&mut self, record: &mut Record, room: RoomIx) {
+        debug_assert!(self.members(room).is_empty());
+        self.by_number.remove(&self.number(room));
+        self.by_name.remove(self.name(room).as_slice());
+        change(record, room_word(room.0, 0), 0);
+        self.free_rooms.push(room.0);
+        self.held -= 1;
+    }
+
+    /// The connection becomes a member behind `after`. It is not one yet.
+    pub fn join(
+        &mut self,
+        record: &mut Record,
+        slots: &Slots,
+        slot: u32,
+        room: RoomIx,
+        after: u64,
+    ) -> Result<(), TableFull> {
+        let cell = match self.free_cells.pop() {
+            Some(cell) => cell,
+            None if self.places.len() < MAX_CELLS as usize => {
+                self.places.push(0);
+                self.state.set(Head::CellsUsed, self.places.len() as u64);
+                self.places.len() as u32 - 1
+            }
+            None => return Err(TableFull),
+        };
+        let cells = slots.get(slot, Field::Cells);
+        change(
+            record,
+            cell_word(cell, 0),
+            (u64::from(slot) + 1) | u64::from(room.0) << 32,
+        );
+        change(record, cell_word(cell, 1), after);
+        change(record, cell_word(cell, 2), cells & 0xffff_ffff);
+        let count = (cells >> 32) + 1;
+        Slots::change(
+            record,
+            slot,
+            Field::Cells,
+            (u64::from(cell) + 1) | count << 32,
+        );
+        self.enter(room.0, slot, cell, after);
+        Ok(())
+    }
+
+    /// The connection is a member no more. `false`: it was none.
+    pub fn leave(&mut self, record: &mut Record, slots: &Slots, slot: u32, room: RoomIx) -> bool {
+        let cells = slots.get(slot, Field::Cells);
+        let mut before = None;
+        let mut at = cells as u32;
+        while let Some(cell) = at.checked_sub(1) {
+            let next = self.load(cell_word(cell, 2)) as u32;
+            if (self.load(cell_word(cell, 0)) >> 32) as u32 == room.0 {
+                let count = (cells >> 32) - 1;
+                let first = match before {
+                    None => next,
+                    Some(before) => {
+                        change(record, cell_word(before, 2), next.into());
+                        cells as u32
+                    }
+                };
+                Slots::change(record, slot, Field::Cells, u64::from(first) | count << 32);
+                change(record, cell_word(cell, 0), 0);
+                self.exit(room.0, cell);
+                return true;
+            }
+            (before, at) = (Some(cell), next);
+        }
+        false
+    }
+
+    /// How many rooms the connection is in.
+    #[must_use]
+    pub fn count_of(&self, slots: &Slots, slot: u32) -> u32 {
+        (slots.get(slot, Field::Cells) >> 32) as u32
+    }
+
+    /// The rooms that a connection is in, each with the offset at which it joined.
+    #[must_use]
+    pub fn rooms_of(&self, slots: &Slots, slot: u32) -> Vec<(RoomIx, u64)> {
+        let mut rooms = Vec::new();
+        let mut at = slots.get(slot, Field::Cells) as u32;
+        while let Some(cell) = at.checked_sub(1) {
+            if rooms.len() >= self.places.len() || cell as usize >= self.places.len() {
+                break; // a loop in corrupt memory
+            }
+            rooms.push((
+                RoomIx((self.load(cell_word(cell, 0)) >> 32) as u32),
+                self.load(cell_word(cell, 1)),
+            ));
+            at = self.load(cell_word(cell, 2)) as u32;
+        }
+        rooms
+    }
+
+    #[must_use]
+    pub fn is_member(&self, slots: &Slots, slot: u32, room: RoomIx) -> bool {
+        self.rooms_of(slots, slot).iter().any(|(r, _)| *r == room)
+    }
+
+    /// A room whose count is to be told to the master, if one is.
+    #[must_use]
+    pub fn next_dirty(&self) -> Option<RoomIx> {
+        self.dirty.last().copied().map(RoomIx)
+    }
+
+    /// It has been told.
+    pub fn told(&mut self, room: RoomIx) {
+        self.rooms[room.0 as usize].dirty = false;
+        if self.dirty.last() == Some(&room.0) {
+            self.dirty.pop();
+        } else {
+            self.dirty.retain(|ix| *ix != room.0);
+        }
+    }
+
+    pub fn mark(&mut self, room: RoomIx) {
+        self.mark_dirty(room.0);
+    }
+
+    fn mark_dirty(&mut self, ix: u32) {
+        if !std::mem::replace(&mut self.rooms[ix as usize].dirty, true) {
+            self.dirty.push(ix);
+        }
+    }
+
+    fn enter(&mut self, ix: u32, slot: u32, cell: u32, after: u64) {
+        let members = &mut self.rooms[ix as usize].members;
+        self.places[cell as usize] = members.len() as u32;
+        members.push(Member { slot, cell, after });
+        self.mark_dirty(ix);
+    }
+
+    fn exit(&mut self, ix: u32, cell: u32) {
+        let members = &mut self.rooms[ix as usize].members;
+        let place = self.places[cell as usize] as usize;
+        members.swap_remove(place);
+        if let Some(moved) = members.get(place) {
+            self.places[moved.cell as usize] = place as u32;
+        }
+        self.free_cells.push(cell);
+        self.mark_dirty(ix);
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        self.state.segment().word(index).load(Ordering::Relaxed)
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        self.state
+            .segment()
+            .word(index)
+            .store(value, Ordering::Release);
+    }
+}
+
+fn cell_word(cell: u32, word: usize) -> usize {
+    CELLS + cell as usize * CELL_WORDS + word
+}
+
+fn room_word(room: u32, word: usize) -> usize {
+    ROOMS + room as usize * ROOM_WORDS + word
+}
+
+fn change(record: &mut Record, index: usize, value: u64) {
+    record.set(
+        Word {
+            segment: 0,
+            index: index as u32,
+        },
+        value,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::Role;
+    use protocol::journal::Journal;
+
+    use super::*;
+    use crate::slots::{Meta, Phase};
+    use crate::state::JOURNAL;
+
+    struct Fixture {
+        state: State,
+        journal: Journal,
+        slots: Slots,
+        rooms: Rooms,
+    }
+
+    fn fixture(connections: u32) -> Fixture {
+        let state = State::create().unwrap();
+        let journal = Journal::new(JOURNAL, vec![state.segment().clone()]);
+        let mut slots = Slots::new(state.clone());
+        for fd in 0..connections {
+            let slot = slots.take().unwrap();
+            slots.set_meta(slot, Meta::new(fd as i32, Phase::Rooms, Role::Public));
+        }
+        let rooms = Rooms::new(state.clone(), &slots);
+        Fixture {
+            state,
+            journal,
+            slots,
+            rooms,
+        }
+    }
+
+    impl Fixture {
+        fn step(&mut self, f: impl FnOnce(&mut Rooms, &mut Record, &Slots)) {
+            let mut record = Record::new();
+            f(&mut self.rooms, &mut record, &self.slots);
+            self.journal.commit(&mut record);
+        }
+    }
+
+    const ORIGIN: Position = Position {
+        epoch: 1,
+        offset: 0,
+    };
+
+    /// Random joins and leaves against sets, with a new brain now and then.
+    #[test]
+    fn members_are_as_they_joined_and_left_over_brains() {
+        let mut f = fixture(20);
+        for number in 0..10u32 {
+            let name = format!("room {number}");
+            f.step(|rooms, record, _| {
+                rooms
+                    .hold(record, number + 100, ORIGIN, 0, name.as_bytes())
+                    .unwrap();
+            });
+        }
+        let mut model = vec![std::collections::BTreeSet::new(); 10];
+        let mut seed = 3u64;
+        for turn in 0..4000 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let (slot, number) = ((seed >> 33) as u32 % 20, (seed >> 40) as u32 % 10);
+            let room = f.rooms.numbered(number + 100).unwrap();
+            let member = f.rooms.is_member(&f.slots, slot, room);
+            assert_eq!(member, model[number as usize].contains(&slot));
+            if member {
+                f.step(|rooms, record, slots| assert!(rooms.leave(record, slots, slot, room)));
+                model[number as usize].remove(&slot);
+            } else {
+                f.step(|rooms, record, slots| rooms.join(record, slots, slot, room, turn).unwrap());
+                model[number as usize].insert(slot);
+            }
+            if turn % 500 == 0 {
+                f.rooms = Rooms::new(f.state.clone(), &f.slots);
+            }
+        }
+        for (number, members) in model.iter().enumerate() {
+            let room = f.rooms.find(format!("room {number}").as_bytes()).unwrap();
+            let mut now: Vec<u32> = f.rooms.members(room).iter().map(|m| m.slot).collect();
+            now.sort_unstable();
+            assert!(now.iter().eq(members.iter()));
+        }
+        for slot in 0..20 {
+            let count = model.iter().filter(|m| m.contains(&slot)).count();
+            assert_eq!(f.rooms.count_of(&f.slots, slot) as usize, count);
+            assert_eq!(f.rooms.rooms_of(&f.slots, slot).len(), count);
+        }
+    }
+
+    #[test]
+    fn a_room_that_is_dropped_is_gone_and_its_place_is_used_again() {
+        let mut f = fixture(1);
+        f.step(|rooms, record, _| {
+            rooms.hold(record, 5, ORIGIN, 0, b"a").unwrap();
+        });
+        let room = f.rooms.find(b"a").unwrap();
+        f.step(|rooms, record, slots| rooms.join(record, slots, 0, room, 0).unwrap());
+        assert_eq!(f.rooms.next_dirty(), Some(room));
+        f.rooms.told(room);
+        assert_eq!(f.rooms.next_dirty(), None);
+        f.step(|rooms, record, slots| assert!(rooms.leave(record, slots, 0, room)));
+        assert_eq!(f.rooms.next_dirty(), Some(room));
+        f.rooms.told(room);
+        f.step(|rooms, record, _| rooms.drop_room(record, room));
+        assert_eq!(
+            (f.rooms.find(b"a"), f.rooms.numbered(5), f.rooms.held()),
+            (None, None, 0)
+        );
+        f.step(|rooms, record, _| {
+            assert_eq!(rooms.hold(record, 6, ORIGIN, 0, b"b"), Ok(room));
+        });
+        assert_eq!(f.rooms.name(room), b"b");
+    }
+}

@@ -1,0 +1,409 @@
+//! Connections as data: one slot of words each, in the worker's state. Everything that is needed
+//! to go on with a connection is here, and in the buffers that its words name.
+//!
+//! Streams are counted from the connection's first byte. Input: `Parsed` ≤ `Consumed`, what lies
+//! between is unread and in the input extent, whose first byte has number `InBase`. Output:
+//! `Written` ≤ `Produced`, what lies between waits in the output extent, whose first byte has
+//! number `OutBase`. So a `read` or a `write` is noted by one store, and what the kernel did for a
+//! brain that died before its store is found by the kernel's own counts.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use protocol::ids::{Cid, Role};
+use protocol::journal::{Record, Word};
+
+use crate::close::CloseReason;
+use crate::state::{Head, MAX_SLOTS, SLOTS, State};
+
+pub const SLOT_WORDS: usize = 24;
+
+/// The words of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Field {
+    /// [`Meta`]; 0: the slot is free.
+    Meta,
+    Cid,
+    /// `SO_COOKIE`: the connection, whatever its fd's number.
+    Cookie,
+    Consumed,
+    Parsed,
+    InExtent,
+    InBase,
+    Written,
+    Produced,
+    OutExtent,
+    OutBase,
+    /// A message (or a request's body) that is being put together.
+    MessageExtent,
+    MessageLen,
+    /// The session's own words, by phase.
+    Session0,
+    Session1,
+    Session2,
+    /// The log position up to which it was given what concerns it.
+    Cursor,
+    /// When its last byte arrived (ms, monotonic).
+    Heard,
+    /// What the phase's deadline is counted from: the head's or body's begin, our ping, our Close,
+    /// the end of the answer.
+    Since,
+    /// Since when it has taken nothing of what waits for it; 0: nothing waits.
+    Stalled,
+    /// Its first membership + 1, and how many there are.
+    Cells,
+    PeerHigh,
+    PeerLow,
+    /// The peer's port, and small counts.
+    Misc,
+}
+
+const _: () = assert!(Field::Misc as usize + 1 == SLOT_WORDS);
+
+/// What a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// A PROXY header comes first.
+    Proxy = 1,
+    Http,
+    Echo,
+    Rooms,
+    /// All is said: the output goes out, then our FIN, then the peer's end is awaited.
+    Closing,
+}
+
+/// Facts that are true or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Flag {
+    /// The master waits for the acknowledgement: not a byte may be read.
+    Unacked = 1,
+    /// Answer 503.
+    Refuse = 2,
+    /// After the PROXY header, give it back.
+    Return = 4,
+    /// It is owed something from the log, from its cursor on.
+    Lagging = 8,
+    /// It has asked for a room that this worker does not hold yet; its input waits.
+    Opening = 16,
+    /// Our ping waits for any byte.
+    Pinged = 32,
+    /// The peer has ended its stream.
+    PeerEnded = 64,
+    /// We have ended ours.
+    WeEnded = 128,
+    /// It was told to go away (`bye`, Close).
+    Leaving = 256,
+    /// It is given back and not touched again, unless it is refused.
+    Given = 512,
+}
+
+/// The first word of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub fd: RawFd,
+    pub phase: Phase,
+    pub role: Role,
+    /// Why it is being closed, once it is.
+    pub reason: Option<CloseReason>,
+    flags: u16,
+}
+
+impl Meta {
+    #[must_use]
+    pub fn new(fd: RawFd, phase: Phase, role: Role) -> Meta {
+        Meta {
+            fd,
+            phase,
+            role,
+            reason: None,
+            flags: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn has(self, flag: Flag) -> bool {
+        self.flags & flag as u16 != 0
+    }
+
+    #[must_use]
+    pub fn with(mut self, flag: Flag, on: bool) -> Meta {
+        self.flags = if on {
+            self.flags | flag as u16
+        } else {
+            self.flags & !(flag as u16)
+        };
+        self
+    }
+
+    #[must_use]
+    pub fn in_phase(mut self, phase: Phase) -> Meta {
+        self.phase = phase;
+        self
+    }
+
+    /// It is being closed. The first reason counts.
+    #[must_use]
+    pub fn because(mut self, reason: CloseReason) -> Meta {
+        self.reason = self.reason.or(Some(reason));
+        self
+    }
+
+    /// fd + 1 (31 bits) · role (1) · phase (8) · reason + 1 (8) · flags (16)
+    #[must_use]
+    pub fn pack(self) -> u64 {
+        (self.fd as u64 + 1)
+            | u64::from(self.role == Role::Admin) << 31
+            | (self.phase as u64) << 32
+            | self.reason.map_or(0, |r| r as u64 + 1) << 40
+            | u64::from(self.flags) << 48
+    }
+
+    #[must_use]
+    pub fn unpack(word: u64) -> Option<Meta> {
+        let fd = ((word & 0x7fff_ffff) as RawFd)
+            .checked_sub(1)
+            .filter(|fd| *fd >= 0)?;
+        let phase = match (word >> 32) as u8 {
+            1 => Phase::Proxy,
+            2 => Phase::Http,
+            3 => Phase::Echo,
+            4 => Phase::Rooms,
+            5 => Phase::Closing,
+            _ => return None,
+        };
+        let role = if word >> 31 & 1 == 1 {
+            Role::Admin
+        } else {
+            Role::Public
+        };
+        let reason = match (word >> 40) as u8 {
+            0 => None,
+            r => Some(CloseReason::from_u8(r - 1)?),
+        };
+        Some(Meta {
+            fd,
+            phase,
+            role,
+            reason,
+            flags: (word >> 48) as u16,
+        })
+    }
+
+    /// Its socket. The slot owns it; it is closed through [`Slots::release`] only.
+    #[must_use]
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        // SAFETY: the slot owns this open fd for as long as it names it.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+/// All slots, and which are free.
+#[derive(Debug)]
+pub struct Slots {
+    state: State,
+    free: Vec<u32>,
+    untold: Vec<(Cid, u32)>,
+    used: u32,
+    live: u32,
+}
+
+impl Slots {
+    /// The slots as the brain before left them.
+    #[must_use]
+    pub fn new(state: State) -> Slots {
+        let used = (state.get(Head::SlotsUsed) as u32).min(MAX_SLOTS);
+        let mut slots = Slots {
+            state,
+            free: Vec::new(),
+            untold: Vec::new(),
+            used,
+            live: 0,
+        };
+        for slot in (0..used).rev() {
+            match slots.get(slot, Field::Meta) {
+                0 if slots.get(slot, Field::Cid) == 0 => slots.free.push(slot),
+                0 => slots.untold.push((slots.cid(slot), slot)),
+                _ => slots.live += 1,
+            }
+        }
+        slots
+    }
+
+    /// Slots that were ever used: those in use are among `0..used`.
+    #[must_use]
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Connections held.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// A free slot; it is taken once a record sets its `Meta`.
+    pub fn take(&mut self) -> Option<u32> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.used < MAX_SLOTS => {
+                self.used += 1;
+                self.state.set(Head::SlotsUsed, self.used.into());
+                self.used - 1
+            }
+            None => return None,
+        };
+        self.live += 1;
+        Some(slot)
+    }
+
+    /// The slot gives up its fd's number, which its caller then closes: in this order, or the next
+    /// fd of that number would answer for it. It is free once the master has been told.
+    pub fn release(&mut self, slot: u32) {
+        self.set(slot, Field::Meta, 0);
+        self.live -= 1;
+        self.untold.push((self.cid(slot), slot));
+    }
+
+    /// Connections that are gone and of which the master has not been told, each with its slot.
+    #[must_use]
+    pub fn untold(&self) -> &[(Cid, u32)] {
+        &self.untold
+    }
+
+    /// The master has been told of the first `count` of them.
+    pub fn told(&mut self, count: usize) {
+        for (_, slot) in self.untold.drain(..count) {
+            self.state
+                .segment()
+                .word(Slots::word(slot, Field::Cid).index as usize)
+                .store(0, Ordering::Release);
+            self.free.push(slot);
+        }
+    }
+
+    #[must_use]
+    pub fn word(slot: u32, field: Field) -> Word {
+        Word {
+            segment: 0,
+            index: (SLOTS + slot as usize * SLOT_WORDS + field as usize) as u32,
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, slot: u32, field: Field) -> u64 {
+        self.state
+            .segment()
+            .word(Slots::word(slot, field).index as usize)
+            .load(Ordering::Relaxed)
+    }
+
+    /// One word, changed by itself.
+    pub fn set(&self, slot: u32, field: Field, value: u64) {
+        let index = Slots::word(slot, field).index as usize;
+        self.state
+            .segment()
+            .word(index)
+            .store(value, Ordering::Release);
+    }
+
+    /// `None`: the slot is free, or corrupt.
+    #[must_use]
+    pub fn meta(&self, slot: u32) -> Option<Meta> {
+        Meta::unpack(self.get(slot, Field::Meta))
+    }
+
+    pub fn set_meta(&self, slot: u32, meta: Meta) {
+        self.set(slot, Field::Meta, meta.pack());
+    }
+
+    #[must_use]
+    pub fn cid(&self, slot: u32) -> Cid {
+        Cid(self.get(slot, Field::Cid))
+    }
+
+    /// Bytes that have been produced and not written.
+    #[must_use]
+    pub fn pending(&self, slot: u32) -> usize {
+        (self.get(slot, Field::Produced) - self.get(slot, Field::Written)) as usize
+    }
+
+    /// Puts a word of a slot into a record.
+    pub fn change(record: &mut Record, slot: u32, field: Field, value: u64) {
+        record.set(Slots::word(slot, field), value);
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn peer(&self, slot: u32) -> SocketAddr {
+        let high = u128::from(self.get(slot, Field::PeerHigh));
+        let low = u128::from(self.get(slot, Field::PeerLow));
+        let ip = Ipv6Addr::from_bits(high << 64 | low).to_canonical();
+        SocketAddr::new(ip, self.get(slot, Field::Misc) as u16)
+    }
+
+    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr) {
+        let ip = match peer.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Slots::change(record, slot, Field::PeerHigh, (ip.to_bits() >> 64) as u64);
+        Slots::change(record, slot, Field::PeerLow, ip.to_bits() as u64);
+        Slots::change(record, slot, Field::Misc, peer.port().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_comes_back() {
+        let meta = Meta::new(19_999, Phase::Rooms, Role::Admin)
+            .with(Flag::Lagging, true)
+            .with(Flag::Leaving, true)
+            .with(Flag::Lagging, false);
+        assert_eq!(Meta::unpack(meta.pack()), Some(meta));
+        let meta = Meta {
+            reason: Some(CloseReason::BadUtf8),
+            ..Meta::new(0, Phase::Closing, Role::Public)
+        };
+        assert_eq!(Meta::unpack(meta.pack()), Some(meta));
+        assert_eq!(Meta::unpack(0), None);
+        assert_eq!(Meta::unpack(1 | 6 << 32), None);
+    }
+
+    #[test]
+    fn addresses_come_back() {
+        let state = State::create().unwrap();
+        let mut slots = Slots::new(state.clone());
+        let slot = slots.take().unwrap();
+        let journal =
+            protocol::journal::Journal::new(crate::state::JOURNAL, vec![state.segment().clone()]);
+        for peer in ["127.0.0.9:65535", "[2001:db8::1]:1"] {
+            let peer: SocketAddr = peer.parse().unwrap();
+            let mut record = Record::new();
+            Slots::change_peer(&mut record, slot, peer);
+            journal.commit(&mut record);
+            assert_eq!(slots.peer(slot), peer);
+        }
+    }
+
+    #[test]
+    fn a_new_brain_finds_what_is_used() {
+        let state = State::create().unwrap();
+        let mut slots = Slots::new(state.clone());
+        let taken: Vec<_> = (0..5).map(|_| slots.take().unwrap()).collect();
+        for &slot in &taken {
+            slots.set_meta(slot, Meta::new(3, Phase::Http, Role::Public));
+        }
+        slots.release(taken[2]);
+        slots.told(1);
+        let mut again = Slots::new(state);
+        assert_eq!((again.used(), again.live()), (5, 4));
+        assert_eq!(again.take(), Some(taken[2]));
+    }
+}
