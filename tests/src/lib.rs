@@ -1,1 +1,25 @@
-//! Runs the real processes and waits for conditions.
+//! Runs the real processes, talks to them over real sockets and waits for conditions.
+//!
+//! 1. [`baton`]: a daemon of the test's own, in a run directory of its own, on ports that the
+//!    kernel chose. When it is dropped, every process of it must be gone.
+//! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
+//! 3. [`http`], [`websocket`], [`rooms`]: clients, each with a deadline on every read.
+//! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
+//! 5. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
+//!
+//! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
+//! the clients of `tests/clients`, which are written in other languages, against a daemon.
+
+pub mod baton;
+pub mod http;
+pub mod process;
+pub mod programs;
+pub mod rooms;
+pub mod socket;
+pub mod status;
+pub mod temp;
+pub mod wait;
+pub mod websocket;
+
+pub use baton::{Baton, Builder};
+pub use wait::{DEADLINE, eventually};

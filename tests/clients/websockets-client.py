@@ -1,0 +1,103 @@
+"""Python's `websockets` as a client.
+
+    BATON_URL=http://127.0.0.1:8000 python tests/clients/websockets-client.py
+
+Prints a line per check, as TAP does, and exits 1 if one failed.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import traceback
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+URL = os.environ["BATON_URL"].replace("http", "ws", 1)
+DEADLINE = 30
+failed = 0
+
+
+async def every_size_comes_back():
+    async with connect(URL + "/echo", max_size=None) as socket:
+        for size in (0, 1, 125, 126, 65_535, 65_536, 1 << 20, 16 << 20):
+            message = os.urandom(size)
+            await socket.send(message)
+            assert await socket.recv() == message, size
+        await socket.send("häß 你好 🎉")
+        assert await socket.recv() == "häß 你好 🎉"
+
+
+async def fragments_come_back_whole():
+    async with connect(URL + "/echo") as socket:
+        await socket.send(part for part in ["one ", "two ", "", "three"])
+        assert await socket.recv() == "one two three"
+
+
+async def a_ping_is_answered():
+    async with connect(URL + "/echo") as socket:
+        await (await socket.ping(b"are you there?"))
+
+
+async def too_large_is_closed_1009():
+    async with connect(URL + "/echo", max_size=None) as socket:
+        try:
+            await socket.send(bytes((16 << 20) + 1))
+            await socket.recv()
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None and closed.rcvd.code == 1009, closed
+        else:
+            raise AssertionError("it was not closed")
+
+
+async def rooms_cross_workers():
+    async with connect(URL + "/rooms") as one, connect(URL + "/rooms") as two:
+        hello = [json.loads(await socket.recv())["hello"] for socket in (one, two)]
+        if os.environ.get("BATON_WORKERS") != "1":
+            assert hello[0]["worker"] != hello[1]["worker"], hello
+        for socket in (one, two):
+            await socket.send('{"id":"j","join":"py"}')
+            assert "ok" in json.loads(await socket.recv())
+        await one.send('{"id":"s","send":"py","data":{"text":"häß 你好 🎉","n":12345678901234567890}}')
+        reply = json.loads(await one.recv())
+        assert reply["id"] == "s", reply
+        own, other = json.loads(await one.recv()), json.loads(await two.recv())
+        assert own == other, (own, other)
+        assert other["pos"] == reply["ok"]["pos"]
+        assert other["from"] == hello[0]["cid"]
+        assert other["data"] == {"text": "häß 你好 🎉", "n": 12345678901234567890}, other
+
+
+async def an_unknown_path_is_refused():
+    try:
+        async with connect(URL + "/nowhere"):
+            raise AssertionError("it was taken")
+    except InvalidStatus as refused:
+        assert refused.response.status_code == 404, refused
+
+
+async def main():
+    global failed
+    checks = [
+        every_size_comes_back,
+        fragments_come_back_whole,
+        a_ping_is_answered,
+        too_large_is_closed_1009,
+        rooms_cross_workers,
+        an_unknown_path_is_refused,
+    ]
+    for number, check in enumerate(checks, 1):
+        name = check.__name__.replace("_", " ")
+        try:
+            await asyncio.wait_for(check(), DEADLINE)
+            print(f"ok {number} - {name}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            print("".join(f"  # {line}\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+    print(f"1..{len(checks)}")
+
+
+asyncio.run(main())
+sys.exit(1 if failed else 0)

@@ -1,0 +1,93 @@
+// node's `ws` as a client.
+//
+//   BATON_URL=http://127.0.0.1:8000 node tests/clients/ws.mjs
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { randomBytes } from 'node:crypto';
+import WebSocket from 'ws';
+import { check, done, url } from './tap.mjs';
+
+async function open(path, protocols = []) {
+  const socket = new WebSocket(url(path), protocols);
+  const inbox = [];
+  const waiting = [];
+  socket.on('message', (data, binary) => {
+    const message = binary ? data : String(data);
+    waiting.length ? waiting.shift()(message) : inbox.push(message);
+  });
+  socket.next = () => inbox.length ? Promise.resolve(inbox.shift()) : new Promise(resolve => waiting.push(resolve));
+  await once(socket, 'open');
+  return socket;
+}
+
+async function close(socket, code = 1000) {
+  socket.close(code);
+  const [got] = await once(socket, 'close');
+  assert.equal(got, code);
+}
+
+await check('messages of every size come back', async () => {
+  const socket = await open('/echo');
+  for (const size of [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20, 16 << 20]) {
+    const message = randomBytes(size);
+    socket.send(message);
+    const echo = await socket.next();
+    assert(message.equals(echo), `${size} bytes were altered`);
+  }
+  socket.send('häß 你好 🎉');
+  assert.equal(await socket.next(), 'häß 你好 🎉');
+  await close(socket);
+});
+
+await check('a thousand messages at once come back in order', async () => {
+  const socket = await open('/echo');
+  for (let i = 0; i < 1000; i++) socket.send(`${i}`);
+  for (let i = 0; i < 1000; i++) assert.equal(await socket.next(), `${i}`);
+  await close(socket, 3000);
+});
+
+await check('a fragmented message comes back whole, with a ping inside', async () => {
+  const socket = await open('/echo');
+  const pong = once(socket, 'pong');
+  socket.send('one ', { fin: false });
+  socket.ping('inside');
+  socket.send('two ', { fin: false });
+  socket.send('three', { fin: true });
+  assert.equal(await socket.next(), 'one two three');
+  assert.equal(String((await pong)[0]), 'inside');
+  await close(socket);
+});
+
+await check('200 clients in one room see one order', async () => {
+  const clients = await Promise.all(Array.from({ length: 200 }, () => open('/rooms', 'rooms.v1.json')));
+  const workers = new Set();
+  for (const client of clients) {
+    assert.equal(client.protocol, 'rooms.v1.json');
+    workers.add(JSON.parse(await client.next()).hello.worker);
+  }
+  assert.equal(workers.size, Number(process.env.BATON_WORKERS ?? 2), 'every worker serves some');
+  for (const client of clients) client.send('{"id":1,"join":"ws"}');
+  for (const client of clients) assert.equal(JSON.parse(await client.next()).id, 1);
+  for (const [i, client] of clients.entries()) client.send(JSON.stringify({ send: 'ws', data: i }));
+  const orders = await Promise.all(clients.map(async client => {
+    const order = [];
+    while (order.length < clients.length) order.push(JSON.parse(await client.next()));
+    return order;
+  }));
+  for (const order of orders) assert.deepEqual(order, orders[0]);
+  assert.deepEqual(orders[0].map(({ data }) => data).sort((a, b) => a - b), clients.map((_, i) => i));
+  const offsets = orders[0].map(({ pos }) => Number(pos.split(':')[1]));
+  offsets.forEach((offset, i) => assert.equal(offset, offsets[0] + i));
+  await Promise.all(clients.map(client => close(client)));
+}, 60);
+
+await check('an unknown subprotocol is refused', async () => {
+  const socket = new WebSocket(url('/rooms'), 'chat.v9');
+  const [, response] = await once(socket, 'unexpected-response');
+  assert.equal(response.statusCode, 400);
+  socket.on('error', () => {});
+  socket.terminate();
+});
+
+done();

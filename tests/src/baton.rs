@@ -1,0 +1,350 @@
+//! A daemon of the test's own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::process::{self, Signal};
+use crate::status::Status;
+use crate::temp::TempDir;
+use crate::wait::{self, DEADLINE};
+use crate::{eventually, programs};
+
+/// What a daemon is started with. Two workers unless said otherwise.
+#[derive(Debug)]
+pub struct Builder {
+    workers: u32,
+    config: Option<String>,
+    flags: Vec<String>,
+    environment: Vec<(String, String)>,
+    listen: bool,
+}
+
+impl Builder {
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// The text of a configuration file.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// The listeners are those of the configuration: no flags for them.
+    pub fn listeners_from_config(mut self) -> Self {
+        self.listen = false;
+        self
+    }
+
+    /// More flags for `start`.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lays out everything, and does not start it yet.
+    pub fn prepare(self) -> Baton {
+        let temp = TempDir::new();
+        let run = temp.path().join("run");
+        let config = self
+            .config
+            .as_deref()
+            .map(|text| temp.file("baton.toml", text));
+        Baton {
+            mark: format!("BATON_TEST={}", temp.path().display()),
+            public: ([127, 0, 0, 1], 0).into(),
+            admin: ([127, 0, 0, 1], 0).into(),
+            panics_expected: false,
+            builder: self,
+            temp,
+            run,
+            config,
+        }
+    }
+
+    /// Starts it; panics if it does not serve.
+    #[track_caller]
+    pub fn start(self) -> Baton {
+        let mut baton = self.prepare();
+        baton.start();
+        baton
+    }
+}
+
+/// A daemon. Dropped, it is stopped; a process of it that is then left fails the test.
+#[derive(Debug)]
+pub struct Baton {
+    builder: Builder,
+    temp: TempDir,
+    run: PathBuf,
+    config: Option<PathBuf>,
+    /// In the environment of every process of it: how they are known, whatever becomes of them.
+    mark: String,
+    /// Where clients connect.
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+    panics_expected: bool,
+}
+
+impl Baton {
+    pub fn builder() -> Builder {
+        Builder {
+            workers: 2,
+            config: None,
+            flags: Vec::new(),
+            environment: Vec::new(),
+            listen: true,
+        }
+    }
+
+    /// A daemon with two workers and the default configuration.
+    #[track_caller]
+    pub fn started() -> Baton {
+        Baton::builder().start()
+    }
+
+    /// `start` with the builder's flags, whatever comes of it.
+    pub fn try_start(&mut self) -> Output {
+        let workers = self.builder.workers.to_string();
+        let mut args = vec!["start", "--workers", &workers];
+        if self.builder.listen {
+            args.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        }
+        let config = self.config.as_ref().map(|path| path.display().to_string());
+        if let Some(config) = &config {
+            args.extend(["--config", config]);
+        }
+        args.extend(self.builder.flags.iter().map(String::as_str));
+        let output = self.run(&args);
+        if output.status.success() {
+            let status = self.status();
+            let address = |role: &str| {
+                status
+                    .listen
+                    .iter()
+                    .find_map(|(is, address)| (is == role).then_some(*address))
+            };
+            self.public = address("public").unwrap_or(self.public);
+            self.admin = address("admin").unwrap_or(self.admin);
+        }
+        output
+    }
+
+    /// `start`; panics if it does not serve.
+    #[track_caller]
+    pub fn start(&mut self) {
+        let output = self.try_start();
+        assert!(
+            output.status.success(),
+            "start failed ({}): {}{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.logs()
+        );
+    }
+
+    /// A verb of the command line on this run directory, not run yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(programs::master());
+        let (name, value) = self.mark.split_once('=').expect("NAME=VALUE");
+        command
+            .args(args)
+            .arg("--run-dir")
+            .arg(&self.run)
+            .env(name, value)
+            .envs(
+                self.builder
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end. Its output is collected in files: a daemon that keeps a pipe open
+    /// would hang whoever waits for its end, and that is a fault worth its own test.
+    pub fn run(&self, args: &[&str]) -> Output {
+        let output = TempDir::new();
+        let stdout = output.file("stdout", "");
+        let stderr = output.file("stderr", "");
+        let open = |path: &Path| fs::File::create(path).expect("a file of ours");
+        let mut child = self
+            .command(args)
+            .stdout(open(&stdout))
+            .stderr(open(&stderr))
+            .spawn()
+            .expect("baton-master runs");
+        let limit = Duration::from_secs(90);
+        let what = format!("`baton {}` ends", args.join(" "));
+        let status = wait::until(&what, limit, || child.try_wait().expect("a child of ours"));
+        Output {
+            status,
+            stdout: fs::read(stdout).expect("a file of ours"),
+            stderr: fs::read(stderr).expect("a file of ours"),
+        }
+    }
+
+    /// Runs a verb and panics unless it exits with `code`. Returns stdout and stderr.
+    #[track_caller]
+    pub fn expect(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "baton {}: {text}",
+            args.join(" ")
+        );
+        text
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        let output = self.run(&["status", "--json"]);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "status: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Status::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// Asks for the status until it is as wanted.
+    #[track_caller]
+    pub fn status_when(&self, what: &str, mut wanted: impl FnMut(&Status) -> bool) -> Status {
+        wait::until(what, DEADLINE, || {
+            Some(self.status()).filter(|status| wanted(status))
+        })
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.temp.path().join("baton.toml")
+    }
+
+    /// Writes another configuration in its place.
+    pub fn write_config(&self, text: &str) {
+        self.temp.file("baton.toml", text);
+    }
+
+    /// `master` or `worker-N`.
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.run.join("logs").join(format!("{name}.log"))
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        fs::read(self.log_file(name))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Waits for a line that holds `needle`, and returns it.
+    #[track_caller]
+    pub fn wait_for_log(&self, name: &str, needle: &str) -> String {
+        wait::until(&format!("{name}.log says {needle:?}"), DEADLINE, || {
+            self.log(name)
+                .lines()
+                .find(|line| line.contains(needle))
+                .map(str::to_owned)
+        })
+    }
+
+    /// The end of every log, to be shown with a failure.
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        let Ok(entries) = fs::read_dir(self.run.join("logs")) else {
+            return all;
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.sort();
+        for path in paths {
+            let text = fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            all += &format!("--- {}\n{}\n", path.display(), tail.join("\n"));
+        }
+        all
+    }
+
+    /// Every process of it that lives.
+    pub fn processes(&self) -> Vec<i32> {
+        process::with_environment(&self.mark).into_iter().collect()
+    }
+
+    /// No log may tell of a panic at the end; call this in a test that causes one.
+    pub fn expect_panics(&mut self) {
+        self.panics_expected = true;
+    }
+
+    fn pid(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.run.join("baton.pid")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// Ends all processes, first by the way that is fast and orderly.
+    fn end(&self) -> Result<(), String> {
+        let mine = self.processes();
+        for pid in &mine {
+            process::go_on(*pid);
+        }
+        if let Some(pid) = self.pid().filter(|pid| mine.contains(pid)) {
+            process::signal(pid, Signal::SIGINT);
+        }
+        let start = std::time::Instant::now();
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > DEADLINE {
+                for pid in &left {
+                    process::kill(*pid);
+                }
+                eventually("killed processes are gone", || self.processes().is_empty());
+                return Err(format!("processes were left after INT: {left:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        let ended = self.end();
+        let logs = self.logs();
+        if std::thread::panicking() {
+            // Captured with the test's output, and shown as it has failed.
+            println!("{logs}");
+            return;
+        }
+        if let Err(reason) = ended {
+            panic!("{reason}\n{logs}");
+        }
+        assert!(
+            self.panics_expected || !logs.contains("panicked at"),
+            "{logs}"
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! Runs a program against a daemon of its own, and ends as it ended.
+//!
+//! ```sh
+//! with-baton [--workers N] [--config FILE] PROGRAM [ARGUMENT…]
+//! ```
+//!
+//! The program finds in its environment `BATON_URL` (`http://127.0.0.1:PORT`), `BATON_ADMIN_URL`,
+//! `BATON_WORKERS` (how many there are) and `BATON_RUN_DIR`.
+
+use std::env;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use harness::Baton;
+
+fn main() -> ExitCode {
+    let mut args = env::args().skip(1).peekable();
+    let mut workers = 2;
+    let mut builder = Baton::builder();
+    while let Some(flag) = args.next_if(|arg| arg.starts_with("--")) {
+        let value = args.next().unwrap_or_default();
+        match flag.as_str() {
+            "--workers" => match value.parse() {
+                Ok(number) => workers = number,
+                Err(_) => return usage(),
+            },
+            "--config" => match fs::read_to_string(&value) {
+                Ok(text) => builder = builder.config(&text),
+                Err(error) => {
+                    eprintln!("with-baton: {value}: {error}");
+                    return ExitCode::from(2);
+                }
+            },
+            _ => return usage(),
+        }
+    }
+    let Some(program) = args.next() else {
+        return usage();
+    };
+    let baton = builder.workers(workers).start();
+    let status = Command::new(&program)
+        .args(args)
+        .env("BATON_URL", format!("http://{}", baton.public))
+        .env("BATON_ADMIN_URL", format!("http://{}", baton.admin))
+        .env("BATON_WORKERS", workers.to_string())
+        .env("BATON_RUN_DIR", baton.run_dir())
+        .status();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) => {
+            eprintln!("with-baton: {program}: {status}\n{}", baton.logs());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("with-baton: {program}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: with-baton [--workers N] [--config FILE] PROGRAM [ARGUMENT...]");
+    ExitCode::from(2)
+}

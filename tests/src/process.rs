@@ -1,0 +1,135 @@
+//! Processes, by their pid: signals to them, and what `/proc` says of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::signal;
+use nix::unistd::Pid;
+
+pub use nix::sys::signal::Signal;
+
+/// Sends a signal; a process that is gone already is no fault.
+#[track_caller]
+pub fn signal(pid: i32, signal: Signal) {
+    assert!(pid > 1, "{pid} is no process of ours");
+    match signal::kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => panic!("cannot send {signal} to {pid}: {error}"),
+    }
+}
+
+#[track_caller]
+pub fn kill(pid: i32) {
+    signal(pid, Signal::SIGKILL);
+}
+
+/// Stops it, and returns when every thread of it has stopped.
+#[track_caller]
+pub fn stop(pid: i32) {
+    signal(pid, Signal::SIGSTOP);
+    crate::eventually(&format!("{pid} is stopped"), || state(pid) == Some('T'));
+}
+
+#[track_caller]
+pub fn go_on(pid: i32) {
+    signal(pid, Signal::SIGCONT);
+}
+
+/// Is there such a process, other than as a zombie?
+pub fn is_alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// The letter of its state: R, S, D, T, Z …
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Fds that it has open; 0 if it is gone.
+pub fn fds(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// What its fds are (`socket:[1]`, `/memfd:log (deleted)`, …), sorted.
+pub fn open_files(pid: i32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    let mut files: Vec<String> = entries
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Bytes of memory that are resident.
+pub fn resident(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kibibytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+/// Processor time that it has used, in seconds: user and system.
+pub fn cpu_seconds(pid: i32) -> (f64, f64) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit_once(") ")
+        .map_or("", |(_, rest)| rest)
+        .split(' ')
+        .collect();
+    // Fields 14 and 15 of proc_pid_stat(5), in ticks; the first one here is number 3.
+    let ticks = |number: usize| {
+        fields
+            .get(number - 3)
+            .and_then(|field| field.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .unwrap_or(100) as f64;
+    (ticks(14) / per_second, ticks(15) / per_second)
+}
+
+/// Processes, zombies left out, whose environment holds `NAME=VALUE` as it was at their exec.
+pub fn with_environment(variable: &str) -> BTreeSet<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeSet::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == variable.as_bytes())
+                && is_alive(*pid)
+        })
+        .collect()
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> BTreeSet<i32> {
+    let path = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect()
+}
+
+/// Raises this process's own limit of open files to the hard one, and returns it.
+pub fn raise_open_files() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
+    hard
+}
