@@ -98,6 +98,10 @@ impl Logging {
     }
 }
 
+/// A brain that panics waits so long for its last words to be written; if they are not, the next
+/// brain writes them.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 struct Logger {
     ring: Ring,
@@ -118,7 +122,6 @@ struct Logger {
 /// Who appends to the ring has this.
 #[derive(Debug)]
 struct Entrance {
-    line: Vec<u8>,
     /// The last line without its time, to know it again.
     last: Vec<u8>,
     last_level: Level,
@@ -140,7 +143,6 @@ impl Logger {
             format: options.format,
             filter: RwLock::new(parse(&options.filter)?),
             entrance: Mutex::new(Entrance {
-                line: Vec::with_capacity(line::MAX),
                 last: Vec::with_capacity(line::MAX),
                 last_level: Level::Info,
                 repeats: 0,
@@ -165,19 +167,19 @@ impl Logger {
         }
     }
 
-    /// Puts what is in `entrance.line` into the ring, unless it says what the last one said.
-    fn enter(&self, entrance: &mut Entrance, level: Level) {
-        let said = &entrance.line[self.format.time_len()..];
+    /// Puts the line into the ring, unless it says what the last one said.
+    fn enter(&self, line: &[u8], level: Level) {
+        let said = &line[self.format.time_len()..];
+        let mut entrance = lock(&self.entrance);
         if said == entrance.last {
             entrance.repeats += 1;
             return;
         }
-        self.say_repeats(entrance);
-        let Entrance { line, last, .. } = entrance;
-        last.clear();
-        last.extend_from_slice(&line[self.format.time_len()..]);
-        self.append(line);
+        self.say_repeats(&mut entrance);
+        entrance.last.clear();
+        entrance.last.extend_from_slice(said);
         entrance.last_level = level;
+        self.append(line);
     }
 
     /// Says that the last line came again, if it did.
@@ -213,7 +215,7 @@ impl Logger {
     }
 
     fn own_line(&self, level: Level, what: std::fmt::Arguments<'_>) -> Vec<u8> {
-        let mut line = Vec::new();
+        let mut line = Vec::with_capacity(256);
         let record = Record::builder().level(level).args(what).build();
         self.format
             .write(&mut line, SystemTime::now(), &self.role, &record);
@@ -256,19 +258,12 @@ impl Logger {
         }
     }
 
-    /// A brain is about to abort, perhaps in the middle of a line: the lock is not waited for.
+    /// A brain is about to abort. (Where it panicked the lock is not held: under it nothing is
+    /// formatted.)
     fn last_words(&self, what: &str) {
         let line = self.own_line(Level::Error, format_args!("{what}"));
-        match self.entrance.try_lock() {
-            Ok(entrance) => {
-                self.append(&line);
-                drop(entrance);
-                self.flush(Duration::from_secs(1));
-            }
-            Err(_) => {
-                let _ = nix::unistd::write(self.file, &line);
-            }
-        }
+        self.enter(&line, Level::Error);
+        self.flush(LAST_WORDS);
     }
 }
 
@@ -283,11 +278,10 @@ impl Log for Logger {
         if !filter.matches(record) {
             return;
         }
-        let mut entrance = lock(&self.entrance);
-        entrance.line.clear();
-        self.format
-            .write(&mut entrance.line, SystemTime::now(), &self.role, record);
-        self.enter(&mut entrance, record.level());
+        let mut line = Vec::with_capacity(256);
+        let now = SystemTime::now();
+        self.format.write(&mut line, now, &self.role, record);
+        self.enter(&line, record.level());
     }
 
     fn flush(&self) {}

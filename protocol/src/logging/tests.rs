@@ -246,6 +246,26 @@ fn reopening_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn a_stalled_pipe_can_be_left_for_a_file() {
+    let scratch = Scratch::new("stalled");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let logger = logger(words(1 << 20), writer);
+    logger.start_writer().unwrap();
+    say_numbers(logger, 0..5000);
+    assert!(!logger.flush(Duration::from_millis(20)));
+    Logging(logger).reopen(scratch.open().into());
+    assert!(logger.flush(SOON));
+    // The pipe's other end is closed by the change, so this ends.
+    let mut all: Vec<_> = BufReader::new(reader)
+        .lines()
+        .map(|line| message(&line.unwrap()))
+        .collect();
+    assert!(!all.is_empty());
+    all.extend(scratch.messages());
+    assert_eq!(all, numbers(0..5000));
+}
+
+#[test]
 fn a_line_that_comes_again_is_counted() {
     let scratch = Scratch::new("again");
     let logger = logger(words(4096), scratch.open());
