@@ -19,20 +19,22 @@
 //! [`signals`], [`program`] (exec over itself).
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 pub mod page;
 pub mod program;
 pub mod signals;
 
 pub use page::{Page, Reaped};
-pub use program::{exec_over_self, held_program, name_process};
+pub use program::{exec_over_self, exec_program, held_program, name_process};
 pub use signals::unblock_all_signals;
 
 /// What a brain is told when it starts.
@@ -46,9 +48,11 @@ pub struct Life {
     pub guard: BorrowedFd<'static>,
     /// The brain before this one, under the same guard, and how it died.
     pub previous: Option<Reaped>,
+    /// It was hung (see [`Page::set_patience`]), and the guard killed it.
+    pub hung: bool,
 }
 
-/// How it ended.
+/// How it ended. No brain is alive then, and [`run`] may be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The brain is done: it exited with 0.
@@ -75,16 +79,19 @@ impl Outcome {
 const PATIENCE: u64 = 3;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// How often a guard looks whether its brain has set a patience.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Becomes the guard: clones a brain, which runs `brain(context, …)`, and another whenever one dies, until one
 /// exits. Signals are counted in `page`, and `doorbell` (a non-blocking eventfd) is written then; a
 /// brain looks into the page when the doorbell has rung and once when it starts.
 ///
 /// To be called in a single-threaded process. All fds above 2 become close-on-exec: an exec over
-/// itself has cleared the flag. When it returns an outcome, no brain is alive.
+/// itself has cleared the flag.
 ///
 /// # Errors
-/// Only before the first clone: signals cannot be blocked, or there is no pidfd to be had.
+/// Signals cannot be blocked, or there is no pidfd to be had: before the first clone. Behind it
+/// only if the kernel denies a process its own child.
 pub fn run<C>(
     page: Page,
     doorbell: BorrowedFd<'_>,
@@ -94,7 +101,7 @@ pub fn run<C>(
     signals::block_all()?;
     program::close_all_on_exec()?;
     let guard_pid = nix::unistd::getpid().as_raw();
-    let guard = pidfd_of(guard_pid)?;
+    let guard = pidfd_of_itself()?;
     let thread_id = thread_id_cache();
     let mut watch = Watch {
         page,
@@ -102,6 +109,7 @@ pub fn run<C>(
         brain: None,
     };
     let mut previous = None;
+    let mut hung = false;
     loop {
         let delay = delay_after(page.fruitless());
         if !delay.is_zero() {
@@ -118,13 +126,15 @@ pub fn run<C>(
                     guard_pid,
                     guard,
                     previous,
+                    hung,
                 };
                 brain(context, life)
             }
             Ok(pid) => {
                 page.set_brain_pid(pid);
                 watch.brain = Some(pid);
-                let status = watch.wait_for_death()?;
+                let status;
+                (status, hung) = watch.wait_for_death(pid)?;
                 watch.brain = None;
                 previous = Some(Reaped { pid, status });
                 Some(status)
@@ -184,18 +194,36 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Counts signals and reaps until the brain is dead.
-    fn wait_for_death(&mut self) -> io::Result<ExitStatus> {
+    /// Counts signals and reaps until the brain is dead, and kills it when it is hung; says
+    /// whether it did.
+    fn wait_for_death(&self, brain: i32) -> io::Result<(ExitStatus, bool)> {
+        let mut hung = false;
+        let (mut progress, mut since) = (self.page.progress(), Instant::now());
+        let mut looked = since;
         loop {
             if let Some(status) = self.reap()? {
-                return Ok(status);
+                return Ok((status, hung));
             }
-            self.next_signal(None)?;
+            let patience = self.page.patience();
+            let tick = patience.map_or(LOOK, |patience| patience / 4);
+            self.next_signal(Some(tick))?;
+            let now = Instant::now();
+            // If this guard did not run either, the whole machine may have been asleep.
+            let asleep = now - looked > 2 * tick;
+            if asleep || self.page.progress() != progress {
+                (progress, since) = (self.page.progress(), now);
+            }
+            looked = now;
+            if patience.is_some_and(|patience| now - since >= patience) {
+                hung = true;
+                // It is not reaped yet, so the pid is its own still.
+                let _ = kill(Pid::from_raw(brain), Signal::SIGKILL);
+            }
         }
     }
 
     /// Counts signals and reaps for so long, or until somebody wants an end.
-    fn wait_out(&mut self, delay: Duration) -> io::Result<()> {
+    fn wait_out(&self, delay: Duration) -> io::Result<()> {
         let end = Instant::now() + delay;
         loop {
             self.reap()?;
@@ -304,11 +332,16 @@ fn peek(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<libc::siginfo
 }
 
 /// A pidfd of this process, for good: it is in the table that all brains share.
-fn pidfd_of(pid: i32) -> io::Result<BorrowedFd<'static>> {
+fn pidfd_of_itself() -> io::Result<BorrowedFd<'static>> {
+    static ITSELF: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(fd) = ITSELF.get() {
+        return Ok(fd.as_fd());
+    }
     // SAFETY: no memory is involved.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })? as i32;
-    // SAFETY: the fd is new and ours, and it is never closed.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) })?;
+    // SAFETY: the fd is new and ours.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(ITSELF.get_or_init(|| fd).as_fd())
 }
 
 /// Where libc keeps this thread's id for itself, if that can be learned. A raw clone leaves the
@@ -347,5 +380,18 @@ struct AbortOnUnwind;
 impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
         std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_grows_to_its_bound_and_stays_there() {
+        let millis = |fruitless| delay_after(fruitless).as_millis();
+        assert_eq!([0, 1, 2, 3, 4, 5].map(millis), [0, 0, 0, 100, 150, 225]);
+        assert!(millis(17) < 30_000);
+        assert_eq!([18, 100, u64::MAX].map(millis), [30_000; 3]);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -23,6 +24,7 @@ const REAPED_RING: usize = RAISED + 2 * SIGNALS;
 // Written by the brain.
 const PROGRESS: usize = 4;
 const REAPED_TAIL: usize = 5;
+const PATIENCE: usize = 6;
 const BOOT: usize = 8;
 const BOOT_WORDS: usize = RAISED - BOOT;
 const DEALT: usize = RAISED + SIGNALS;
@@ -119,11 +121,22 @@ impl Page {
         self.get(PROGRESS)
     }
 
+    /// By the brain: one that does not [`beat`](Page::beat) for so long is hung, and the guard
+    /// kills it. Zero, as in a new page: never. It stays for the brains that follow.
+    pub fn set_patience(&self, patience: Duration) {
+        self.set(PATIENCE, patience.as_millis() as u64);
+    }
+
     /// Words for the brains' own use, 0 to 7: what must be known before the rest of the state can
     /// be trusted.
     pub fn boot(&self, index: usize) -> &'static AtomicU64 {
         assert!(index < BOOT_WORDS);
         &self.words[BOOT + index]
+    }
+
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let millis = self.get(PATIENCE);
+        (millis > 0).then(|| Duration::from_millis(millis))
     }
 
     pub(super) fn next_life(&self) -> u64 {

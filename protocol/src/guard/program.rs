@@ -14,48 +14,53 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::signals;
 
 /// Replaces this brain, whose guard is dead, by the guard program, under the same pid; that one
-/// clones the next brain. Of the open fds only `keep` stay (under their numbers). `args` begin with
-/// the program's name. The environment stays as it is.
+/// clones the next brain. Of the fds above 2 only `keep` stay (under their numbers). `args` begin
+/// with the program's name. The environment stays as it is.
 ///
 /// Other threads may be running: they end with the exec. Signals that were sent to this brain are
 /// forgotten: the dead guard has counted its own.
 ///
-/// Returns only if it fails; then everything is as before.
+/// Returns only if it fails; then all is as before.
 pub fn exec_over_self(
     program: BorrowedFd<'_>,
     args: &[CString],
     keep: &[BorrowedFd<'_>],
 ) -> io::Error {
-    match try_exec(program, args, keep) {
-        Ok(never) => match never {},
-        Err(e) => {
-            for fd in keep {
-                let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-            }
-            e
-        }
+    match signals::block_all().and_then(|()| signals::drain()) {
+        Ok(()) => exec_program(program, args, keep),
+        Err(e) => e,
     }
 }
 
-fn try_exec(
+/// The same for a guard that has no brain and is to be another program: what signals wait for it
+/// go to the new one.
+pub fn exec_program(
     program: BorrowedFd<'_>,
     args: &[CString],
     keep: &[BorrowedFd<'_>],
-) -> io::Result<std::convert::Infallible> {
+) -> io::Error {
     unsafe extern "C" {
         static environ: *const *const c_char;
     }
-    for fd in keep {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    }
     let mut argv: Vec<*const c_char> = args.iter().map(|arg| arg.as_ptr()).collect();
     argv.push(std::ptr::null());
-    signals::block_all()?;
-    signals::drain()?;
+    let kept = close_on_exec(keep, FdFlag::empty());
+    if let Err(e) = kept {
+        return e;
+    }
     // SAFETY: argv ends in null and its strings outlive the call; nothing here changes the
-    // environment while it is read (a brain never does).
+    // environment while it is read (neither guards nor brains do).
     unsafe { libc::fexecve(program.as_raw_fd(), argv.as_ptr(), environ) };
-    Err(io::Error::last_os_error())
+    let e = io::Error::last_os_error();
+    let _ = close_on_exec(keep, FdFlag::FD_CLOEXEC);
+    e
+}
+
+fn close_on_exec(fds: &[BorrowedFd<'_>], flag: FdFlag) -> io::Result<()> {
+    for fd in fds {
+        fcntl(fd, FcntlArg::F_SETFD(flag))?;
+    }
+    Ok(())
 }
 
 /// A sealed copy of the program at `path`, in memory: what was checked is what is run, and a user

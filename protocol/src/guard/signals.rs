@@ -4,10 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 
 /// Blocks every signal that can be blocked, also for the brains and across exec.
 pub(super) fn block_all() -> io::Result<()> {
+    // Whoever started us may ignore it; then no child could be waited for.
+    // SAFETY: sets no handler.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
     Ok(sigprocmask(
         SigmaskHow::SIG_SETMASK,
         Some(&SigSet::all()),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use super::echo::Random;
 use super::stage::{Stage, nothing, wait_for};
 
 pub fn done() {
@@ -100,22 +101,71 @@ pub fn terminated() {
 }
 
 pub fn panics() {
-    let mut file = std::fs::File::from(
-        nix::sys::memfd::memfd_create(c"log", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap(),
-    );
+    let file = memfd();
     let mut stage = Stage::start("panics", &file);
     assert_eq!(stage.end().code(), Some(0));
-    let mut text = String::new();
-    file.rewind().unwrap();
-    file.read_to_string(&mut text).unwrap();
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| line.split_once("worker-1 ").expect(line).1)
-        .collect();
-    assert_eq!(lines.len(), 5, "{text}");
+    let lines = messages(file);
+    assert_eq!(lines.len(), 5, "{lines:?}");
     assert_eq!(lines[0], "the first");
     assert!(lines[1].contains("roles.rs") && lines[1].contains("no value"));
     assert_eq!(lines[2], "the second life=2");
     assert!(lines[3].contains("roles.rs") && lines[3].contains("in a thread"));
     assert_eq!(lines[4], "the third");
+}
+
+pub fn many_orphans() {
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let mut stage = Stage::start("many orphans", &theirs);
+    drop(theirs);
+    stage.wait_for_life(1);
+    drop(ours);
+    assert_eq!(stage.end().code(), Some(0));
+}
+
+pub fn hung() {
+    let mut stage = Stage::start("hang", &nothing());
+    // The role checks the rest.
+    assert_eq!(stage.end().code(), Some(0));
+    assert_eq!(stage.page.lives(), 2);
+}
+
+/// Each brain logs numbers from where the last one was. A number is noted before it is logged, so
+/// that a brain takes one with it at most; the log adds none, loses none and tears none.
+pub fn lines_through_kills() {
+    let file = memfd();
+    let mut stage = Stage::start("numbers", &file);
+    let mut random = Random::new();
+    let end = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_micros(random.below(3000)));
+        stage.kill_brain();
+    }
+    stage.signal(Signal::SIGTERM);
+    assert_eq!(stage.end().code(), Some(0));
+    let mut expected = 0;
+    let mut missing = 0;
+    for line in messages(file) {
+        let number: u64 = line.parse().unwrap();
+        assert!(number >= expected, "{number} after {expected}");
+        missing += number - expected;
+        expected = number + 1;
+    }
+    let lives = stage.page.lives();
+    println!("{expected} lines by {lives} brains, {missing} died with theirs");
+    assert!(expected > 1000 && lives > 50 && missing < lives);
+}
+
+fn memfd() -> std::fs::File {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    memfd_create(c"log", MFdFlags::MFD_CLOEXEC).unwrap().into()
+}
+
+/// The lines without time, level and role.
+fn messages(mut file: std::fs::File) -> Vec<String> {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert!(text.ends_with('\n'));
+    let message = |line: &str| line.split_once(" worker-1 ").expect(line).1.to_owned();
+    text.lines().map(message).collect()
 }

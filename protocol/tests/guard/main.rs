@@ -18,38 +18,26 @@ fn main() -> ExitCode {
     // A guard whose brain becomes the next guard leaves an orphan; it becomes ours.
     nix::sys::prctl::set_child_subreaper(true).expect("to be a subreaper");
     let tests: &[(&'static str, fn())] = &[
+        ("echoes_exact_as_brains_are_killed", echo::kills_of_brains),
         (
-            "echoes_are_exact_through_kills_of_brains",
-            echo::kills_of_brains,
-        ),
-        (
-            "echoes_are_exact_through_kills_of_guards_too",
+            "echoes_exact_as_guards_are_killed",
             echo::kills_of_guards_too,
         ),
-        (
-            "without_the_kernels_counters_echoes_go_wrong",
-            echo::naive_control,
-        ),
-        ("an_unprivileged_brain_becomes_a_guard", echo::unprivileged),
-        ("a_brain_that_is_done_ends_its_guard", lives::done),
-        (
-            "a_brain_that_cannot_boot_ends_its_guard",
-            lives::cannot_boot,
-        ),
+        ("echoes_wrong_without_the_truth", echo::naive_control),
+        ("an_unprivileged_brain_becomes_guard", echo::unprivileged),
+        ("a_brain_that_is_done", lives::done),
+        ("a_brain_that_cannot_boot", lives::cannot_boot),
         ("a_brain_is_a_sane_process", lives::sane),
-        ("signals_are_counted_over_deaths", lives::signals),
-        (
-            "a_signal_to_a_brain_does_not_come_back",
-            lives::signal_to_a_brain,
-        ),
+        ("a_hung_brain_is_killed", lives::hung),
+        ("signals_outlive_brains", lives::signals),
+        ("a_signal_to_a_brain_is_not_taken", lives::signal_to_a_brain),
         ("orphans_are_reaped_and_noted", lives::orphans),
-        ("deaths_without_progress_are_spaced_out", lives::back_off),
-        ("deaths_with_progress_are_not", lives::no_back_off),
-        (
-            "a_termination_ends_a_brain_that_cannot_live",
-            lives::terminated,
-        ),
-        ("a_panic_is_logged_by_the_next_brain", lives::panics),
+        ("many_orphans_wait_for_room", lives::many_orphans),
+        ("fruitless_deaths_are_spaced_out", lives::back_off),
+        ("other_deaths_are_not", lives::no_back_off),
+        ("a_termination_in_a_crash_loop", lives::terminated),
+        ("panics_are_logged", lives::panics),
+        ("lines_outlive_brains", lives::lines_through_kills),
     ];
     let trials = tests
         .iter()

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -38,7 +38,7 @@ pub fn play(role: &str) -> ! {
         page: Page::new(state.words(0, Page::WORDS)),
         state,
     };
-    if role == "orphans" {
+    if role.ends_with("orphans") {
         guard::become_subreaper().unwrap();
     }
     if role == "unprivileged" && nix::unistd::getuid().is_root() {
@@ -110,6 +110,9 @@ fn brain(part: &Part, life: Life) -> ! {
         "crash" | "beat and crash" => std::process::abort(),
         "sane" => sane(part, life),
         "orphans" => orphans(part, life),
+        "many orphans" => many_orphans(part, life),
+        "hang" => hang(part, life),
+        "numbers" => numbers(part, life),
         "panics" => panics(part, life),
         other => panic!("no role {other}"),
     }
@@ -189,13 +192,7 @@ fn affinity() {
 /// The first brain leaves a child that ends when the other end of the work's connection does.
 fn orphans(part: &Part, life: Life) -> ! {
     if life.number == 1 {
-        let mut command = Command::new("sh");
-        command.args(["-c", "read line; exit 5"]);
-        command.stdin(fd(WORK).try_clone_to_owned().unwrap());
-        // SAFETY: only a system call.
-        unsafe { command.pre_exec(guard::unblock_all_signals) };
-        let child = command.spawn().unwrap();
-        part.set(OWN, u64::from(child.id()));
+        part.set(OWN, u64::from(spawn_one_that_waits()));
         std::process::abort();
     }
     loop {
@@ -210,15 +207,72 @@ fn orphans(part: &Part, life: Life) -> ! {
     }
 }
 
-/// Logs into a ring behind its own words, and panics.
-fn panics(part: &Part, life: Life) -> ! {
+/// More of them than the page has room for.
+fn many_orphans(part: &Part, life: Life) -> ! {
+    const MANY: u64 = 150;
+    if life.number == 1 {
+        for _ in 0..MANY {
+            spawn_one_that_waits();
+        }
+        std::process::abort();
+    }
+    loop {
+        part.wait(life);
+        while part.page.next_reaped().is_some() {
+            part.page.dealt_reaped();
+            part.set(OWN, part.get(OWN) + 1);
+        }
+        if part.get(OWN) == MANY {
+            guard::exit(0);
+        }
+    }
+}
+
+/// Ends with 5 when the work's connection does.
+fn spawn_one_that_waits() -> u32 {
+    let mut command = Command::new("sh");
+    command.args(["-c", "read line; exit 5"]);
+    command.stdin(fd(WORK).try_clone_to_owned().unwrap());
+    // SAFETY: only a system call.
+    unsafe { command.pre_exec(guard::unblock_all_signals) };
+    command.spawn().unwrap().id()
+}
+
+/// Beats for a while, and then does not.
+fn hang(part: &Part, life: Life) -> ! {
+    if life.number > 1 {
+        let signal = life.previous.and_then(|previous| previous.status.signal());
+        guard::exit(if life.hung && signal == Some(libc::SIGKILL) {
+            0
+        } else {
+            96
+        });
+    }
+    let patience = Duration::from_millis(200);
+    part.page.set_patience(patience);
+    let end = Instant::now() + 2 * patience;
+    while Instant::now() < end {
+        part.page.beat();
+        std::thread::yield_now();
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Logs into a ring behind its own words.
+fn log(part: &Part) -> logging::Logging {
     let words = part.state.words(Page::WORDS + 64, WORDS - 64);
     let options = logging::Options {
         role: "worker-1".into(),
         filter: "info".into(),
         format: logging::Format::Text,
     };
-    let logging = logging::init(words, fd(WORK), &options).unwrap();
+    logging::init(words, fd(WORK), &options).unwrap()
+}
+
+fn panics(part: &Part, life: Life) -> ! {
+    let logging = log(part);
     match life.number {
         1 => {
             log::info!("the first");
@@ -233,6 +287,23 @@ fn panics(part: &Part, life: Life) -> ! {
         _ => {
             log::info!("the third");
             assert!(logging.flush(Duration::from_secs(20)));
+            guard::exit(0);
+        }
+    }
+}
+
+/// Logs numbers, each once, as fast as they are written.
+fn numbers(part: &Part, _life: Life) -> ! {
+    let logging = log(part);
+    loop {
+        for _ in 0..10 {
+            let number = part.get(OWN);
+            part.set(OWN, number + 1);
+            log::info!("{number}");
+        }
+        assert!(logging.flush(Duration::from_secs(20)));
+        part.page.beat();
+        if part.page.pending(Signal::SIGTERM) > 0 {
             guard::exit(0);
         }
     }
