@@ -2,7 +2,7 @@
 //! for what a worker is.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -52,15 +52,19 @@ fn open_state() -> io::Result<State> {
         return State::adopt(brain::owned(roles::STATE));
     }
     let state = State::create()?;
+    place(state.as_fd(), roles::STATE)?;
     let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-    place(&state, roles::STATE)?;
-    place(&bell, roles::GUARD_BELL)?;
+    place(bell.as_fd(), roles::GUARD_BELL)?;
+    // Both stay open for good, also where they were made at their numbers.
+    std::mem::forget(bell);
     Ok(state)
 }
 
-/// Another number for a fd, for good.
-fn place(fd: &impl std::os::fd::AsFd, number: i32) -> io::Result<()> {
-    let fd: BorrowedFd<'_> = fd.as_fd();
+/// The number of a fd's role, for good.
+fn place(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        return Ok(());
+    }
     // SAFETY: the numbers of `roles` are nobody's yet.
     match unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
