@@ -142,14 +142,14 @@ pub(super) fn string(json: &str, max: usize) -> Option<Cow<'_, str>> {
 /// Is this JSON value nested deeper than `max`? A scalar has depth 0, `[]` has depth 1.
 fn is_deeper(json: &str, max: usize) -> bool {
     // Nearly always there are not even that many brackets, which is found out fast.
-    let opening = |&b: &u8| b == b'[' || b == b'{';
-    if json.as_bytes().iter().filter(|b| opening(b)).count() <= max {
+    let mut bytes = json.as_bytes();
+    if memchr::memchr2_iter(b'[', b'{', bytes).nth(max).is_none() {
         return false;
     }
     let mut depth = 0;
-    let mut bytes = json.bytes();
-    while let Some(b) = bytes.next() {
-        match b {
+    while let Some((&first, rest)) = bytes.split_first() {
+        bytes = rest;
+        match first {
             b'[' | b'{' => {
                 depth += 1;
                 if depth > max {
@@ -157,19 +157,25 @@ fn is_deeper(json: &str, max: usize) -> bool {
                 }
             }
             b']' | b'}' => depth -= 1,
-            b'"' => {
-                while let Some(b) = bytes.next() {
-                    match b {
-                        b'"' => break,
-                        b'\\' => _ = bytes.next(),
-                        _ => {}
-                    }
-                }
-            }
+            b'"' => bytes = behind_string(bytes),
             _ => {}
         }
     }
     false
+}
+
+/// What follows a string, from behind its opening quote on.
+fn behind_string(mut bytes: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', bytes) {
+        let escape = bytes[at] == b'\\';
+        bytes = bytes
+            .get(at + 1 + usize::from(escape)..)
+            .unwrap_or_default();
+        if !escape {
+            break;
+        }
+    }
+    bytes
 }
 
 /// The fields that have a meaning.
