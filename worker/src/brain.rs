@@ -265,7 +265,7 @@ impl Brain {
         if !self.again.is_empty() || self.log_is_ahead() {
             return Some(Duration::ZERO);
         }
-        let mut at = self.timers.next(self.now);
+        let mut at = self.timers.next();
         if self.rooms.next_dirty().is_some() {
             at = Some(
                 at.unwrap_or(u64::MAX)
@@ -359,12 +359,7 @@ impl Brain {
     }
 
     fn on_time(&mut self) {
-        let mut due = Vec::new();
-        self.timers.expired(self.now, &mut |slot| {
-            due.push(slot);
-            None
-        });
-        for slot in due {
+        while let Some(slot) = self.timers.pop(self.now) {
             self.on_deadline(slot);
         }
     }
