@@ -51,7 +51,9 @@ pub fn brain(part: &Part, life: Life, naive: bool) -> ! {
                 part.set(OUTPUT, part.get(INPUT) & 0xffff_ffff | life.number << 32);
             }
             let reply = part.get(OUTPUT).to_le_bytes();
-            let n = nix::unistd::write(fd(WORK), &reply[at..]).unwrap();
+            let Ok(n) = nix::unistd::write(fd(WORK), &reply[at..]) else {
+                guard::exit(0) // The client is gone.
+            };
             part.set(WRITTEN, part.get(WRITTEN) + n as u64);
         }
         part.page.beat();
@@ -64,9 +66,8 @@ pub fn brain(part: &Part, life: Life, naive: bool) -> ! {
         // SAFETY: one brain lives, and this thread alone uses these bytes.
         let input = unsafe { part.state.bytes_mut((Page::WORDS + INPUT) * 8 + at, 4 - at) };
         match nix::unistd::read(fd(WORK), input) {
-            Ok(0) => guard::exit(0),
+            Ok(0) | Err(_) => guard::exit(0),
             Ok(n) => part.set(CONSUMED, part.get(CONSUMED) + n as u64),
-            Err(e) => panic!("{e}"),
         }
     }
 }
