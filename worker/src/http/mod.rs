@@ -35,7 +35,7 @@ pub use self::upgrade::{Endpoint, Subprotocol, Upgrade};
 use crate::close::CloseReason;
 
 /// Header fields of one request that are ever parsed, whatever the settings allow.
-pub const MAX_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 1_000;
 
 /// What an answer may depend on besides the request.
 #[derive(Clone, Copy, Debug)]

@@ -258,3 +258,18 @@ fn what_is_sound_but_rare_is_served() {
         assert_eq!(end, End::Waiting(Wait::Idle), "{fields}");
     }
 }
+
+#[test]
+fn a_refusal_of_head_has_no_content() {
+    for stream in [
+        "HEAD / HTTP/1.1\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx",
+    ] {
+        let (answer, end) = answer(stream);
+        assert!(matches!(end, End::Closed(_)));
+        let (_, fields, content) = parts(&answer);
+        assert_eq!(content, "");
+        assert_ne!(field(&fields, "Content-Length"), "0");
+    }
+}
