@@ -63,6 +63,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let (limits, max_connections) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
     let (memory, of_worker) = s.section("memory", memory);
+    let retire_ms = timeouts.retire_ms;
     let config = Config {
         limits,
         timeouts,
@@ -74,6 +75,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             max_connections,
             memory: of_worker,
             retry_spread_ms,
+            retire_ms,
         },
         log: s.section("log", log),
         ..config
