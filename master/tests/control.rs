@@ -1,0 +1,189 @@
+//! The command line against a master that is played by the test: it holds the pid file, answers on
+//! the control socket as each test says, and its process is a shell.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use master::control::{self, Answer, Request, Stopping};
+use master::pid_file::PidFile;
+use serde_json::json;
+
+struct Played {
+    dir: PathBuf,
+    pid_file: Option<PidFile>,
+    process: Child,
+    asked: Receiver<Request>,
+}
+
+impl Played {
+    /// `script` is what its process does; `answers` what it says to one connection after the
+    /// other, `None` to hang up.
+    fn new(name: &str, script: &str, answers: Vec<Option<Answer>>) -> Played {
+        let name = format!("baton-control-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let process = Command::new("/bin/sh")
+            .args(["-c", script])
+            .current_dir(&dir)
+            .spawn()
+            .unwrap();
+        let mut pid_file = PidFile::lock(&dir.join("baton.pid")).unwrap();
+        pid_file.write(process.id().cast_signed()).unwrap();
+
+        let (tell, asked) = channel();
+        if answers.is_empty() {
+            // Nobody listens.
+        } else {
+            let socket = UnixListener::from(control::listen(&dir.join("baton.sock")).unwrap());
+            socket.set_nonblocking(false).unwrap();
+            thread::spawn(move || {
+                for answer in answers {
+                    let (mut stream, _) = socket.accept().unwrap();
+                    assert!(control::may_ask(&stream));
+                    let mut line = String::new();
+                    BufReader::new(&stream).read_line(&mut line).unwrap();
+                    tell.send(serde_json::from_str(&line).unwrap()).unwrap();
+                    if let Some(answer) = answer {
+                        stream.write_all(answer.line().as_bytes()).unwrap();
+                    }
+                }
+            });
+        }
+        Played {
+            dir,
+            pid_file: Some(pid_file),
+            process,
+            asked,
+        }
+    }
+
+    fn call(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_baton-master"))
+            .args(args)
+            .env("BATON_RUN_DIR", &self.dir)
+            .output()
+            .unwrap()
+    }
+
+    fn expect(&self, args: &[&str], status: i32, out: &str, error: &str) {
+        let output = self.call(args);
+        let said = (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        assert_eq!(said, (Some(status), out.to_owned(), error.to_owned()));
+    }
+}
+
+impl Drop for Played {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        self.pid_file.take();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn status(reload: serde_json::Value) -> Option<Answer> {
+    Some(Answer::Ok(json!({
+        "running": true, "version": "0.1.0", "epoch": "e1",
+        "master": {"pid": 1, "brain_pid": 2, "uptime_s": 3},
+        "listen": [{"role": "public", "addr": "127.0.0.1:8000"}],
+        "workers": [], "reload": reload,
+    })))
+}
+
+#[test]
+fn answers_are_said_and_are_the_exit_status() {
+    let answers = vec![
+        Some(Answer::done()),
+        Some(Answer::Error("worker-1 was not ready in 10 s".to_owned())),
+        Some(Answer::done()),
+    ];
+    let master = Played::new("answers", "exec sleep 1000", answers);
+    master.expect(&["reload"], 0, "reloaded\n", "");
+    let error = "baton: worker-1 was not ready in 10 s\n";
+    master.expect(&["reload"], 1, "", error);
+    master.expect(&["scale", "3"], 0, "3 workers\n", "");
+    let asked: Vec<_> = master.asked.try_iter().collect();
+    let scale = Request::Scale { workers: 3 };
+    assert_eq!(asked, [Request::Reload, Request::Reload, scale]);
+}
+
+#[test]
+fn a_second_start_is_told_who_runs() {
+    let master = Played::new("second", "exec sleep 1000", vec![]);
+    let error = format!(
+        "baton: baton is running already (pid {})\n",
+        master.process.id()
+    );
+    master.expect(&["start"], 1, "", &error);
+}
+
+#[test]
+fn a_reload_is_waited_for_though_the_brain_dies() {
+    let running = json!({"running": true, "last_result": null});
+    let ok = json!({"running": false, "last_result": "ok"});
+    let failed = json!({"running": false, "last_result": "it failed"});
+    let answers = vec![
+        None,
+        status(running.clone()),
+        status(ok),
+        None,
+        status(running),
+        status(failed),
+    ];
+    let master = Played::new("brain-dies", "exec sleep 1000", answers);
+    master.expect(&["reload"], 0, "reloaded\n", "");
+    master.expect(&["reload"], 1, "", "baton: it failed\n");
+}
+
+#[test]
+fn status_for_programs_is_what_the_master_says() {
+    let reload = json!({"running": false, "last_result": null});
+    let master = Played::new("status", "exec sleep 1000", vec![status(reload.clone())]);
+    let output = master.call(&["status", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(Some(Answer::Ok(said)), status(reload));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn stop_waits_for_every_process() {
+    let answer = Answer::with(&Stopping { within_ms: 10_000 });
+    // Its child ends later than itself.
+    let script = "sleep 0.5 & echo $! > child; exec sleep 0.1";
+    let master = Played::new("waits", script, vec![Some(answer)]);
+    let child = master.dir.join("child");
+    while fs::read_to_string(&child).map_or(0, |text| text.len()) == 0 {
+        thread::yield_now();
+    }
+    master.expect(&["stop"], 0, "stopped\n", "");
+    let child = fs::read_to_string(child).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+    assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+    assert_eq!(
+        master.asked.try_iter().collect::<Vec<_>>(),
+        [Request::Stop { fast: false }]
+    );
+}
+
+#[test]
+fn stop_signals_a_master_that_does_not_answer() {
+    let master = Played::new("signals", "exec sleep 0.2", vec![]);
+    master.expect(&["stop"], 0, "stopped\n", "");
+}
+
+#[test]
+fn stop_kills_what_does_not_end() {
+    let answer = Answer::with(&Stopping { within_ms: 0 });
+    let master = Played::new("kills", "sleep 1000 & wait", vec![Some(answer)]);
+    let error = "baton does not stop by itself and is killed\n";
+    master.expect(&["stop", "--fast"], 0, "stopped\n", error);
+}
