@@ -160,7 +160,7 @@ impl Default for Timeouts {
             ready_ms: 10_000,
             hung_ms: 10_000,
             stop_ms: 10_000,
-            retire_ms: 10_000,
+            retire_ms: Settings::default().retire_ms,
         }
     }
 }
