@@ -62,7 +62,6 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     });
     let (limits, max_connections) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
-    let retire_ms = timeouts.retire_ms;
     let (memory, of_worker) = s.section("memory", memory);
     let retire_ms = timeouts.retire_ms;
     let config = Config {
