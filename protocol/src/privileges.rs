@@ -37,3 +37,15 @@ pub fn drop_to(uid: Uid, gid: Gid) -> io::Result<()> {
 pub fn no_new_privileges() -> io::Result<()> {
     Ok(prctl::set_no_new_privs()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_the_hard_one() {
+        let hard = raise_nofile().unwrap();
+        let now = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(now, (hard, hard));
+    }
+}

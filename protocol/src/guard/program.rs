@@ -56,8 +56,9 @@ pub fn exec_program(
     e
 }
 
+/// Standard input, output and error stay open at every exec.
 fn close_on_exec(fds: &[BorrowedFd<'_>], flag: FdFlag) -> io::Result<()> {
-    for fd in fds {
+    for fd in fds.iter().filter(|fd| fd.as_raw_fd() > 2) {
         fcntl(fd, FcntlArg::F_SETFD(flag))?;
     }
     Ok(())
@@ -102,4 +103,33 @@ pub(super) fn close_all_on_exec() -> io::Result<()> {
     // SAFETY: no memory is involved, and no fd is closed by it.
     Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, flags) })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_the_program_and_cannot_be_changed() {
+        let path = Path::new("/bin/true");
+        let mut held = File::from(held_program(path).unwrap());
+        assert!(held.write_all(b"other").is_err());
+        assert!(held.set_len(0).is_err());
+        let mut bytes = Vec::new();
+        held.rewind().unwrap();
+        held.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, std::fs::read(path).unwrap());
+    }
+
+    #[test]
+    fn an_exec_that_fails_leaves_all_as_it_was() {
+        let no_program = File::open("/dev/null").unwrap();
+        let kept = File::open("/dev/null").unwrap();
+        let e = exec_program(no_program.as_fd(), &[c"x".to_owned()], &[kept.as_fd()]);
+        assert_eq!(e.kind(), io::ErrorKind::PermissionDenied);
+        let flags = fcntl(&kept, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags, FdFlag::FD_CLOEXEC.bits());
+    }
 }
