@@ -75,8 +75,11 @@ pub(super) fn open(
     let head = Head::new(opcode, fin, payload);
     let head = head.as_bytes();
     let space = out.space(head.len() + payload)?;
+    // Two bytes of most frames: not worth a call of memcpy.
     let (to, rest) = space.split_at_mut(head.len());
-    to.copy_from_slice(head);
+    for (to, from) in to.iter_mut().zip(head) {
+        *to = *from;
+    }
     Ok(rest)
 }
 

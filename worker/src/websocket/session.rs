@@ -32,8 +32,8 @@ pub(super) const MAX_FRAGMENTS: u32 = (1 << FRAGMENTS_BITS) - 1;
 const MAX_PINGS: u32 = (1 << PINGS_BITS) - 1;
 
 const FRAGMENTS_BITS: u32 = 24;
-const PINGS_BITS: u32 = 20;
-const CHECKED_BITS: u32 = 20;
+const PINGS_BITS: u32 = 24;
+const CHECKED_BITS: u32 = 16;
 const _: () = assert!(FRAGMENTS_BITS + PINGS_BITS + CHECKED_BITS == 64);
 const _: () = assert!(PIECE < 1 << CHECKED_BITS);
 

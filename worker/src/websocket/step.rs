@@ -72,42 +72,29 @@ struct Io<'a, M, O> {
 
 /// Each of these changes the session only when there is nothing left that may fail.
 impl Session {
+    /// Takes what comes next, once it is there.
     fn receive<M: Buffer, O: Output>(
         &mut self,
         input: &[u8],
         io: &mut Io<M, O>,
     ) -> Result<Step, Full> {
-        match self.take(input, io) {
-            Ok(step) => Ok(step),
-            Err(Stop::Full) => Err(Full),
-            Err(Stop::Fault(reason)) => {
-                session::put_close(io.out, reason)?;
-                Ok(self.end(input, Next::Close(reason)))
-            }
-        }
-    }
-
-    /// Takes what comes next, once it is there.
-    fn take<M: Buffer, O: Output>(
-        &mut self,
-        input: &[u8],
-        io: &mut Io<M, O>,
-    ) -> Result<Step, Stop> {
         let (start, kind, rest) = match (self.frame, self.message) {
             (Some(rest), Some(kind)) => (0, kind, rest),
             _ => {
-                let Some(header) = Header::parse(input, self.message.is_some())? else {
-                    return Ok(wait(header::MIN.max(input.len() + 1)));
+                let header = match Header::parse(input, self.message.is_some()) {
+                    Ok(Some(header)) => header,
+                    Ok(None) => return Ok(wait(header::MIN.max(input.len() + 1))),
+                    Err(reason) => return self.fault(input, reason, io),
                 };
                 let opcode = match header.opcode {
                     OpCode::Control(opcode) => return self.control(input, &header, opcode, io),
                     OpCode::Data(opcode) => opcode,
                 };
                 if u64::from(self.length) + header.payload > u64::from(io.rules.max_message) {
-                    return Err(Stop::Fault(CloseReason::MessageTooLarge));
+                    return self.fault(input, CloseReason::MessageTooLarge, io);
                 }
                 if !header.fin && self.fragments >= io.rules.max_fragments {
-                    return Err(Stop::Fault(CloseReason::TooManyFragments));
+                    return self.fault(input, CloseReason::TooManyFragments, io);
                 }
                 let kind = self.message.unwrap_or(match opcode {
                     Data::Binary => Kind::Binary,
@@ -127,7 +114,7 @@ impl Session {
         kind: Kind,
         rest: Rest,
         io: &mut Io<M, O>,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Full> {
         let left = rest.left as usize;
         let size = left.min(PIECE);
         let here = &input[start..];
@@ -136,9 +123,13 @@ impl Session {
         if kind == Kind::Text {
             let checked = self.checked as usize;
             // Input never shrinks: these words were not written by us.
-            let fresh = here.get(checked..).ok_or(CloseReason::Internal)?;
-            text.push_masked(fresh, mask::rotate(rest.mask, checked))
-                .map_err(|_| CloseReason::BadUtf8)?;
+            let Some(fresh) = here.get(checked..) else {
+                return self.fault(input, CloseReason::Internal, io);
+            };
+            let mask = mask::rotate(rest.mask, checked);
+            if text.push_masked(fresh, mask).is_err() {
+                return self.fault(input, CloseReason::BadUtf8, io);
+            }
         }
         if here.len() < size {
             self.text = text;
@@ -151,7 +142,7 @@ impl Session {
         let frame_ends = size == left;
         let ends = frame_ends && rest.fin;
         if ends && !text.is_whole() {
-            return Err(Stop::Fault(CloseReason::BadUtf8));
+            return self.fault(input, CloseReason::BadUtf8, io);
         }
         let space = match io.rules.mode {
             Mode::Echo => {
@@ -163,7 +154,7 @@ impl Session {
             }
             Mode::Messages => {
                 if io.message.bytes().len() != self.length as usize {
-                    return Err(Stop::Fault(CloseReason::Internal));
+                    return self.fault(input, CloseReason::Internal, io);
                 }
                 io.message.space(size)?
             }
@@ -202,7 +193,7 @@ impl Session {
         header: &Header,
         opcode: Control,
         io: &mut Io<M, O>,
-    ) -> Result<Step, Stop> {
+    ) -> Result<Step, Full> {
         // Of a control frame, 125 bytes at most.
         let size = header.payload as usize;
         let consumed = header.len + size;
@@ -212,7 +203,7 @@ impl Session {
         match opcode {
             Control::Ping => {
                 if self.pings >= io.rules.max_pings {
-                    return Err(Stop::Fault(CloseReason::TooManyPings));
+                    return self.fault(input, CloseReason::TooManyPings, io);
                 }
                 let space = frame::open(io.out, OpCode::Control(Control::Pong), true, size)?;
                 mask::unmask(payload, header.mask, space);
@@ -223,13 +214,27 @@ impl Session {
                 let mut plain = [0; 125];
                 let plain = &mut plain[..size];
                 mask::unmask(payload, header.mask, plain);
-                let code = close_code(plain)?;
+                let code = match close_code(plain) {
+                    Ok(code) => code,
+                    Err(reason) => return self.fault(input, reason, io),
+                };
                 frame::put_frame(io.out, OpCode::Control(Control::Close), code)?;
                 Ok(self.end(input, Next::Close(CloseReason::PeerClose)))
             }
             // A sign of life, which any byte is.
             Control::Pong | Control::Reserved(_) => Ok(self.taken(input, consumed)),
         }
+    }
+
+    /// The peer has broken the rules, or we have: nothing is read any more.
+    fn fault<M, O: Output>(
+        &mut self,
+        input: &[u8],
+        reason: CloseReason,
+        io: &mut Io<M, O>,
+    ) -> Result<Step, Full> {
+        session::put_close(io.out, reason)?;
+        Ok(self.end(input, Next::Close(reason)))
     }
 
     /// Skips everything but the peer's Close frame, the answer to ours.
@@ -307,24 +312,6 @@ impl Rest {
             mask: header.mask,
             left: header.payload as u32,
         }
-    }
-}
-
-/// Why a step does not come to its end.
-enum Stop {
-    Full,
-    Fault(CloseReason),
-}
-
-impl From<Full> for Stop {
-    fn from(_: Full) -> Stop {
-        Stop::Full
-    }
-}
-
-impl From<CloseReason> for Stop {
-    fn from(reason: CloseReason) -> Stop {
-        Stop::Fault(reason)
     }
 }
 
