@@ -82,9 +82,9 @@ pub struct WebSocket {
     pub write_timeout_ms: u64,
     /// Bytes of one message on `/echo`; above, 1009.
     pub echo_max_message: usize,
-    /// Frames of one message on `/echo` and `/rooms`; above, 1008.
+    /// Frames of one message, not counting the last, on `/echo` and `/rooms`; above, 1008.
     pub max_fragments: u32,
-    /// Pings that may come without a data frame between them; above, 1008.
+    /// Pings that may come in one ping interval without a data frame between them; above, 1008.
     pub max_pings: u32,
     /// Allowed values of `Origin` on an upgrade. Empty: the request's own host. `*`: any.
     pub origins: Vec<String>,
