@@ -53,6 +53,8 @@ pub struct Local {
     pub touched: bool,
     /// Its kernel side may have more to read than was read.
     pub readable: bool,
+    /// Its input waits for its output to go.
+    pub waits: bool,
     /// As the slot's flag.
     pub lagging: bool,
     /// Its end was announced with the last event: read on to it.
@@ -231,6 +233,8 @@ impl Brain {
     fn live(&mut self) -> ! {
         let mut events = Events::with_capacity(1024);
         loop {
+            // A brain that dies while it waits dies of nothing that it has in hand.
+            self.state.set(Head::InHand, 0);
             let timeout = self.timeout();
             if let Err(e) = self.poll.poll(&mut events, timeout)
                 && e.kind() != io::ErrorKind::Interrupted

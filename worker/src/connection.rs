@@ -77,8 +77,15 @@ impl Brain {
                         return;
                     }
                 }
-                Progress::Waits | Progress::Ends => return,
+                Progress::Ends => return,
+                Progress::Waits => {
+                    self.local(slot).waits = true;
+                    return;
+                }
                 Progress::NeedInput(want) => {
+                    if self.has_said_all(slot) {
+                        return self.begin_close(slot, CloseReason::GoingAway);
+                    }
                     let local = self.local(slot);
                     local.want = want as u32;
                     if !local.readable {
@@ -152,16 +159,10 @@ impl Brain {
 
     /// The peer says nothing more; what it has said is answered.
     fn on_peer_end(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot) else {
-            return;
-        };
-        match meta.phase {
-            Phase::Http
-                if self.slots.pending(slot) > 0 || self.locals[slot as usize].first != 0 =>
-            {
-                self.begin_close(slot, CloseReason::PeerEnd);
-            }
-            _ => self.finish(slot, CloseReason::PeerEnd),
+        if self.slots.pending(slot) > 0 {
+            self.begin_close(slot, CloseReason::PeerEnd);
+        } else {
+            self.finish(slot, CloseReason::PeerEnd);
         }
     }
 

@@ -282,7 +282,8 @@ impl Brain {
         if !waits {
             if stalled != 0 {
                 self.slots.set(slot, Field::Stalled, 0);
-                // Its input may have waited for this.
+            }
+            if std::mem::take(&mut self.local(slot).waits) {
                 self.again.push(slot);
             }
             buffers::release_empty(&self.arena, &self.slots, slot);
