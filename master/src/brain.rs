@@ -1,9 +1,448 @@
-//! What serves.
+//! What serves: the master's guard begins here, and each of its brains.
+//!
+//! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`] and
+//! [`give`] (connections), [`crew`] (workers: their processes, messages and orders),
+//! [`operate`] (signals and commands), [`prepare`] (what a reload reads) and [`sweep`] (what the
+//! last brain left).
 
+mod accept;
+mod crew;
+mod give;
+mod operate;
+mod prepare;
+mod sweep;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use protocol::guard::{self, Life, Page};
+use protocol::ids::Seat;
+use protocol::logging::{self, Logging};
+
+use crate::config::{Config, Format, Source};
+use crate::connections::Connections;
+use crate::control::server::Server;
+use crate::link::Link;
+use crate::listener::Listener;
+use crate::pid_file::PidFile;
+use crate::readiness::Readiness;
+use crate::reload::Orders;
+use crate::run_dir::RunDir;
+use crate::sequencer::Sequencer;
 use crate::serve::Start;
+use crate::spawn;
+use crate::state::{Head, LINES, LINES_SIZE, State};
+use crate::supervise::Supervisor;
+
+/// Ticks: the workers' loops are looked at.
+const TICK: u64 = 1_000;
+/// Changes of presence are drawn together for so long.
+const PRESENCE: u64 = 100;
+
+/// What a guard hands to each of its brains.
+#[derive(Debug)]
+struct Context {
+    config: Config,
+    source: Source,
+    run: RunDir,
+    pid_file: PidFile,
+    listeners: Vec<Listener>,
+    control: OwnedFd,
+    /// A brain has its own copy of this memory, and alone changes it.
+    readiness: RefCell<Readiness>,
+    state: State,
+    /// Rung by the guard.
+    doorbell: OwnedFd,
+    /// Rung for all workers: the log has something new.
+    log_bell: OwnedFd,
+}
 
 /// Serves, under a guard, until it is told to stop.
-pub fn run(mut start: Start) -> ! {
-    start.readiness.failed("there is nothing yet that serves");
-    std::process::exit(1)
+pub fn run(start: Start) -> ! {
+    let Start {
+        config,
+        source,
+        run,
+        pid_file,
+        listeners,
+        control,
+        mut readiness,
+        nofile: _,
+    } = start;
+    let made = make_state(&config);
+    let (state, doorbell, log_bell) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            readiness.failed(&format!("cannot start: {error}"));
+            let _ = pid_file.remove();
+            std::process::exit(1)
+        }
+    };
+    let page = state.page();
+    let context = Context {
+        config,
+        source,
+        run,
+        pid_file,
+        listeners,
+        control,
+        readiness: RefCell::new(readiness),
+        state,
+        doorbell,
+        log_bell,
+    };
+    let outcome = guard::run(page, context.doorbell.as_fd(), &context, brain);
+    let code = match outcome {
+        Ok(outcome) => outcome.code(),
+        Err(error) => {
+            eprintln!("baton-master: the guard cannot go on: {error}");
+            1
+        }
+    };
+    // Who waits has been told, unless every brain died before it could; then this does it.
+    let reason = "the master died while it started; see its log";
+    context.readiness.borrow_mut().failed(reason);
+    let _ = std::fs::remove_file(context.run.socket());
+    let _ = context.pid_file.remove();
+    std::process::exit(code)
 }
+
+fn make_state(config: &Config) -> io::Result<(State, OwnedFd, OwnedFd)> {
+    let _ = guard::name_process(c"baton-master");
+    spawn::fill_low_numbers()?;
+    guard::become_subreaper()?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let state = State::create(config.memory.log as usize, since.map_or(1, |t| t.as_secs()))?;
+    let program = guard::held_program(&spawn::worker_program()?).map_err(|error| {
+        io::Error::other(format!("cannot read the program of the workers: {error}"))
+    })?;
+    set_program(&state, program);
+    Ok((state, eventfd()?, eventfd()?))
+}
+
+/// The program belongs to the state from now on.
+fn set_program(state: &State, program: OwnedFd) {
+    use std::os::fd::IntoRawFd;
+    state.set(Head::ProgramFd.word(), program.into_raw_fd() as u64 + 1);
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    EventFd::from_flags(flags)?.as_fd().try_clone_to_owned()
+}
+
+/// Runs in the guard's child and never returns.
+fn brain(context: &Context, life: Life) -> ! {
+    let started = start_logging(context).and_then(|logging| {
+        Brain::start(context, life, logging).map_err(|error| error.to_string())
+    });
+    match started {
+        Ok(mut brain) => brain.live(),
+        Err(reason) => {
+            log::error!("cannot start: {reason}");
+            context.readiness.borrow_mut().failed(&reason);
+            guard::exit(1)
+        }
+    }
+}
+
+fn start_logging(context: &Context) -> Result<Logging, String> {
+    let words: &'static _ = Box::leak(Box::new(context.state.segment().clone()));
+    let words = words.words(LINES / 8, LINES_SIZE / 8);
+    // SAFETY: stderr stays open for good.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let options = logging::Options {
+        role: "master".to_owned(),
+        filter: context.config.log.level.to_string(),
+        format: log_format(&context.config),
+    };
+    logging::init(words, stderr, &options).map_err(|error| error.to_string())
+}
+
+fn log_format(config: &Config) -> logging::Format {
+    match config.log.format {
+        Format::Text => logging::Format::Text,
+        Format::Json => logging::Format::Json,
+    }
+}
+
+/// Where an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Doorbell,
+    Control,
+    Waker,
+    Listener(usize),
+    Channel(u16),
+    Ring(u16),
+    Guard(u16),
+    Client(usize),
+}
+
+impl Origin {
+    fn token(self) -> Token {
+        let (kind, index) = match self {
+            Origin::Doorbell => (0, 0),
+            Origin::Control => (1, 0),
+            Origin::Waker => (2, 0),
+            Origin::Listener(index) => (3, index),
+            Origin::Channel(ring) => (4, usize::from(ring)),
+            Origin::Ring(ring) => (5, usize::from(ring)),
+            Origin::Guard(ring) => (6, usize::from(ring)),
+            Origin::Client(index) => (7, index),
+        };
+        Token(kind << 32 | index)
+    }
+
+    fn of(Token(token): Token) -> Origin {
+        let index = token & 0xffff_ffff;
+        match token >> 32 {
+            0 => Origin::Doorbell,
+            1 => Origin::Control,
+            2 => Origin::Waker,
+            3 => Origin::Listener(index),
+            4 => Origin::Channel(index as u16),
+            5 => Origin::Ring(index as u16),
+            6 => Origin::Guard(index as u16),
+            _ => Origin::Client(index),
+        }
+    }
+}
+
+struct Brain<'a> {
+    context: &'a Context,
+    state: &'a State,
+    page: Page,
+    life: Life,
+    logging: Logging,
+    poll: Poll,
+    waker: Arc<Waker>,
+    born: Instant,
+    /// Milliseconds since this brain began; never goes back.
+    now: u64,
+    config: Config,
+    source: Source,
+    supervisor: Supervisor,
+    orders: Orders,
+    links: BTreeMap<u16, Link>,
+    sequencer: Sequencer,
+    connections: Connections,
+    gate: accept::Gate,
+    server: Server,
+    callers: operate::Callers,
+    preparation: prepare::Preparation,
+    last_seat: Option<Seat>,
+    random: u64,
+    /// Rings that have something new.
+    rung: Vec<u16>,
+    /// Channels that were not read to their end.
+    again: Vec<u16>,
+    /// Whom the guard has reaped lately.
+    reaped: Vec<guard::Reaped>,
+    /// Rings whose workers count anew, and until when they have the time.
+    recounting: Vec<(u16, u64)>,
+    next_tick: u64,
+    next_presence: u64,
+    /// There is more to do at once.
+    busy: bool,
+    stopping: Option<operate::Stop>,
+}
+
+impl<'a> Brain<'a> {
+    fn start(context: &'a Context, life: Life, logging: Logging) -> io::Result<Brain<'a>> {
+        let state = &context.state;
+        state.recover().map_err(io::Error::other)?;
+        let (config, source) = prepare::kept(context);
+        let poll = Poll::new()?;
+        let mut brain = Brain {
+            context,
+            state,
+            page: state.page(),
+            life,
+            logging,
+            waker: Arc::new(Waker::new(poll.registry(), Origin::Waker.token())?),
+            poll,
+            born: Instant::now(),
+            now: 1,
+            supervisor: Supervisor::new(crew::patience(&config)),
+            orders: Orders::new(state.head(Head::Seats) as u16),
+            links: BTreeMap::new(),
+            sequencer: Sequencer::recover(state, config.limits.rooms),
+            connections: Connections::recover(state),
+            gate: accept::Gate::new(context.listeners.len())?,
+            server: Server::new(),
+            callers: operate::Callers::default(),
+            preparation: prepare::Preparation::default(),
+            last_seat: None,
+            random: RANDOM_SEED ^ u64::from(std::process::id()),
+            rung: Vec::new(),
+            again: Vec::new(),
+            reaped: Vec::new(),
+            recounting: Vec::new(),
+            next_tick: 0,
+            next_presence: 0,
+            busy: true,
+            stopping: None,
+            config,
+            source,
+        };
+        brain.register()?;
+        if life.number == 1 {
+            brain.boot();
+        } else {
+            brain.take_over()?;
+        }
+        Ok(brain)
+    }
+
+    fn register(&self) -> io::Result<()> {
+        self.watch(self.context.doorbell.as_raw_fd(), Origin::Doorbell)?;
+        self.watch(self.context.control.as_raw_fd(), Origin::Control)?;
+        for (index, listener) in self.context.listeners.iter().enumerate() {
+            self.watch(listener.fd.as_raw_fd(), Origin::Listener(index))?;
+        }
+        Ok(())
+    }
+
+    fn watch(&self, fd: RawFd, origin: Origin) -> io::Result<()> {
+        let interest = match origin {
+            Origin::Channel(_) | Origin::Client(_) => Interest::READABLE | Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&fd), origin.token(), interest)
+    }
+
+    fn unwatch(&self, fd: RawFd) {
+        // It fails for what was never watched, which is as good.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+    }
+
+    fn live(&mut self) -> ! {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, Some(self.timeout()))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("cannot wait for events: {error}");
+                self.logging.flush(Duration::from_millis(100));
+                std::process::abort();
+            }
+            self.now = self.born.elapsed().as_millis() as u64 + 1;
+            self.page.beat();
+            self.busy = false;
+            for event in &events {
+                self.on_event(event);
+            }
+            for ring in std::mem::take(&mut self.again) {
+                self.on_channel(ring);
+            }
+            self.on_time();
+            self.sequence();
+            self.accept();
+            self.assign();
+            self.sequencer.rest(self.state);
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match Origin::of(event.token()) {
+            Origin::Doorbell => self.on_doorbell(),
+            Origin::Control => self.on_control(),
+            Origin::Client(index) => self.on_client(index),
+            Origin::Waker => self.on_prepared(),
+            Origin::Listener(index) => self.gate.ready(index),
+            Origin::Channel(ring) => self.on_channel(ring),
+            Origin::Ring(ring) => self.rung.push(ring),
+            Origin::Guard(ring) => self.on_guard_death(ring),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        if self.busy || !self.rung.is_empty() {
+            return Duration::ZERO;
+        }
+        let mut at = self.next_tick;
+        let presence = self.sequencer.rooms().has_changed();
+        let recounted = self.recounting.iter().map(|(_, at)| *at).min();
+        for other in [
+            self.supervisor.due(),
+            presence.then_some(self.next_presence),
+            recounted,
+            self.gate.resumes(),
+            self.next_chance(),
+            self.stopping.as_ref().and_then(|stop| stop.by),
+        ] {
+            at = at.min(other.unwrap_or(u64::MAX));
+        }
+        Duration::from_millis(at.saturating_sub(self.now))
+    }
+
+    fn on_time(&mut self) {
+        if self.now >= self.next_tick {
+            self.next_tick = self.now + TICK;
+            self.look_after_workers();
+            self.gate.report();
+        } else if self.supervisor.due().is_some_and(|due| due <= self.now) {
+            self.tick();
+        }
+        if self.now >= self.next_presence && self.sequencer.rooms().has_changed() {
+            self.next_presence = self.now + PRESENCE;
+            self.busy |= self.sequencer.tell_presence(self.state);
+        }
+        let now = self.now;
+        for (ring, _) in self.recounting.extract_if(.., |(_, at)| *at <= now) {
+            self.sequencer.settle(self.state, ring);
+        }
+        if self.stopping.as_ref().is_some_and(|stop| stop.is_due(now)) {
+            self.end();
+        }
+    }
+
+    /// From the rings to the log, a turn for each that has something.
+    fn sequence(&mut self) {
+        for ring in std::mem::take(&mut self.rung) {
+            self.sequence_one(ring);
+        }
+        for ring in self.sequencer.take_recounting() {
+            self.recounting.push((ring, self.now + 5_000));
+        }
+        if self.sequencer.take_news() {
+            self.ring_log_bell();
+        }
+    }
+
+    /// Fds of this brain alone.
+    fn own_fds(&self) -> Vec<RawFd> {
+        self.gate
+            .fds()
+            .into_iter()
+            .chain(self.server.fds())
+            .collect()
+    }
+
+    /// Wakes all workers.
+    fn ring_log_bell(&self) {
+        // A counter that is full has rung.
+        let _ = nix::unistd::write(&self.context.log_bell, &1u64.to_ne_bytes());
+    }
+
+    /// Not for secrets: which of two workers to look at.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+const RANDOM_SEED: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -7,7 +7,9 @@
 pub mod brain;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod control;
+pub mod link;
 pub mod listener;
 pub mod lru;
 pub mod pid_file;
@@ -18,6 +20,7 @@ pub mod run_dir;
 pub mod schedule;
 pub mod sequencer;
 pub mod serve;
+pub mod spawn;
 pub mod state;
 pub mod supervise;
 pub mod verbs;

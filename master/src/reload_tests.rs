@@ -272,6 +272,7 @@ impl World {
                 }
                 Action::Retire { ring, .. }
                 | Action::Kill { ring, .. }
+                | Action::KillBrain { ring }
                 | Action::Abort { ring, .. } => self.pending.push(Pending::Leave { ring }),
                 Action::Tell(news) => {
                     let mut steps = Vec::new();

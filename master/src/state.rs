@@ -84,13 +84,14 @@ pub enum Head {
     DeathRing,
     DeathAt,
     Deaths,
-    /// Of the worker program and of the log's bell, plus one.
+    /// Of the workers' program, plus one.
     ProgramFd,
-    LogBellFd,
     /// Bytes.
     ConfigLen,
     /// How many workers were ordered.
     Seats,
+    /// 1: whoever started baton has been told that it serves.
+    Booted,
     /// 1: a stop was ordered; 2: a fast one.
     Stopping,
     /// First of one word for each seat: its lives so far.

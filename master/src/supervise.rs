@@ -40,7 +40,7 @@ pub enum Phase {
         until: u64,
     },
     Ready,
-    /// It hung and was told to abort; it is killed at this time.
+    /// It hung and was told to abort; its brain is killed at this time.
     Aborting {
         until: u64,
     },
@@ -132,6 +132,8 @@ pub enum Action {
     Retire { ring: u16, within: u64 },
     /// It hangs: SIGABRT to its brain, whose last words go to its log.
     Abort { ring: u16, standstill: u64 },
+    /// SIGKILL to its brain: the guard makes another, which goes on.
+    KillBrain { ring: u16 },
     /// SIGKILL to guard and brain.
     Kill { ring: u16, why: &'static str },
     /// For the log, for whoever waits, for `start`.
@@ -183,8 +185,17 @@ impl Supervisor {
     }
 
     /// For a new brain: a worker that its predecessor had.
-    pub fn adopt(&mut self, now: u64, seat: Seat, ring: u16, part: Part, phase: Phase) {
+    pub fn adopt(&mut self, now: u64, seat: Seat, ring: u16, part: Part) {
         self.last_ring = ring;
+        let until = now + self.patience.ready;
+        let phase = match part {
+            // What it said meanwhile is read next; a holder is taken for ready, for it serves.
+            Part::Holder => Phase::Ready,
+            Part::Relief => Phase::Starting { until },
+            Part::Leaver => Phase::Retiring {
+                until: now + self.patience.retire,
+            },
+        };
         self.workers.push(Worker {
             seat,
             part,
@@ -470,7 +481,11 @@ impl Supervisor {
                 Phase::Ready => {
                     self.kill(now, w.ring, "it did not replace its guard", actions);
                 }
-                Phase::Aborting { .. } => self.kill(now, w.ring, "it hung", actions),
+                Phase::Aborting { .. } => {
+                    let until = now + self.patience.ready;
+                    self.workers[index].phase = Phase::Starting { until };
+                    actions.push(Action::KillBrain { ring: w.ring });
+                }
                 Phase::Retiring { .. } => {
                     self.kill(now, w.ring, "it did not end in time", actions);
                 }

@@ -130,7 +130,9 @@ fn a_hung_worker_is_aborted_and_then_killed() {
     let standstill = PATIENCE.hung;
     assert_eq!(bench.take(), [Action::Abort { ring, standstill }]);
     bench.pass(1_000, Some(ring));
-    let why = "it hung";
+    assert_eq!(bench.take(), [Action::KillBrain { ring }]);
+    bench.pass(PATIENCE.ready, Some(ring));
+    let why = "it was not ready in time";
     assert_eq!(bench.take(), [Action::Kill { ring, why }]);
     bench.pass(1_000, Some(ring));
     let why = "it is not gone";
@@ -295,7 +297,7 @@ fn after_any_storm_every_seat_is_served() {
                 match action {
                     Action::Spawn { ring, .. } => bench.on(Event::Ready { ring }),
                     Action::Retire { ring, .. } | Action::Kill { ring, .. } => bench.gone(ring),
-                    Action::Abort { .. } | Action::Tell(_) => {}
+                    Action::Abort { .. } | Action::KillBrain { .. } | Action::Tell(_) => {}
                 }
             }
             bench.pass(1_000, None);

@@ -5,6 +5,7 @@
 //! Here is what both sides share; [`client`] asks.
 
 pub mod client;
+pub mod server;
 
 use std::fmt;
 use std::fs::{self, File};

@@ -1,0 +1,434 @@
+//! The workers: what the supervisor wants is done, what happens to them is told to it, and their
+//! messages are read.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use protocol::channel::Received;
+use protocol::ids::Seat;
+use protocol::journal::Record;
+use protocol::logging;
+use protocol::message::ToMaster;
+use protocol::roles::WorkerArgs;
+use protocol::row::Figure;
+use protocol::settings::Settings;
+
+use super::{Brain, Origin};
+use crate::config::{Config, Format};
+use crate::link::Link;
+use crate::run_dir::open_log;
+use crate::sequencer::Turn;
+use crate::spawn::{self, Birth};
+use crate::state::{self, Head};
+use crate::supervise::{Action, Event, News, Part, Patience};
+
+/// Messages of one worker in one turn; then it is the next one's turn.
+const TURN: usize = 256;
+/// A worker whose channel has ended has ended, or is helped.
+const ENDING: u64 = 1_000;
+
+pub(super) fn patience(config: &Config) -> Patience {
+    Patience {
+        ready: config.timeouts.ready_ms,
+        hung: config.timeouts.hung_ms,
+        retire: config.timeouts.retire_ms,
+    }
+}
+
+impl Brain<'_> {
+    /// Something has happened to a worker.
+    pub(super) fn supervise(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.supervisor.on(self.now, event, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+        self.save_rows();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Spawn { seat, ring, part } => {
+                if let Err(error) = self.spawn(seat, ring, part) {
+                    let why = format!("cannot start it: {error}");
+                    self.supervise(Event::SpawnFailed { ring, why });
+                }
+            }
+            Action::Retire { ring, within } => {
+                if let Some(link) = self.links.get_mut(&ring) {
+                    link.retire(within);
+                }
+            }
+            Action::Abort { ring, standstill } => {
+                let line = format!("its loop has stood still for {standstill} ms: it is aborted");
+                log::error!("{}: {line}", self.name(ring));
+                if let Some(link) = self.links.get(&ring) {
+                    self.write_last_word(link.seat, &line);
+                    link.abort_brain();
+                }
+            }
+            Action::KillBrain { ring } => {
+                if let Some(link) = self.links.get(&ring) {
+                    link.kill_brain();
+                }
+            }
+            Action::Kill { ring, why } => {
+                log::warn!("{}: killed: {why}", self.name(ring));
+                if let Some(link) = self.links.get(&ring) {
+                    link.kill();
+                }
+            }
+            Action::Tell(news) => self.on_news(&news),
+        }
+    }
+
+    fn on_news(&mut self, news: &News) {
+        match news {
+            News::Seated(seat) => log::info!("{seat} is ready"),
+            News::ReliefFailed { seat, why } => log::error!("the new {seat} failed: {why}"),
+            News::Left(seat) => log::info!("{seat}: the old one has left"),
+            News::Again {
+                seat, delay, why, ..
+            } => log::warn!("{seat} ended: {why}; the next starts in {delay} ms"),
+            News::AllGone => self.end(),
+        }
+        let mut steps = Vec::new();
+        self.orders.news(news, &mut steps);
+        for step in steps {
+            self.on_step(step);
+        }
+    }
+
+    fn spawn(&mut self, seat: Seat, ring: u16, part: Part) -> io::Result<()> {
+        let next = self
+            .preparation
+            .next
+            .as_ref()
+            .filter(|_| part == Part::Relief);
+        let config = next.map_or(&self.config, |next| &next.config);
+        let args = WorkerArgs {
+            seat,
+            ring,
+            user: config.identity.as_ref().map(|i| (i.uid, i.gid)),
+            log_filter: config.log.level.to_string(),
+            log_json: config.log.format == Format::Json,
+        };
+        let kept = self.state.head(Head::ProgramFd) as RawFd - 1;
+        let program = match next {
+            Some(next) => next.program.as_fd(),
+            // SAFETY: the state owns it; it is closed only when another takes its place.
+            None => unsafe { BorrowedFd::borrow_raw(kept) },
+        };
+        let log_file = open_log(&self.context.run.worker_log(seat)).map_err(io::Error::other)?;
+        let (mut link, channel) = Link::new(seat, ring, config.memory.ring as usize)?;
+        let birth = Birth {
+            log_file,
+            channel: spawn::above_low(channel)?,
+            ring: link.ring_fd(),
+            log: self.state.log().open_read_only()?,
+            ring_bell: link.bell.as_fd(),
+            log_bell: self.context.log_bell.as_fd(),
+            program,
+        };
+        // Its ring is new: nothing of it has been read.
+        self.state.set(state::read_index(ring), 0);
+        let pid = spawn::spawn(&args, &birth)?;
+        drop(birth);
+        // It is not reaped before we do it, so the pid is still its.
+        link.set_guard(pid)?;
+        link.save(self.state, part);
+        log::info!("{seat} starts (pid {pid}, ring {ring})");
+        self.watch_link(&link)?;
+        self.links.insert(ring, link);
+        Ok(())
+    }
+
+    pub(super) fn watch_link(&self, link: &Link) -> io::Result<()> {
+        let ring = link.number;
+        self.watch(link.channel.as_fd().as_raw_fd(), Origin::Channel(ring))?;
+        self.watch(link.bell.as_raw_fd(), Origin::Ring(ring))?;
+        match &link.pidfd {
+            Some(pidfd) => self.watch(pidfd.as_raw_fd(), Origin::Guard(ring)),
+            None => Ok(()),
+        }
+    }
+
+    /// What the next brain must know of the workers.
+    fn save_rows(&self) {
+        for worker in self.supervisor.workers() {
+            if worker.has_process()
+                && let Some(link) = self.links.get(&worker.ring)
+            {
+                link.save(self.state, worker.part);
+            }
+        }
+    }
+
+    /// Reads what a worker says, and says what waits for it.
+    pub(super) fn on_channel(&mut self, ring: u16) {
+        for _ in 0..TURN {
+            let Some(link) = self.links.get_mut(&ring) else {
+                return;
+            };
+            link.say();
+            if let Some(ToMaster::Return {
+                cid,
+                peer,
+                consumed,
+            }) = link.channel.peek::<ToMaster>()
+            {
+                self.on_returning(ring, cid, peer, consumed);
+            }
+            let Some(link) = self.links.get_mut(&ring) else {
+                return;
+            };
+            match link.channel.receive::<ToMaster>() {
+                Ok(Received::Message { message, fds }) => self.on_message(ring, message, fds),
+                Ok(Received::Empty) => return,
+                Ok(Received::Closed) => {
+                    self.on_closed_channel(ring);
+                    return;
+                }
+                Err(error) => {
+                    log::error!("{}: {error}", self.name(ring));
+                    self.supervise(Event::Hostile { ring });
+                    return;
+                }
+            }
+        }
+        self.busy = true;
+        self.again.push(ring);
+    }
+
+    fn on_message(&mut self, ring: u16, message: ToMaster, mut fds: Vec<OwnedFd>) {
+        match message {
+            ToMaster::Hello {
+                guard_pid,
+                brain_pid,
+                life,
+                version: _,
+            } => self.on_hello(ring, guard_pid, brain_pid, life),
+            ToMaster::Ready => self.supervise(Event::Ready { ring }),
+            ToMaster::Ack { cids } => self.on_ack(ring, &cids),
+            ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
+            ToMaster::Closed { cids } => self.on_closed(ring, &cids),
+            ToMaster::Return { cid, .. } => self.on_return(ring, cid, fds.pop()),
+            ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
+        }
+    }
+
+    fn on_hello(&mut self, ring: u16, guard: i32, brain: i32, life: u32) {
+        let settings = self.settings();
+        let Some(link) = self.links.get_mut(&ring) else {
+            return;
+        };
+        // Pids are what we kill: they are believed as far as they can be checked. A new guard is
+        // the brain that we knew, under its pid.
+        if guard != link.guard_pid && guard != link.brain_pid || parent(brain) != Some(guard) {
+            log::error!(
+                "{}: says that {brain} is its brain, and {guard} its guard",
+                self.name(ring)
+            );
+            return self.supervise(Event::Hostile { ring });
+        }
+        link.brain_pid = brain;
+        if guard != link.guard_pid {
+            let old = link.pidfd.as_ref().map(AsRawFd::as_raw_fd);
+            if let Err(error) = link.set_guard(guard) {
+                log::warn!("{ring}: cannot watch guard {guard}: {error}");
+            }
+            let new = link.pidfd.as_ref().map(AsRawFd::as_raw_fd);
+            old.into_iter().for_each(|fd| self.unwatch(fd));
+            let watched = new.map_or(Ok(()), |fd| self.watch(fd, Origin::Guard(ring)));
+            if let Err(error) = watched {
+                log::warn!("{}: cannot watch guard {guard}: {error}", self.name(ring));
+            }
+        }
+        let Some(link) = self.links.get_mut(&ring) else {
+            return;
+        };
+        link.welcome(settings);
+        let lives = Head::lives(link.seat.0);
+        self.state.set(lives, self.state.get(lives) + 1);
+        let name = self.name(ring);
+        log::info!("{name}: brain {brain} of guard {guard} says hello (its {life}.)");
+        self.supervise(Event::Hello { ring });
+        self.repeat(ring);
+    }
+
+    /// What workers are told of the configuration that serves, or is about to.
+    fn settings(&self) -> Settings {
+        let next = self.preparation.next.as_ref();
+        let config = next.map_or(&self.config, |next| &next.config);
+        let mut settings = config.settings.clone();
+        // Those that are refused politely come on top.
+        settings.max_connections = settings
+            .max_connections
+            .saturating_add(config.limits.refused);
+        settings
+    }
+
+    pub(super) fn on_guard_death(&mut self, ring: u16) {
+        let Some(link) = self.links.get_mut(&ring) else {
+            return;
+        };
+        if link.ended.is_some() {
+            return;
+        }
+        link.ended = Some(link.reap());
+        if link.closed.is_some() {
+            self.gone(ring);
+        } else {
+            log::warn!("{}: its guard is dead", self.name(ring));
+            self.supervise(Event::GuardDied { ring });
+            // If its brain is dead too, the end of the channel is there already.
+            self.on_channel(ring);
+        }
+    }
+
+    fn on_closed_channel(&mut self, ring: u16) {
+        let Some(link) = self.links.get_mut(&ring) else {
+            return;
+        };
+        link.closed.get_or_insert(self.now);
+        if link.ended.is_some() {
+            self.gone(ring);
+        }
+    }
+
+    /// Guard and brain are dead, and the channel has been read to its end.
+    fn gone(&mut self, ring: u16) {
+        // What it published is sequenced; then it is in no room any more.
+        while self.sequence_one(ring) == Turn::More {}
+        self.sequencer.drop_row(self.state, ring);
+        self.take_back_all(ring);
+        self.recounting.retain(|(r, _)| *r != ring);
+        let why = self.how_it_ended(ring);
+        Link::forget(ring, self.state);
+        if let Some(link) = self.links.remove(&ring) {
+            link.fds().into_iter().for_each(|fd| self.unwatch(fd));
+        }
+        self.supervise(Event::Gone { ring, why });
+    }
+
+    fn how_it_ended(&mut self, ring: u16) -> String {
+        let Some(link) = self.links.get(&ring) else {
+            return String::new();
+        };
+        let log = self.context.run.worker_log(link.seat);
+        let reaped = self.reaped.iter().find(|r| r.pid == link.guard_pid);
+        match link.ended.flatten().or(reaped.map(|r| r.status)) {
+            Some(status) => format!("{status}; see {}", log.display()),
+            None => format!("see {}", log.display()),
+        }
+    }
+
+    /// A turn of one ring.
+    pub(super) fn sequence_one(&mut self, ring: u16) -> Turn {
+        let Some(link) = self.links.get(&ring) else {
+            return Turn::Empty;
+        };
+        let turn = self.sequencer.turn(self.state, &link.ring);
+        match turn {
+            Turn::Empty => {}
+            Turn::More => self.rung.push(ring),
+            Turn::Hostile => {
+                log::error!("{}: its ring is not what a worker writes", self.name(ring));
+                self.supervise(Event::Hostile { ring });
+            }
+        }
+        turn
+    }
+
+    /// Once a second: have all loops turned? The bell makes those turn that have nothing to do.
+    pub(super) fn look_after_workers(&mut self) {
+        let seen: Vec<(u16, u64)> = self
+            .links
+            .iter()
+            .map(|(ring, link)| (*ring, link.figure(Figure::Turns)))
+            .collect();
+        for (ring, turns) in seen {
+            self.supervise(Event::Turns { ring, turns });
+        }
+        for link in self.links.values() {
+            let late = link.closed.is_some_and(|at| self.now >= at + ENDING);
+            if late && link.ended.is_none() {
+                link.kill();
+            }
+        }
+        self.ring_log_bell();
+        self.tick();
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.supervise(Event::Tick);
+    }
+
+    /// One line in a worker's own log, in its format.
+    fn write_last_word(&self, seat: Seat, what: &str) {
+        use std::io::Write;
+        let format = match self.config.log.format {
+            Format::Text => logging::Format::Text,
+            Format::Json => logging::Format::Json,
+        };
+        let mut line = Vec::new();
+        format.write(
+            &mut line,
+            std::time::SystemTime::now(),
+            "master",
+            &log::Record::builder()
+                .level(log::Level::Error)
+                .args(format_args!("{seat}: {what}"))
+                .build(),
+        );
+        let written = open_log(&self.context.run.worker_log(seat))
+            .and_then(|mut file| file.write_all(&line).map_err(|error| error.to_string()));
+        if let Err(error) = written {
+            log::warn!("cannot write to the log of {seat}: {error}");
+        }
+    }
+
+    /// For log lines.
+    pub(super) fn name(&self, ring: u16) -> String {
+        match self.links.get(&ring) {
+            Some(link) => link.seat.to_string(),
+            None => format!("ring {ring}"),
+        }
+    }
+
+    /// What the guard has reaped for us: workers' guards that lost their parent.
+    pub(super) fn note_reaped(&mut self) {
+        while let Some(reaped) = self.page.next_reaped() {
+            self.page.dealt_reaped();
+            if self.reaped.len() >= 64 {
+                self.reaped.remove(0);
+            }
+            self.reaped.push(reaped);
+        }
+    }
+
+    /// For a new brain: the workers of the last one.
+    pub(super) fn adopt_workers(&mut self) -> io::Result<()> {
+        for ring in 0..protocol::row::MAX_RINGS {
+            let Some((link, part)) = Link::recover(self.state, ring)? else {
+                continue;
+            };
+            self.supervisor.adopt(self.now, link.seat, ring, part);
+            self.watch_link(&link)?;
+            self.links.insert(ring, link);
+            self.rung.push(ring);
+        }
+        let mut record = Record::new();
+        record.set(Head::InHandRing.word(), 0);
+        self.state.commit(&mut record);
+        Ok(())
+    }
+}
+
+/// The parent of a process.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let rest = stat.rsplit_once(") ")?.1;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}

@@ -1,0 +1,351 @@
+//! What operators say: signals, which the guard has counted, and commands over the control socket.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use protocol::guard;
+use protocol::row::Figure;
+
+use super::Brain;
+use crate::control::server::Heard;
+use crate::control::{self, Answer, Request, Status, Stopping};
+use crate::listener::Listener;
+use crate::readiness::Served;
+use crate::reload::{Order, Step, Ticket};
+use crate::run_dir::open_log;
+use crate::state::Head;
+use crate::supervise::{Event, Part, Phase};
+
+/// A stop is under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    pub fast: bool,
+    /// The exit status.
+    code: i32,
+    /// By then all is over, whatever is left.
+    pub by: Option<u64>,
+}
+
+impl Stop {
+    pub fn is_due(&self, now: u64) -> bool {
+        self.by.is_some_and(|by| by <= now)
+    }
+}
+
+/// Who gave an order and is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// The start itself.
+    Start,
+    Signal(Signal),
+    /// Of the control socket.
+    Client(usize),
+}
+
+#[derive(Debug, Default)]
+pub struct Callers {
+    waiting: HashMap<Ticket, (Caller, Order)>,
+    last: Ticket,
+    last_reload: Option<String>,
+}
+
+/// Over all, a stop takes no longer than it was told, and this.
+const MARGIN: u64 = 3_000;
+
+impl Brain<'_> {
+    /// The first brain: every worker is started; when all are ready, the start is done.
+    pub(super) fn boot(&mut self) {
+        self.keep_config();
+        let workers = self.config.workers;
+        self.order(Caller::Start, Order::Scale(workers));
+    }
+
+    fn order(&mut self, caller: Caller, order: Order) {
+        self.callers.last += 1;
+        let ticket = self.callers.last;
+        self.callers.waiting.insert(ticket, (caller, order));
+        let mut steps = Vec::new();
+        self.orders.ask(order, ticket, &mut steps);
+        for step in steps {
+            self.on_step(step);
+        }
+    }
+
+    pub(super) fn on_step(&mut self, step: Step) {
+        match step {
+            Step::Prepare => self.prepare(),
+            Step::Adopt => self.adopt_next(),
+            Step::Relieve(seat) => self.supervise(Event::Relieve(seat)),
+            Step::Seats(n) => {
+                self.state.set(Head::Seats.word(), n.into());
+                self.supervise(Event::Seats(n));
+            }
+            Step::Answer { tickets, result } => {
+                for ticket in tickets {
+                    if let Some((caller, order)) = self.callers.waiting.remove(&ticket) {
+                        self.answer(caller, order, &result);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, caller: Caller, order: Order, result: &Result<(), String>) {
+        match (order, result) {
+            (Order::Reload, result) => {
+                self.preparation.next = None;
+                let said = result.clone().err().unwrap_or_else(|| "ok".to_owned());
+                self.callers.last_reload = Some(said);
+            }
+            (Order::Scale(_) | Order::More | Order::Fewer, Ok(())) if caller != Caller::Start => {
+                self.source.overrides.workers = Some(self.supervisor.seats().len() as u16);
+                self.keep_config();
+            }
+            (Order::Scale(_) | Order::More | Order::Fewer, _) => {}
+        }
+        match result {
+            Ok(()) => log::info!("{order:?} is done"),
+            Err(why) => log::error!("{order:?} failed: {why}"),
+        }
+        match (caller, result) {
+            (Caller::Start, Ok(())) => {
+                self.state.set(Head::Booted.word(), 1);
+                let served = self.served();
+                self.context.readiness.borrow_mut().ready(&served);
+            }
+            (Caller::Start, Err(why)) => {
+                self.context.readiness.borrow_mut().failed(why);
+                self.stop(true, 1);
+            }
+            (Caller::Signal(_), _) => {}
+            (Caller::Client(index), result) => {
+                let answer = match result {
+                    Ok(()) => Answer::done(),
+                    Err(why) => Answer::Error(why.clone()),
+                };
+                self.tell_client(index, &answer);
+            }
+        }
+    }
+
+    fn served(&self) -> Served {
+        Served {
+            pid: self.life.guard_pid,
+            workers: self.supervisor.seats().len() as u16,
+            listen: self
+                .context
+                .listeners
+                .iter()
+                .map(Listener::listening)
+                .collect(),
+        }
+    }
+
+    /// The guard has counted signals, or reaped somebody.
+    pub(super) fn on_doorbell(&mut self) {
+        let mut count = [0; 8];
+        // What it counts is in the page; it is read only so that it does not fill.
+        let _ = nix::unistd::read(&self.context.doorbell, &mut count);
+        self.note_reaped();
+        for signal in Signal::iterator() {
+            let pending = self.page.pending(signal);
+            if pending > 0 {
+                self.on_signal(signal, pending);
+                self.page.dealt(signal, pending);
+            }
+        }
+    }
+
+    fn on_signal(&mut self, signal: Signal, times: u64) {
+        log::info!("{signal}");
+        let caller = Caller::Signal(signal);
+        match signal {
+            Signal::SIGTERM | Signal::SIGQUIT => {
+                let again = times > 1 || self.stopping.is_some();
+                self.stop(again && signal == Signal::SIGTERM, 0);
+            }
+            Signal::SIGINT => self.stop(true, 0),
+            Signal::SIGHUP => self.order(caller, Order::Reload),
+            Signal::SIGUSR1 => self.reopen_logs(),
+            Signal::SIGUSR2 => log::warn!("upgrade is not supported yet"),
+            Signal::SIGTTIN => (0..times).for_each(|_| self.order(caller, Order::More)),
+            Signal::SIGTTOU => (0..times).for_each(|_| self.order(caller, Order::Fewer)),
+            _ => {}
+        }
+    }
+
+    fn reopen_logs(&mut self) {
+        match open_log(&self.context.run.master_log()) {
+            Ok(file) => self.logging.reopen(file.into()),
+            Err(error) => log::error!("{error}"),
+        }
+        for link in self.links.values_mut() {
+            match open_log(&self.context.run.worker_log(link.seat)) {
+                Ok(file) => link.reopen(file),
+                Err(error) => log::error!("{error}"),
+            }
+        }
+        log::info!("logs are reopened");
+    }
+
+    /// A stop that is under way can only become fast.
+    pub(super) fn stop(&mut self, fast: bool, code: i32) {
+        if self.stopping.is_some_and(|stop| stop.fast || !fast) {
+            return;
+        }
+        let within = if fast {
+            0
+        } else {
+            self.config.timeouts.stop_ms
+        };
+        log::info!("stopping{}", if fast { ", fast" } else { "" });
+        self.state
+            .set(Head::Stopping.word(), if fast { 2 } else { 1 });
+        self.stopping = Some(Stop {
+            fast,
+            code,
+            by: Some(self.now + within + MARGIN),
+        });
+        for listener in &self.context.listeners {
+            self.unwatch(std::os::fd::AsRawFd::as_raw_fd(&listener.fd));
+            // Closed for all who share it: nobody is to wait at a door that does not open.
+            let _ = nix::sys::socket::shutdown(
+                std::os::fd::AsRawFd::as_raw_fd(&listener.fd),
+                nix::sys::socket::Shutdown::Both,
+            );
+        }
+        let mut steps = Vec::new();
+        self.orders.stop(&mut steps);
+        for step in steps {
+            self.on_step(step);
+        }
+        let mut patience = super::crew::patience(&self.config);
+        patience.retire = within;
+        self.supervisor.set_patience(patience);
+        self.supervise(Event::Stop { fast });
+    }
+
+    /// All workers are gone, or the time is over: so is the master.
+    pub(super) fn end(&mut self) {
+        let Some(stop) = self.stopping else { return };
+        for link in self.links.values() {
+            link.kill();
+        }
+        log::info!("stopped");
+        self.logging.flush(Duration::from_millis(500));
+        guard::exit(stop.code)
+    }
+
+    pub(super) fn on_control(&mut self) {
+        if self.server.accept(&self.context.control).is_err() {
+            // No fd is left: one is kept for this.
+            self.gate.give_up_reserve();
+            if let Err(error) = self.server.accept(&self.context.control) {
+                log::warn!("cannot be spoken to: {error}");
+            }
+        }
+        for (index, fd) in self.server.take_fresh() {
+            if let Err(error) = self.watch(fd, super::Origin::Client(index)) {
+                log::warn!("cannot be spoken to: {error}");
+            }
+        }
+    }
+
+    pub(super) fn on_client(&mut self, index: usize) {
+        match self.server.hear(index) {
+            Heard::Nothing | Heard::Gone => {}
+            Heard::Request(request) => self.on_request(index, request),
+            Heard::Nonsense(error) => self.tell_client(index, &Answer::Error(error)),
+        }
+    }
+
+    fn tell_client(&mut self, index: usize, answer: &Answer) {
+        self.server.answer(index, answer);
+        // The next request may be there already.
+        self.on_client(index);
+    }
+
+    fn on_request(&mut self, index: usize, request: Request) {
+        match request {
+            Request::Status => {
+                let status = self.status();
+                self.tell_client(index, &Answer::with(&status));
+            }
+            Request::Stop { fast } => {
+                let within_ms = if fast {
+                    0
+                } else {
+                    self.config.timeouts.stop_ms
+                };
+                self.tell_client(index, &Answer::with(&Stopping { within_ms }));
+                self.stop(fast, 0);
+            }
+            Request::Reload => self.order(Caller::Client(index), Order::Reload),
+            Request::Scale { workers } => {
+                self.order(Caller::Client(index), Order::Scale(workers));
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let uptime_s = since
+            .map_or(0, |now| now.as_secs())
+            .saturating_sub(self.state.head(Head::StartedAt));
+        let mut workers: Vec<control::Worker> = self
+            .supervisor
+            .workers()
+            .iter()
+            .map(|worker| self.worker_status(worker))
+            .collect();
+        workers.sort_by_key(|worker| worker.worker);
+        Status {
+            running: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: format!("e{}", self.state.head(Head::FirstEpoch)),
+            master: control::Master {
+                pid: self.life.guard_pid,
+                brain_pid: std::process::id().cast_signed(),
+                uptime_s,
+            },
+            listen: self
+                .context
+                .listeners
+                .iter()
+                .map(Listener::listening)
+                .collect(),
+            workers,
+            reload: control::Reload {
+                running: self.orders.reloading(),
+                last_result: self.callers.last_reload.clone(),
+            },
+        }
+    }
+
+    fn worker_status(&self, worker: &crate::supervise::Worker) -> control::Worker {
+        let link = self
+            .links
+            .get(&worker.ring)
+            .filter(|_| worker.has_process());
+        let state = match (worker.phase, worker.part) {
+            (Phase::Waiting { .. }, _) => control::State::Backoff,
+            (Phase::Starting { .. }, Part::Holder | Part::Relief) => control::State::Starting,
+            (Phase::Ready, Part::Holder | Part::Relief) => control::State::Ready,
+            (Phase::Aborting { .. }, _) => control::State::Starting,
+            (Phase::Retiring { .. } | Phase::Killed { .. }, _) | (_, Part::Leaver) => {
+                control::State::Draining
+            }
+        };
+        let figure = |figure| link.map_or(0, |link| link.figure(figure) as u32);
+        control::Worker {
+            worker: worker.seat.0,
+            pid: link.map(|link| link.brain_pid).filter(|pid| *pid > 0),
+            guard_pid: link.map(|link| link.guard_pid),
+            life: self.state.get(Head::lives(worker.seat.0)) as u32,
+            state,
+            connections: figure(Figure::Connections),
+            rooms: figure(Figure::Rooms),
+        }
+    }
+}

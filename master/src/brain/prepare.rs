@@ -1,0 +1,122 @@
+//! What a reload reads: the configuration and the worker's program. A thread reads them (a slow
+//! disk must not hold up the loop); what is kept of them is for the brains to come.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::{Receiver, channel};
+
+use protocol::guard::held_program;
+use serde::{Deserialize, Serialize};
+
+use super::{Brain, Context, crew, set_program};
+use crate::config::{Config, Source, changes};
+use crate::spawn::worker_program;
+use crate::state::Head;
+
+/// What was read, and is to serve if the new workers do.
+#[derive(Debug)]
+pub struct Next {
+    pub config: Config,
+    pub program: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+pub struct Preparation {
+    /// The thread's result, when it comes.
+    result: Option<Receiver<Result<Next, String>>>,
+    /// Until it is adopted or the reload has failed.
+    pub next: Option<Next>,
+}
+
+/// For the brains to come.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    config: Config,
+    source: Source,
+}
+
+/// The configuration that serves: what was kept last, else what the master started with.
+pub(super) fn kept(context: &Context) -> (Config, Source) {
+    match serde_json::from_slice::<Kept>(&context.state.config()) {
+        Ok(kept) => (kept.config, kept.source),
+        Err(_) => (context.config.clone(), context.source.clone()),
+    }
+}
+
+impl Brain<'_> {
+    pub(super) fn keep_config(&self) {
+        let kept = Kept {
+            config: self.config.clone(),
+            source: self.source.clone(),
+        };
+        let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other);
+        if let Err(error) = bytes.and_then(|bytes| self.state.set_config(&bytes)) {
+            log::error!("cannot keep the configuration: {error}");
+        }
+    }
+
+    /// Begins to read; [`on_prepared`](Brain::on_prepared) follows.
+    pub(super) fn prepare(&mut self) {
+        let (sender, receiver) = channel();
+        let (source, old) = (self.source.clone(), self.config.clone());
+        let waker = self.waker.clone();
+        let read = move || {
+            // Nobody waits any more if the receiver is gone.
+            let _ = sender.send(read(&source, &old));
+            let _ = waker.wake();
+        };
+        self.preparation.result = Some(receiver);
+        let thread = std::thread::Builder::new().name("reload".into());
+        if let Err(error) = thread.spawn(read) {
+            self.preparation.result = None;
+            self.prepared(Err(format!("no thread to read the configuration: {error}")));
+        }
+    }
+
+    pub(super) fn on_prepared(&mut self) {
+        let received = self.preparation.result.as_ref().map(Receiver::try_recv);
+        if let Some(Ok(result)) = received {
+            self.preparation.result = None;
+            self.prepared(result);
+        }
+    }
+
+    fn prepared(&mut self, result: Result<Next, String>) {
+        let wanted = result.map(|next| {
+            let wanted = next.config.workers;
+            self.preparation.next = Some(next);
+            wanted
+        });
+        let mut steps = Vec::new();
+        self.orders.prepared(wanted, &mut steps);
+        for step in steps {
+            self.on_step(step);
+        }
+    }
+
+    /// The first new worker serves with what was read: it is what serves from now on.
+    pub(super) fn adopt_next(&mut self) {
+        let Some(Next { config, program }) = self.preparation.next.take() else {
+            return;
+        };
+        let old = self.state.head(Head::ProgramFd) as RawFd - 1;
+        set_program(self.state, program);
+        // SAFETY: the state has just given it up.
+        drop(unsafe { OwnedFd::from_raw_fd(old) });
+        if let Err(error) = self.logging.set_filter(config.log.level.as_str()) {
+            log::error!("the log's level stays: {error}");
+        }
+        self.sequencer.set_capacity(config.limits.rooms);
+        self.supervisor.set_patience(crew::patience(&config));
+        self.config = config;
+        self.keep_config();
+    }
+}
+
+fn read(source: &Source, old: &Config) -> Result<Next, String> {
+    let config = source.load().map_err(|errors| errors.to_string())?;
+    changes(old, &config).map_err(|refused| refused.join("\n"))?;
+    let path = worker_program().map_err(|error| error.to_string())?;
+    let program =
+        held_program(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(Next { config, program })
+}

@@ -1,0 +1,123 @@
+//! What a new brain finds: the fd table that it shares with those before it, held against the
+//! state. What the state knows goes on; a connection that nobody knows was accepted and not noted,
+//! and is given; everything else is closed.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{SockaddrStorage, getpeername};
+use protocol::channel::cookie;
+
+use super::Brain;
+use crate::connections::Holder;
+use crate::spawn::LOW;
+use crate::state::Head;
+use crate::supervise::Event;
+
+impl Brain<'_> {
+    /// Goes on where the last brain died.
+    pub(super) fn take_over(&mut self) -> io::Result<()> {
+        log::warn!("the last brain died: taking over");
+        self.adopt_workers()?;
+        self.sweep()?;
+        let rings: Vec<u16> = self.links.keys().copied().collect();
+        for ring in rings {
+            self.repeat(ring);
+            self.on_channel(ring);
+        }
+        match self.state.head(Head::Stopping) {
+            0 if self.state.head(Head::Booted) == 0 => {
+                let reason = "the master died while it started; see its log";
+                self.context.readiness.borrow_mut().failed(reason);
+                self.stop(true, 1);
+            }
+            0 => self.supervise(Event::Seats(self.state.head(Head::Seats) as u16)),
+            how => self.stop(how == 2, 0),
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> io::Result<()> {
+        let mut known: HashSet<RawFd> = self.links.values().flat_map(|l| l.fds()).collect();
+        let context = self.context;
+        known.extend(context.listeners.iter().map(|l| l.fd.as_raw_fd()));
+        known.extend([
+            context.control.as_raw_fd(),
+            context.pid_file.file().as_raw_fd(),
+            context.readiness.borrow().fd().as_raw_fd(),
+            context.state.as_fd().as_raw_fd(),
+            context.state.log().as_fd().as_raw_fd(),
+            context.doorbell.as_raw_fd(),
+            context.log_bell.as_raw_fd(),
+            self.life.guard.as_raw_fd(),
+            self.poll.as_raw_fd(),
+            self.state.head(Head::ProgramFd) as RawFd - 1,
+        ]);
+        known.extend(self.own_fds());
+        let mut cookies = std::collections::HashMap::new();
+        for slot in self.connections.slots() {
+            if let Some(connection) = self.connections.get(self.state, slot) {
+                known.extend(connection.fd);
+                cookies.insert(connection.cookie, slot);
+            }
+        }
+        let (mut fresh, mut closed) = (0, 0);
+        for fd in open_fds()? {
+            if fd < LOW || known.contains(&fd) {
+                continue;
+            }
+            // SAFETY: it is open, and nothing of this brain or of the state owns it.
+            let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+            match cookie_of_connected(owned.as_fd()) {
+                Some(cookie) => match cookies.get(&cookie) {
+                    Some(slot) => closed += u64::from(!self.adopt_returned(*slot, owned)),
+                    None => {
+                        self.admit_unknown(owned);
+                        fresh += 1;
+                    }
+                },
+                None => closed += 1,
+            }
+        }
+        log::info!("sweep: {fresh} connections had not been noted, {closed} fds are closed");
+        Ok(())
+    }
+
+    /// A socket whose slot has no fd: it was on its way back from a worker, or its slot has given
+    /// it up and it is closed now.
+    fn adopt_returned(&mut self, slot: u32, fd: OwnedFd) -> bool {
+        use std::os::fd::IntoRawFd;
+        let connection = self.connections.get(self.state, slot);
+        let Some(connection) = connection.filter(|c| c.fd.is_none()) else {
+            return false;
+        };
+        let Holder::Returning { ring } = connection.holder else {
+            return false;
+        };
+        self.connections
+            .returned(self.state, slot, ring, fd.into_raw_fd());
+        self.say_took(ring, slot, connection.cid);
+        true
+    }
+}
+
+fn open_fds() -> io::Result<Vec<RawFd>> {
+    let listing = std::fs::read_dir("/proc/self/fd")?;
+    let names = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let fds: Vec<RawFd> = names.collect();
+    // The listing's own fd is closed by now.
+    // SAFETY: `fcntl(F_GETFD)` on a number that may be closed does no harm.
+    let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
+    Ok(fds.into_iter().filter(is_open).collect())
+}
+
+/// The cookie, if it is a connected TCP socket.
+fn cookie_of_connected(fd: BorrowedFd<'_>) -> Option<u64> {
+    let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
+    let is_internet = match peer {
+        Some(peer) => peer.as_sockaddr_in().is_some() || peer.as_sockaddr_in6().is_some(),
+        None => false,
+    };
+    is_internet.then(|| cookie(&fd))
+}

@@ -1,0 +1,316 @@
+//! One worker's process, as the master holds it: its channel, its ring, its pids.
+//!
+//! What the channel cannot take now is kept, the latest of a kind, and said when it can.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use protocol::channel::Channel;
+use protocol::ids::{Cid, Seat};
+use protocol::journal::Record;
+use protocol::memory::{Access, Segment};
+use protocol::message::{self, MAX_BATCH, ToWorker};
+use protocol::row::Figure;
+use protocol::settings::Settings;
+use protocol::stream;
+
+use crate::sequencer::Ring;
+use crate::state::{self, State};
+use crate::supervise::Part;
+
+#[derive(Debug)]
+pub struct Link {
+    pub seat: Seat,
+    pub number: u16,
+    pub channel: Channel,
+    pub ring: Ring,
+    segment: Arc<Segment>,
+    pub bell: OwnedFd,
+    pub guard_pid: i32,
+    /// 0: it has not said hello.
+    pub brain_pid: i32,
+    /// Of its guard; none until it is started.
+    pub pidfd: Option<OwnedFd>,
+    /// How its guard ended.
+    pub ended: Option<Option<ExitStatus>>,
+    /// The channel has ended: guard and brain are gone, or about to be. Since then.
+    pub closed: Option<u64>,
+    /// It refused a connection: it gets no more before this time.
+    pub refuses_until: u64,
+    /// Slots that are given with the next batch.
+    pub batch: Vec<u32>,
+    say: Outbox,
+}
+
+/// What is to be said and has not been.
+#[derive(Debug, Default)]
+struct Outbox {
+    welcome: Option<Box<Settings>>,
+    took: Vec<Cid>,
+    reopen: Option<File>,
+    retire: Option<u64>,
+}
+
+/// Words of a worker's row in the state.
+const SEAT: usize = 0; // 0: nothing here; seat · part
+const PIDS: usize = 1;
+const FDS: usize = 2; // channel, ring
+const MORE_FDS: usize = 3; // bell, pidfd + 1
+
+impl Link {
+    /// Makes what a new worker needs; the second value is its end of the channel.
+    pub fn new(seat: Seat, number: u16, ring_size: usize) -> io::Result<(Link, OwnedFd)> {
+        let (ours, theirs) = Channel::pair()?;
+        let theirs = theirs.as_fd().try_clone_to_owned()?;
+        let segment = Segment::create(c"baton-ring", stream::segment_size(ring_size))?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = EventFd::from_flags(flags)?.as_fd().try_clone_to_owned()?;
+        Ok((Link::over(seat, number, ours, segment, bell), theirs))
+    }
+
+    fn over(seat: Seat, number: u16, channel: Channel, segment: Segment, bell: OwnedFd) -> Link {
+        let segment = Arc::new(segment);
+        Link {
+            seat,
+            number,
+            channel,
+            ring: Ring::new(number, segment.clone()),
+            segment,
+            bell,
+            guard_pid: 0,
+            brain_pid: 0,
+            pidfd: None,
+            ended: None,
+            closed: None,
+            refuses_until: 0,
+            batch: Vec::new(),
+            say: Outbox::default(),
+        }
+    }
+
+    /// For a new brain: the worker that its predecessor had under this number, if any.
+    pub fn recover(state: &State, number: u16) -> io::Result<Option<(Link, Part)>> {
+        let get = |field| state.get(state::worker(number, field));
+        let row = get(SEAT);
+        if row == 0 {
+            return Ok(None);
+        }
+        let part = match row >> 16 {
+            1 => Part::Holder,
+            2 => Part::Relief,
+            _ => Part::Leaver,
+        };
+        let (fds, more, pids) = (get(FDS), get(MORE_FDS), get(PIDS));
+        // SAFETY: the numbers were written when the fds were made, and are taken out of the row
+        // before the fds are closed; no one else in this brain knows them.
+        let own = |fd: u64| unsafe { OwnedFd::from_raw_fd(fd as u32 as RawFd) };
+        let channel = Channel::from(own(fds));
+        let segment = Segment::map(own(fds >> 32), Access::ReadWrite)?;
+        let mut link = Link::over(Seat(row as u16), number, channel, segment, own(more));
+        link.guard_pid = pids as i32;
+        link.brain_pid = (pids >> 32) as i32;
+        link.pidfd = (more >> 32).checked_sub(1).map(own);
+        Ok(Some((link, part)))
+    }
+
+    /// Puts what the next brain must know into its row, if it is not there.
+    pub fn save(&self, state: &State, part: Part) {
+        let part = match part {
+            Part::Holder => 1,
+            Part::Relief => 2,
+            Part::Leaver => 3,
+        };
+        let both = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
+        let pidfd = self.pidfd.as_ref().map_or(0, |fd| fd.as_raw_fd() + 1);
+        let row = [
+            (SEAT, u64::from(self.seat.0) | part << 16),
+            (PIDS, both(self.guard_pid, self.brain_pid)),
+            (
+                FDS,
+                both(
+                    self.channel.as_fd().as_raw_fd(),
+                    self.segment.as_fd().as_raw_fd(),
+                ),
+            ),
+            (MORE_FDS, both(self.bell.as_raw_fd(), pidfd)),
+        ];
+        let mut record = Record::new();
+        for (field, value) in row {
+            let word = state::worker(self.number, field);
+            if state.get(word) != value {
+                record.set(word, value);
+            }
+        }
+        if !record.is_empty() {
+            state.commit(&mut record);
+        }
+    }
+
+    /// Nobody has this number any more. To be called before the link is dropped, which closes its
+    /// fds.
+    pub fn forget(number: u16, state: &State) {
+        state.set(state::worker(number, SEAT), 0);
+    }
+
+    /// The fds that its row names.
+    pub fn fds(&self) -> Vec<RawFd> {
+        let mut fds = vec![
+            self.channel.as_fd().as_raw_fd(),
+            self.segment.as_fd().as_raw_fd(),
+            self.bell.as_raw_fd(),
+        ];
+        fds.extend(self.pidfd.as_ref().map(AsRawFd::as_raw_fd));
+        fds
+    }
+
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+
+    /// What the worker shows of itself.
+    #[must_use]
+    pub fn figure(&self, figure: Figure) -> u64 {
+        self.segment.word(figure.word()).load(Ordering::Relaxed)
+    }
+
+    pub fn welcome(&mut self, settings: Settings) {
+        self.say.welcome = Some(Box::new(settings));
+        self.say();
+    }
+
+    pub fn took(&mut self, cids: Vec<Cid>) {
+        self.say.took.extend(cids);
+        self.say();
+    }
+
+    pub fn reopen(&mut self, file: File) {
+        self.say.reopen = Some(file);
+        self.say();
+    }
+
+    pub fn retire(&mut self, within: u64) {
+        self.say.retire = Some(within);
+        self.say();
+    }
+
+    /// Says what waits, as far as the channel takes it. Of an end that is gone its end tells.
+    pub fn say(&mut self) {
+        let Outbox {
+            welcome,
+            took,
+            reopen,
+            retire,
+        } = &mut self.say;
+        if let Some(settings) = welcome.take_if(|settings| {
+            let message = ToWorker::Welcome {
+                version: message::VERSION,
+                worker: self.seat,
+                settings: settings.clone(),
+            };
+            self.channel.send(&message, &[]).unwrap_or(true)
+        }) {
+            drop(settings);
+        }
+        while !took.is_empty() {
+            let cids = took[..took.len().min(MAX_BATCH)].to_vec();
+            let count = cids.len();
+            if !self
+                .channel
+                .send(&ToWorker::Took { cids }, &[])
+                .unwrap_or(true)
+            {
+                return;
+            }
+            took.drain(..count);
+        }
+        reopen.take_if(|file| {
+            let sent = self.channel.send(&ToWorker::Reopen, &[file.as_fd()]);
+            sent.unwrap_or(true)
+        });
+        retire.take_if(|within_ms| {
+            let message = ToWorker::Retire {
+                within_ms: *within_ms,
+            };
+            self.channel.send(&message, &[]).unwrap_or(true)
+        });
+    }
+
+    /// Its guard is dead: how, if we are told (it may have become a child of our guard).
+    pub fn reap(&self) -> Option<ExitStatus> {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let got = unsafe { libc::waitpid(self.guard_pid, &mut status, libc::WNOHANG) };
+        (got == self.guard_pid).then(|| ExitStatus::from_raw(status))
+    }
+
+    /// The process of this pid is its guard from now on.
+    pub fn set_guard(&mut self, pid: i32) -> io::Result<()> {
+        // SAFETY: no memory is involved.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        // SAFETY: the kernel has just made it for us.
+        self.pidfd = Some(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+        self.guard_pid = pid;
+        self.ended = None;
+        Ok(())
+    }
+
+    /// SIGKILL to guard and brain. The guard is stopped first, so that it makes no other brain.
+    pub fn kill(&self) {
+        self.signal_guard(libc::SIGSTOP);
+        self.kill_brain();
+        self.signal_guard(libc::SIGKILL);
+    }
+
+    pub fn kill_brain(&self) {
+        self.signal_brain(libc::SIGKILL);
+    }
+
+    pub fn abort_brain(&self) {
+        self.signal_brain(libc::SIGABRT);
+    }
+
+    fn signal_guard(&self, signal: i32) {
+        if let (Some(pidfd), None) = (&self.pidfd, self.ended) {
+            let nothing = std::ptr::null::<libc::siginfo_t>();
+            // SAFETY: a pidfd of ours; there is no siginfo. It fails for the dead only.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd.as_raw_fd(),
+                    signal,
+                    nothing,
+                    0,
+                )
+            };
+        }
+    }
+
+    fn signal_brain(&self, signal: i32) {
+        let guard = self.guard_pid;
+        let children = match self.ended {
+            None => std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")),
+            Some(_) => Ok(String::new()),
+        };
+        let mut brains: Vec<i32> = children
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect();
+        // One whose guard is dead is nobody's child that we could look up; while the channel is
+        // open it is alive.
+        if brains.is_empty() && self.brain_pid > 0 && self.closed.is_none() {
+            brains.push(self.brain_pid);
+        }
+        for brain in brains {
+            // SAFETY: no memory is involved. It fails for the dead only.
+            unsafe { libc::kill(brain, signal) };
+        }
+    }
+}
