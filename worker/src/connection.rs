@@ -254,6 +254,8 @@ impl Brain {
                 Took::NeedInput(total) => progress = Progress::NeedInput(total),
                 Took::Waits => progress = Progress::Waits,
                 Took::RingFull => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
                     self.ring_waiters.push(slot);
                     progress = Progress::Waits;
                 }

@@ -400,3 +400,37 @@ fn a_message_comes_back_to_its_room() {
     );
     assert!(got.contains(r#"{"id":4,"ok":{}}"#), "{got}");
 }
+
+#[test]
+fn a_full_ring_makes_publishers_wait() {
+    let mut master = Master::start(Settings::default());
+    let client = master.connect();
+    let request = format!("GET /rooms HTTP/1.1\r\n{UPGRADE}");
+    exchange(&mut master, &client, request.as_bytes(), b"\"hello\"");
+    let data = "d".repeat(60_000);
+    let publish = frame(&format!("{{\"send\":\"r\",\"data\":\"{data}\"}}"));
+    // The ring holds 1 MiB.
+    let sender = std::thread::spawn({
+        let mut client = client.try_clone().unwrap();
+        move || client.write_all(&publish.repeat(60)).unwrap()
+    });
+    let end = Instant::now() + PATIENCE;
+    let (mut filled, mut bytes) = (master.ring_read, Vec::new());
+    while filled < master.ring_read + (1 << 20) - 70_000 {
+        assert!(Instant::now() < end, "only {filled} bytes are in the ring");
+        filled = master
+            .ring
+            .next(filled, &mut bytes)
+            .unwrap()
+            .unwrap_or(filled);
+    }
+    master.until("all messages", |m| m.offset == 60);
+    sender.join().unwrap();
+    exchange(
+        &mut master,
+        &client,
+        &frame(r#"{"id":1,"ping":true}"#),
+        b"\"id\":1",
+    );
+    assert_eq!(master.offset, 60);
+}
