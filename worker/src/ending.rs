@@ -121,12 +121,7 @@ impl Brain {
             return out.abandon();
         }
         let mut record = Record::new();
-        for (field, word) in [Field::Session0, Field::Session1, Field::Session2]
-            .into_iter()
-            .zip(session.pack())
-        {
-            Slots::change(&mut record, slot, field, word);
-        }
+        change_session(&mut record, slot, session);
         buffers::change_output(&out, &self.slots, slot, &mut record);
         self.journal.commit(&mut record);
         out.settle();
@@ -321,6 +316,9 @@ impl Brain {
         };
         let (at, due) = self.due(slot, meta);
         if at > self.now {
+            if due == Due::Ping {
+                self.forgive_pings(slot);
+            }
             return self.reschedule(slot);
         }
         match due {
@@ -352,17 +350,27 @@ impl Brain {
         self.begin_close(slot, reason);
     }
 
+    /// The limit on pings is one for a ping interval: about as often the wheel comes to a
+    /// connection that is never silent for so long.
+    fn forgive_pings(&mut self, slot: u32) {
+        let Some(mut session) = self.session(slot) else {
+            return;
+        };
+        let before = session;
+        session.forgive_pings();
+        if session != before {
+            let mut record = Record::new();
+            change_session(&mut record, slot, session);
+            self.journal.commit(&mut record);
+        }
+    }
+
     fn ping(&mut self, slot: u32, meta: Meta) {
         self.put(slot, |out| websocket::ping(out, b""));
         if let Some(mut session) = self.session(slot) {
             session.forgive_pings();
             let mut record = Record::new();
-            for (field, word) in [Field::Session0, Field::Session1, Field::Session2]
-                .into_iter()
-                .zip(session.pack())
-            {
-                Slots::change(&mut record, slot, field, word);
-            }
+            change_session(&mut record, slot, session);
             Slots::change(&mut record, slot, Field::Since, self.now);
             Slots::change(
                 &mut record,
@@ -372,5 +380,12 @@ impl Brain {
             );
             self.journal.commit(&mut record);
         }
+    }
+}
+
+fn change_session(record: &mut Record, slot: u32, session: Session) {
+    let fields = [Field::Session0, Field::Session1, Field::Session2];
+    for (field, word) in fields.into_iter().zip(session.pack()) {
+        Slots::change(record, slot, field, word);
     }
 }
