@@ -8,9 +8,11 @@
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --features libfuzzer NAME -- -max_total_time=60
 //! ```
 
+mod client_message;
 mod http_head;
 mod websocket;
 
+pub use client_message::client_message;
 pub use http_head::http_head;
 pub use websocket::websocket;
 
@@ -18,4 +20,8 @@ pub use websocket::websocket;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: &[(&str, Target)] = &[("http_head", http_head), ("websocket", websocket)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("client_message", client_message),
+    ("http_head", http_head),
+    ("websocket", websocket),
+];

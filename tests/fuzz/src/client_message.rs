@@ -1,0 +1,106 @@
+//! A client's message on `/rooms`, and what is said of it.
+
+use std::borrow::Cow;
+
+use protocol::ids::Position;
+use protocol::settings::Rooms;
+use serde_json::Value;
+use worker::client::{Fault, Id, Request, ToClient, Verb, parse};
+
+/// - Only what is no JSON is called so, and `data` keeps its bounds.
+/// - `data` is a slice of the input, byte for byte.
+/// - What is accepted, written again, is the same request.
+/// - What is answered and broadcast is JSON that says the same.
+pub fn client_message(input: &[u8]) {
+    // Small, so that the bounds are met.
+    let limits = Rooms {
+        max_data: 300,
+        max_depth: 4,
+        ..Rooms::default()
+    };
+    let value = serde_json::from_slice::<Value>(input);
+    let request = match parse(input, &limits) {
+        Ok(request) => request,
+        Err(bad) => {
+            if let Ok(value) = value {
+                assert_ne!(bad.fault, Fault::NotJson);
+                assert_eq!(value.is_object(), bad.fault != Fault::NotObject);
+                if bad.fault == Fault::DataTooDeep {
+                    assert!(depth(&value["data"]) > limits.max_depth);
+                }
+            }
+            let answer = json(&ToClient::from(&bad));
+            assert_eq!(answer["error"]["code"], bad.fault.code().as_str());
+            if let Some(id) = bad.id {
+                assert_eq!(answer["id"], id_value(&id));
+            }
+            return;
+        }
+    };
+    if let Verb::Send { room, data } = &request.verb {
+        assert!(data.len() <= limits.max_data);
+        assert!(input.as_ptr_range().contains(&data.as_ptr()));
+        if let Ok(value) = value {
+            assert!(depth(&value["data"]) <= limits.max_depth);
+            broadcast(room, data, &value["data"]);
+        }
+    }
+    let text = written(&request);
+    assert_eq!(
+        parse(text.as_bytes(), &limits).as_ref(),
+        Ok(&request),
+        "{text}"
+    );
+}
+
+fn written(request: &Request<'_>) -> String {
+    let mut fields = Vec::new();
+    if let Some(id) = &request.id {
+        assert!(id.text().len() <= Id::MAX_TEXT);
+        fields.push(format!("\"id\":{}", id_value(id)));
+    }
+    let quoted = |room: &Cow<'_, str>| Value::from(room.as_ref());
+    fields.push(match &request.verb {
+        Verb::Join { room } => format!("\"join\":{}", quoted(room)),
+        Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
+        Verb::Who { room } => format!("\"who\":{}", quoted(room)),
+        Verb::Send { room, data } => format!("\"data\":{data},\"send\":{}", quoted(room)),
+        Verb::Ping => "\"ping\":true".to_owned(),
+    });
+    format!("{{{}}}", fields.join(","))
+}
+
+fn broadcast(room: &str, data: &str, value: &Value) {
+    let message = json(&ToClient::Message {
+        room: room.as_bytes(),
+        position: Position {
+            epoch: 3,
+            offset: 1051,
+        },
+        from: data.as_bytes(),
+        data: data.as_bytes(),
+    });
+    assert_eq!(message["room"], room);
+    assert_eq!(message["pos"], "e3:1051");
+    assert_eq!(message["from"], data);
+    assert_eq!(&message["data"], value);
+}
+
+fn json(message: &ToClient<'_>) -> Value {
+    let mut text = Vec::new();
+    message.put(&mut text).expect("a Vec is never full");
+    assert_eq!(text.len(), message.len());
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn id_value(id: &Id<'_>) -> Value {
+    serde_json::from_slice(id.text()).expect("an id is JSON")
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(items) => 1 + items.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
