@@ -26,7 +26,7 @@ use protocol::row::{self, Figure};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
-use crate::clock::{self, HttpDate};
+use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, Slots};
@@ -36,6 +36,10 @@ use crate::{logs, recover};
 
 /// The journal's number of the ring.
 pub const RING: u8 = 1;
+
+/// The loop turns at least so often: that shows that it lives, and its clock counts turns.
+const LONGEST_WAIT_MS: u64 = 1_000;
+const _: () = assert!(LONGEST_WAIT_MS < clock::LONGEST_TURN_MS);
 
 const CHANNEL: Token = Token(usize::MAX - 1);
 const LOG_BELL: Token = Token(usize::MAX - 2);
@@ -47,8 +51,6 @@ const GUARD_DEATH: Token = Token(usize::MAX - 4);
 pub struct Local {
     /// Of the slot's present user, so that an event for the one before is known.
     pub generation: u32,
-    /// The earliest moment at which the wheel will look at it; 0: it will not.
-    pub timer: u64,
     /// It is in the list of those to be flushed in this turn.
     pub touched: bool,
     /// Its kernel side may have more to read than was read.
@@ -86,6 +88,7 @@ pub struct Brain {
     pub channel: Channel,
     pub settings: Settings,
     pub poll: Poll,
+    clock: Clock,
     pub timers: Timers,
     pub locals: Vec<Local>,
     pub turn: Turn,
@@ -156,6 +159,8 @@ impl Brain {
         let rooms = Rooms::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
+        let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
+        let now = clock.now_ms(clock::monotonic_ms());
         let mut brain = Brain {
             args: birth.args.clone(),
             seat: birth.args.seat,
@@ -165,8 +170,9 @@ impl Brain {
             ring: Writer::new(ring_segment.clone()),
             log: Reader::new(log_segment.clone()),
             locals: vec![Local::default(); slots.used() as usize],
-            now: clock::now_ms(),
-            timers: Timers::new(clock::now_ms()),
+            now,
+            clock,
+            timers: Timers::new(now),
             page: birth.page,
             life,
             state,
@@ -186,7 +192,7 @@ impl Brain {
             refused: Vec::new(),
             unacked: Vec::new(),
             highest_cid: Cid(0),
-            date: HttpDate::new(clock::now_ms()),
+            date: HttpDate::new(now),
             published: false,
             members_told_at: 0,
             forget_row: false,
@@ -236,14 +242,15 @@ impl Brain {
             // A brain that dies while it waits dies of nothing that it has in hand.
             self.state.set(Head::InHand, 0);
             let timeout = self.timeout();
-            if let Err(e) = self.poll.poll(&mut events, timeout)
+            if let Err(e) = self.poll.poll(&mut events, Some(timeout))
                 && e.kind() != io::ErrorKind::Interrupted
             {
                 log::error!("cannot wait for events: {e}");
                 logs::flush();
                 std::process::abort();
             }
-            self.now = clock::now_ms();
+            self.now = self.clock.now_ms(clock::monotonic_ms());
+            self.state.set(Head::Skipped, self.clock.skipped_ms());
             self.date.tick(self.now);
             self.page.beat();
             self.figure(Figure::Turns).fetch_add(1, Ordering::Relaxed);
@@ -265,22 +272,22 @@ impl Brain {
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self) -> Duration {
         if !self.again.is_empty() || self.log_is_ahead() {
-            return Some(Duration::ZERO);
+            return Duration::ZERO;
         }
-        let mut at = self.timers.next();
+        let mut at = self.now + LONGEST_WAIT_MS;
+        if let Some(next) = self.timers.next() {
+            at = at.min(next);
+        }
         if self.rooms.next_dirty().is_some() {
-            at = Some(
-                at.unwrap_or(u64::MAX)
-                    .min(self.members_told_at + crate::fan_out::MEMBERS_EVERY_MS),
-            );
+            at = at.min(self.members_told_at + crate::fan_out::MEMBERS_EVERY_MS);
         }
         let retire_by = self.state.get(Head::RetireBy);
         if retire_by != 0 {
-            at = Some(at.unwrap_or(u64::MAX).min(retire_by));
+            at = at.min(retire_by);
         }
-        at.map(|at| Duration::from_millis(at.saturating_sub(self.now)))
+        Duration::from_millis(at.saturating_sub(self.now))
     }
 
     fn on_event(&mut self, event: &Event) {

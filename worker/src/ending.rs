@@ -231,7 +231,6 @@ impl Brain {
         let local = self.local(slot);
         *local = crate::brain::Local {
             generation: local.generation.wrapping_add(1),
-            timer: local.timer,
             ..Default::default()
         };
         self.slots.release(slot);
@@ -301,16 +300,11 @@ impl Brain {
             return;
         };
         let (at, _) = self.due(slot, meta);
-        let local = self.local(slot);
-        if local.timer == 0 || at < local.timer {
-            local.timer = at;
-            self.timers.schedule(slot, at);
-        }
+        self.timers.schedule(slot, at);
     }
 
     /// The wheel has come to the connection: something may be due.
     pub fn on_deadline(&mut self, slot: u32) {
-        self.local(slot).timer = 0;
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };

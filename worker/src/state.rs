@@ -83,8 +83,10 @@ pub enum Head {
     Deaths,
     /// Bytes of the settings; 0: the master has not said them yet.
     SettingsLen,
-    /// Milliseconds by the monotonic clock by which a retiring worker ends; 0: it is not retiring.
+    /// Milliseconds by our clock by which a retiring worker ends; 0: it is not retiring.
     RetireBy,
+    /// How far our clock, in which deadlines are, is behind the monotonic one.
+    Skipped,
 }
 
 impl Head {
