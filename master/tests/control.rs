@@ -5,18 +5,21 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use master::control::{self, Answer, Request, Stopping};
 use master::pid_file::PidFile;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 struct Played {
     dir: PathBuf,
-    pid_file: Option<PidFile>,
-    process: Child,
+    pid: u32,
+    /// Ends with the process, and lets go of the pid file.
+    process: Option<JoinHandle<()>>,
     asked: Receiver<Request>,
 }
 
@@ -27,13 +30,18 @@ impl Played {
         let name = format!("baton-control-{}-{name}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).unwrap();
-        let process = Command::new("/bin/sh")
+        let mut process = Command::new("/bin/sh")
             .args(["-c", script])
             .current_dir(&dir)
             .spawn()
             .unwrap();
         let mut pid_file = PidFile::lock(&dir.join("baton.pid")).unwrap();
-        pid_file.write(process.id().cast_signed()).unwrap();
+        let pid = process.id();
+        pid_file.write(pid.cast_signed()).unwrap();
+        let process = thread::spawn(move || {
+            process.wait().unwrap();
+            drop(pid_file);
+        });
 
         let (tell, asked) = channel();
         if answers.is_empty() {
@@ -56,8 +64,8 @@ impl Played {
         }
         Played {
             dir,
-            pid_file: Some(pid_file),
-            process,
+            pid,
+            process: Some(process),
             asked,
         }
     }
@@ -83,9 +91,12 @@ impl Played {
 
 impl Drop for Played {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        self.pid_file.take();
+        let process = self.process.take().unwrap();
+        if !process.is_finished() {
+            let pid = Pid::from_raw(self.pid.cast_signed());
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = process.join();
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -119,10 +130,7 @@ fn answers_are_said_and_are_the_exit_status() {
 #[test]
 fn a_second_start_is_told_who_runs() {
     let master = Played::new("second", "exec sleep 1000", vec![]);
-    let error = format!(
-        "baton: baton is running already (pid {})\n",
-        master.process.id()
-    );
+    let error = format!("baton: baton is running already (pid {})\n", master.pid);
     master.expect(&["start"], 1, "", &error);
 }
 

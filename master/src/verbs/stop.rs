@@ -1,5 +1,6 @@
 //! `stop`: ask, wait until every process is gone, and kill what is left after the bound.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -37,13 +38,27 @@ pub fn stop(run: &RunDir, fast: bool) -> Result {
     };
     // A worker may have been started between the first look and the request.
     tree.look(pid);
-    if !tree.wait(Instant::now() + within + MARGIN)? {
+    let deadline = Instant::now() + within + MARGIN;
+    if !(tree.wait(deadline)? && is_free(run, deadline)?) {
         eprintln!("baton does not stop by itself and is killed");
         tree.kill();
-        if !tree.wait(Instant::now() + MARGIN)? {
+        let deadline = Instant::now() + MARGIN;
+        if !(tree.wait(deadline)? && is_free(run, deadline)?) {
             return Err(Error::Failed("some processes do not end".to_owned()));
         }
     }
     println!("stopped");
     Ok(())
+}
+
+/// Waits until no process of a master holds the pid file: one whose guard has just died has more
+/// than the tree of that pid.
+fn is_free(run: &RunDir, deadline: Instant) -> Result<bool> {
+    while pid_file::running(&run.pid_file())?.is_some() {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(true)
 }
