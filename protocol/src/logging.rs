@@ -13,7 +13,6 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use env_filter::Filter;
 use log::{Level, Log, Metadata, Record};
 
 mod line;
@@ -35,8 +34,6 @@ pub struct Options {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0:?} is no log filter: {1}")]
-    Filter(String, env_filter::ParseError),
     #[error("a logger is there already")]
     Twice(#[from] log::SetLoggerError),
     #[error("no thread for the log: {0}")]
@@ -60,17 +57,12 @@ pub fn init(
 ) -> Result<Logging, Error> {
     let logger = Logger::leak(words, file, options)?;
     log::set_logger(logger)?;
-    log::set_max_level(parse(&options.filter)?.filter());
+    log::set_max_level(filter(&options.filter).filter());
     std::panic::set_hook(Box::new(|info| {
         logger.last_words(&info.to_string());
     }));
     logger.start_writer()?;
     Ok(Logging(logger))
-}
-
-/// Whether this is a filter; says what is wrong with it.
-pub fn check_filter(filter: &str) -> Result<(), Error> {
-    parse(filter).map(drop)
 }
 
 impl Logging {
@@ -81,15 +73,14 @@ impl Logging {
     }
 
     /// Other lines from here on.
-    pub fn set_filter(&self, filter: &str) -> Result<(), Error> {
-        let filter = parse(filter)?;
+    pub fn set_filter(&self, directives: &str) {
+        let filter = filter(directives);
         log::set_max_level(filter.filter());
         *self
             .0
             .filter
             .write()
             .unwrap_or_else(PoisonError::into_inner) = filter;
-        Ok(())
     }
 
     /// Waits until all is written, at most so long; before the end of a brain. `false`: not all.
@@ -111,7 +102,9 @@ struct Logger {
     next_file: Mutex<Option<OwnedFd>>,
     role: String,
     format: Format,
-    filter: RwLock<Filter>,
+    /// Only asked what is to be written: env_logger's own writing would hold a lock while a disk
+    /// is slow.
+    filter: RwLock<env_logger::Logger>,
     /// Held for the time of one line. It lives in the brain's own memory: a lock in the state
     /// would stay held when a brain dies.
     entrance: Mutex<Entrance>,
@@ -141,7 +134,7 @@ impl Logger {
             next_file: Mutex::new(None),
             role: options.role.clone(),
             format: options.format,
-            filter: RwLock::new(parse(&options.filter)?),
+            filter: RwLock::new(filter(&options.filter)),
             entrance: Mutex::new(Entrance {
                 last: Vec::with_capacity(line::MAX),
                 last_level: Level::Info,
@@ -287,12 +280,9 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn parse(filter: &str) -> Result<Filter, Error> {
-    let mut builder = env_filter::Builder::new();
-    match builder.try_parse(filter) {
-        Ok(builder) => Ok(builder.build()),
-        Err(e) => Err(Error::Filter(filter.to_owned(), e)),
-    }
+/// What env_logger makes of the directives; it passes over what is none, and says so on stderr.
+fn filter(directives: &str) -> env_logger::Logger {
+    env_logger::Builder::new().parse_filters(directives).build()
 }
 
 /// What is behind these locks is whole at every moment, whoever panicked.

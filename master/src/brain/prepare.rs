@@ -102,9 +102,7 @@ impl Brain<'_> {
         set_program(self.state, program);
         // SAFETY: the state has just given it up.
         drop(unsafe { OwnedFd::from_raw_fd(old) });
-        if let Err(error) = self.logging.set_filter(config.log.level.as_str()) {
-            log::error!("the log's level stays: {error}");
-        }
+        self.logging.set_filter(config.log.level.as_str());
         self.sequencer.set_capacity(config.limits.rooms);
         self.supervisor.set_patience(crew::patience(&config));
         self.config = config;
