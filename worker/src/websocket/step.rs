@@ -259,9 +259,8 @@ impl Session {
             OpCode::Data(_) => {
                 let frame_ends = size == left;
                 self.frame = (!frame_ends).then_some(Rest {
-                    mask: mask::rotate(rest.mask, size),
                     left: rest.left - size as u32,
-                    fin: rest.fin,
+                    ..rest
                 });
                 let kind = self.message.unwrap_or(Kind::Binary);
                 self.message = (!frame_ends || !rest.fin).then_some(kind);
