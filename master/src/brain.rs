@@ -260,6 +260,8 @@ impl<'a> Brain<'a> {
     fn start(context: &'a Context, life: Life, logging: Logging) -> io::Result<Brain<'a>> {
         let state = &context.state;
         state.recover().map_err(io::Error::other)?;
+        // What is open before this brain opens anything is what the last one left.
+        let left = sweep::open_fds()?;
         let (config, source) = prepare::kept(context);
         let poll = Poll::new()?;
         let mut brain = Brain {
@@ -298,7 +300,7 @@ impl<'a> Brain<'a> {
         if life.number == 1 {
             brain.boot();
         } else {
-            brain.take_over()?;
+            brain.take_over(left)?;
         }
         Ok(brain)
     }
@@ -419,15 +421,6 @@ impl<'a> Brain<'a> {
         if self.sequencer.take_news() {
             self.ring_log_bell();
         }
-    }
-
-    /// Fds of this brain alone.
-    fn own_fds(&self) -> Vec<RawFd> {
-        self.gate
-            .fds()
-            .into_iter()
-            .chain(self.server.fds())
-            .collect()
     }
 
     /// Wakes all workers.

@@ -69,10 +69,6 @@ impl Gate {
         }
     }
 
-    pub fn fds(&self) -> Option<i32> {
-        self.reserve.as_ref().map(AsRawFd::as_raw_fd)
-    }
-
     pub fn report(&mut self) {
         let count = std::mem::take(&mut self.turned_away);
         if count > 0 {

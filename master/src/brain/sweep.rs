@@ -17,10 +17,10 @@ use crate::supervise::Event;
 
 impl Brain<'_> {
     /// Goes on where the last brain died.
-    pub(super) fn take_over(&mut self) -> io::Result<()> {
+    pub(super) fn take_over(&mut self, left: Vec<RawFd>) -> io::Result<()> {
         log::warn!("the last brain died: taking over");
         self.adopt_workers()?;
-        self.sweep()?;
+        self.sweep(left);
         let rings: Vec<u16> = self.links.keys().copied().collect();
         for ring in rings {
             self.repeat(ring);
@@ -38,7 +38,7 @@ impl Brain<'_> {
         Ok(())
     }
 
-    fn sweep(&mut self) -> io::Result<()> {
+    fn sweep(&mut self, left: Vec<RawFd>) {
         let mut known: HashSet<RawFd> = self.links.values().flat_map(|l| l.fds()).collect();
         let context = self.context;
         known.extend(context.listeners.iter().map(|l| l.fd.as_raw_fd()));
@@ -51,10 +51,8 @@ impl Brain<'_> {
             context.doorbell.as_raw_fd(),
             context.log_bell.as_raw_fd(),
             self.life.guard.as_raw_fd(),
-            self.poll.as_raw_fd(),
             self.state.head(Head::ProgramFd) as RawFd - 1,
         ]);
-        known.extend(self.own_fds());
         let mut cookies = std::collections::HashMap::new();
         for slot in self.connections.slots() {
             if let Some(connection) = self.connections.get(self.state, slot) {
@@ -63,7 +61,7 @@ impl Brain<'_> {
             }
         }
         let (mut fresh, mut closed) = (0, 0);
-        for fd in open_fds()? {
+        for fd in left {
             if fd < LOW || known.contains(&fd) {
                 continue;
             }
@@ -81,7 +79,6 @@ impl Brain<'_> {
             }
         }
         log::info!("sweep: {fresh} connections had not been noted, {closed} fds are closed");
-        Ok(())
     }
 
     /// A socket whose slot has no fd: it was on its way back from a worker, or its slot has given
@@ -102,7 +99,7 @@ impl Brain<'_> {
     }
 }
 
-fn open_fds() -> io::Result<Vec<RawFd>> {
+pub(super) fn open_fds() -> io::Result<Vec<RawFd>> {
     let listing = std::fs::read_dir("/proc/self/fd")?;
     let names = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let fds: Vec<RawFd> = names.collect();

@@ -98,11 +98,6 @@ impl Server {
             .collect()
     }
 
-    /// The fds of all clients.
-    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.clients.values().map(|c| c.stream.as_raw_fd())
-    }
-
     /// Reads and writes what can be, and takes the next request.
     pub fn hear(&mut self, index: usize) -> Heard {
         let Some(client) = self.clients.get_mut(&index) else {
