@@ -137,12 +137,12 @@ impl Cli {
     /// A command line, for people to copy, that does `verb` with what this one is about.
     pub fn hint(&self, verb: &str) -> String {
         let command = quoted(&command());
-        match &self.run_dir {
-            Some(dir) => format!(
-                "{command} {verb} --run-dir {}",
-                quoted(&dir.to_string_lossy())
-            ),
-            None => format!("{command} {verb}"),
+        match (&self.run_dir, self.run_dir()) {
+            (Some(_), Ok(run)) => {
+                let dir = quoted(&run.path().to_string_lossy());
+                format!("{command} {verb} --run-dir {dir}")
+            }
+            _ => format!("{command} {verb}"),
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct Listener {
     pub listen: Listen,
     /// With the real port.
     pub address: SocketAddr,
+    /// systemd has it, too, and keeps it when we end: what shuts it down would shut it for the next
+    /// master.
+    pub is_shared: bool,
 }
 
 /// It cannot be listened there.
@@ -48,11 +51,15 @@ impl Listener {
             address: listen.address,
             error,
         })?;
-        Listener::adopt(listen, fd)
+        Listener::new(listen, fd, false)
     }
 
-    /// Takes a socket that listens already.
+    /// Takes a socket that systemd has made.
     pub fn adopt(listen: &Listen, fd: OwnedFd) -> Result<Self, Error> {
+        Listener::new(listen, fd, true)
+    }
+
+    fn new(listen: &Listen, fd: OwnedFd, is_shared: bool) -> Result<Self, Error> {
         let listener = TcpListener::from(fd);
         let address = listener.local_addr().map_err(|error| Error {
             address: listen.address,
@@ -62,6 +69,7 @@ impl Listener {
             fd: listener.into(),
             listen: listen.clone(),
             address,
+            is_shared,
         })
     }
 

@@ -209,6 +209,9 @@ impl Brain<'_> {
         });
         for listener in &self.context.listeners {
             self.unwatch(std::os::fd::AsRawFd::as_raw_fd(&listener.fd));
+            if listener.is_shared {
+                continue;
+            }
             // Closed for all who share it: nobody is to wait at a door that does not open.
             let _ = nix::sys::socket::shutdown(
                 std::os::fd::AsRawFd::as_raw_fd(&listener.fd),
