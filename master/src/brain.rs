@@ -121,9 +121,9 @@ fn make_state(config: &Config) -> io::Result<(State, OwnedFd, OwnedFd)> {
     guard::become_subreaper()?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let state = State::create(config.memory.log as usize, since.map_or(1, |t| t.as_secs()))?;
-    let program = guard::held_program(&spawn::worker_program()?).map_err(|error| {
-        io::Error::other(format!("cannot read the program of the workers: {error}"))
-    })?;
+    let path = spawn::worker_program()?;
+    let program = guard::held_program(&path)
+        .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))?;
     set_program(&state, program);
     Ok((state, eventfd()?, eventfd()?))
 }

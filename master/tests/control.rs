@@ -102,29 +102,38 @@ impl Drop for Played {
 }
 
 fn status(reload: serde_json::Value) -> Option<Answer> {
-    Some(Answer::Ok(json!({
-        "running": true, "version": "0.1.0", "epoch": "e1",
-        "master": {"pid": 1, "brain_pid": 2, "uptime_s": 3},
-        "listen": [{"role": "public", "addr": "127.0.0.1:8000"}],
-        "workers": [], "reload": reload,
-    })))
+    Some(Answer::Ok {
+        ok: json!({
+            "running": true, "version": "0.1.0", "epoch": "e1",
+            "master": {"pid": 1, "brain_pid": 2, "uptime_s": 3},
+            "listen": [{"role": "public", "addr": "127.0.0.1:8000"}],
+            "workers": [], "reload": reload,
+        }),
+    })
 }
 
 #[test]
 fn answers_are_said_and_are_the_exit_status() {
     let answers = vec![
         Some(Answer::done()),
-        Some(Answer::Error("worker-1 was not ready in 10 s".to_owned())),
+        Some(Answer::error("worker-1 was not ready in 10 s")),
         Some(Answer::done()),
+        Some(Answer::Error {
+            error: "b.toml:1: workers: no\nlisten: no".to_owned(),
+            configuration: true,
+        }),
     ];
     let master = Played::new("answers", "exec sleep 1000", answers);
     master.expect(&["reload"], 0, "reloaded\n", "");
     let error = "baton: worker-1 was not ready in 10 s\n";
     master.expect(&["reload"], 1, "", error);
     master.expect(&["scale", "3"], 0, "3 workers\n", "");
+    let error = "b.toml:1: workers: no\nlisten: no\n";
+    master.expect(&["reload"], 2, "", error);
     let asked: Vec<_> = master.asked.try_iter().collect();
     let scale = Request::Scale { workers: 3 };
-    assert_eq!(asked, [Request::Reload, Request::Reload, scale]);
+    let reload = Request::Reload;
+    assert_eq!(asked, [reload, reload, scale, reload]);
 }
 
 #[test]
@@ -158,7 +167,7 @@ fn status_for_programs_is_what_the_master_says() {
     let master = Played::new("status", "exec sleep 1000", vec![status(reload.clone())]);
     let output = master.call(&["status", "--json"]);
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(Some(Answer::Ok(said)), status(reload));
+    assert_eq!(Some(Answer::Ok { ok: said }), status(reload));
     assert_eq!(output.status.code(), Some(0));
 }
 

@@ -106,7 +106,11 @@ impl Brain<'_> {
         }
         match result {
             Ok(()) => log::info!("{order:?} is done"),
-            Err(why) => log::error!("{order:?} failed: {why}"),
+            Err(why) => {
+                for line in why.lines() {
+                    log::error!("{order:?} failed: {line}");
+                }
+            }
         }
         match (caller, result) {
             (Caller::Start, Ok(())) => {
@@ -122,7 +126,10 @@ impl Brain<'_> {
             (Caller::Client(index), result) => {
                 let answer = match result {
                     Ok(()) => Answer::done(),
-                    Err(why) => Answer::Error(why.clone()),
+                    Err(why) => Answer::Error {
+                        error: why.clone(),
+                        configuration: order == Order::Reload && self.preparation.is_refused,
+                    },
                 };
                 self.tell_client(index, &answer);
             }
@@ -259,7 +266,7 @@ impl Brain<'_> {
         match self.server.hear(index) {
             Heard::Nothing | Heard::Gone => {}
             Heard::Request(request) => self.on_request(index, request),
-            Heard::Nonsense(error) => self.tell_client(index, &Answer::Error(error)),
+            Heard::Nonsense(error) => self.tell_client(index, &Answer::error(error)),
         }
     }
 

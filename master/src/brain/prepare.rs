@@ -22,9 +22,18 @@ pub struct Next {
 #[derive(Debug, Default)]
 pub struct Preparation {
     /// The thread's result, when it comes.
-    result: Option<Receiver<Result<Next, String>>>,
+    result: Option<Receiver<Result<Next, Unread>>>,
     /// Until it is adopted or the reload has failed.
     pub next: Option<Next>,
+    /// The last configuration that was read is wrong, or cannot be changed to.
+    pub is_refused: bool,
+}
+
+/// Why there is nothing to serve with.
+enum Unread {
+    /// One line each.
+    Configuration(String),
+    Failed(String),
 }
 
 /// For the brains to come.
@@ -68,7 +77,8 @@ impl Brain<'_> {
         let thread = std::thread::Builder::new().name("reload".into());
         if let Err(error) = thread.spawn(read) {
             self.preparation.result = None;
-            self.prepared(Err(format!("no thread to read the configuration: {error}")));
+            let why = format!("no thread to read the configuration: {error}");
+            self.prepared(Err(Unread::Failed(why)));
         }
     }
 
@@ -80,12 +90,16 @@ impl Brain<'_> {
         }
     }
 
-    fn prepared(&mut self, result: Result<Next, String>) {
-        let wanted = result.map(|next| {
-            let wanted = next.config.workers;
-            self.preparation.next = Some(next);
-            wanted
-        });
+    fn prepared(&mut self, result: Result<Next, Unread>) {
+        self.preparation.is_refused = matches!(result, Err(Unread::Configuration(_)));
+        let wanted = match result {
+            Ok(next) => {
+                let wanted = next.config.workers;
+                self.preparation.next = Some(next);
+                Ok(wanted)
+            }
+            Err(Unread::Configuration(why) | Unread::Failed(why)) => Err(why),
+        };
         let mut steps = Vec::new();
         self.orders.prepared(wanted, &mut steps);
         for step in steps {
@@ -110,11 +124,13 @@ impl Brain<'_> {
     }
 }
 
-fn read(source: &Source, old: &Config) -> Result<Next, String> {
-    let config = source.load().map_err(|errors| errors.to_string())?;
-    changes(old, &config).map_err(|refused| refused.join("\n"))?;
-    let path = worker_program().map_err(|error| error.to_string())?;
-    let program =
-        held_program(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+fn read(source: &Source, old: &Config) -> Result<Next, Unread> {
+    let config = source
+        .load()
+        .map_err(|errors| Unread::Configuration(errors.to_string()))?;
+    changes(old, &config).map_err(|refused| Unread::Configuration(refused.join("\n")))?;
+    let path = worker_program().map_err(|error| Unread::Failed(error.to_string()))?;
+    let program = held_program(&path)
+        .map_err(|error| Unread::Failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Next { config, program })
 }

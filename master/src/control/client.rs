@@ -27,6 +27,9 @@ pub enum Error {
     /// The master says why not.
     #[error("{0}")]
     Refused(String),
+    /// It is wrong.
+    #[error("{0}")]
+    Configuration(String),
     #[error(transparent)]
     PidFile(#[from] pid_file::Error),
 }
@@ -43,8 +46,12 @@ pub fn ask(run: &RunDir, request: Request, within: Duration) -> Result<serde_jso
         Err(error) => return Err(Error::NoAnswer { pid, error }),
     };
     match serde_json::from_str(&line).map_err(Error::Misunderstood)? {
-        Answer::Ok(value) => Ok(value),
-        Answer::Error(reason) => Err(Error::Refused(reason)),
+        Answer::Ok { ok } => Ok(ok),
+        Answer::Error {
+            error,
+            configuration: true,
+        } => Err(Error::Configuration(error)),
+        Answer::Error { error, .. } => Err(Error::Refused(error)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a running master is spoken to: newline-delimited JSON over a unix socket in the run
 //! directory. A request is `{"do":"reload"}`; its answer, once it is done, `{"ok":…}` or
-//! `{"error":"…"}`. Several requests may follow each other on one connection.
+//! `{"error":"…"}`, with `"configuration":true` if the error is in the configuration. Several
+//! requests may follow each other on one connection.
 //!
 //! Here is what both sides share; [`client`] asks.
 
@@ -44,23 +45,39 @@ pub enum Request {
 
 /// One line of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 pub enum Answer {
-    Ok(serde_json::Value),
-    /// One line for each thing that is wrong.
-    Error(String),
+    Ok {
+        ok: serde_json::Value,
+    },
+    Error {
+        /// One line for each thing that is wrong.
+        error: String,
+        /// It is in the configuration.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        configuration: bool,
+    },
 }
 
 impl Answer {
     /// Done, and nothing more to say.
     pub fn done() -> Self {
-        Answer::Ok(serde_json::json!({}))
+        Answer::Ok {
+            ok: serde_json::json!({}),
+        }
+    }
+
+    pub fn error(error: impl Into<String>) -> Self {
+        Answer::Error {
+            error: error.into(),
+            configuration: false,
+        }
     }
 
     pub fn with(value: &impl Serialize) -> Self {
         match serde_json::to_value(value) {
-            Ok(value) => Answer::Ok(value),
-            Err(error) => Answer::Error(error.to_string()),
+            Ok(ok) => Answer::Ok { ok },
+            Err(error) => Answer::error(error.to_string()),
         }
     }
 
@@ -201,8 +218,15 @@ mod tests {
         }
         assert!(serde_json::from_str::<Request>(r#"{"do":"dance"}"#).is_err());
         assert_eq!(Answer::done().line(), "{\"ok\":{}}\n");
-        let error = Answer::Error("no".to_owned());
+        let error = Answer::error("no");
         assert_eq!(error.line(), "{\"error\":\"no\"}\n");
+        let error = Answer::Error {
+            error: "no".to_owned(),
+            configuration: true,
+        };
+        let line = "{\"error\":\"no\",\"configuration\":true}\n";
+        assert_eq!(error.line(), line);
+        assert_eq!(serde_json::from_str::<Answer>(line).unwrap(), error);
     }
 
     #[test]

@@ -45,6 +45,9 @@ impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::NotRunning => Error::NotRunning,
+            client::Error::Configuration(errors) => {
+                Error::Configuration(config::Errors(vec![errors]))
+            }
             error => Error::Failed(error.to_string()),
         }
     }
