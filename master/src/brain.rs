@@ -119,8 +119,11 @@ fn make_state(config: &Config) -> io::Result<(State, OwnedFd, OwnedFd)> {
     let _ = guard::name_process(c"baton-master");
     spawn::fill_low_numbers()?;
     guard::become_subreaper()?;
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let state = State::create(config.memory.log as usize, since.map_or(1, |t| t.as_secs()))?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let state = State::create(config.memory.log as usize, now.as_millis() as u64)?;
+    state.set(Head::StartedAt.word(), now.as_secs());
     let path = spawn::worker_program()?;
     let program = guard::held_program(&path)
         .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))?;

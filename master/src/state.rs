@@ -108,7 +108,8 @@ pub struct State {
 }
 
 impl State {
-    /// A new one, with a log of so many bytes (a power of two).
+    /// A new one, with a log of so many bytes (a power of two). The epoch must be higher than any
+    /// that a master before this one had: the time in milliseconds is.
     pub fn create(log_size: usize, epoch: u64) -> io::Result<State> {
         let segment = Segment::create(c"baton-master", SIZE)?;
         let log = Segment::create(c"baton-log", stream::segment_size(log_size))?;
@@ -122,7 +123,6 @@ impl State {
         set(Head::Version, VERSION);
         set(Head::Epoch, epoch);
         set(Head::FirstEpoch, epoch);
-        set(Head::StartedAt, epoch);
         set(Head::NextCid, 1);
         set(Head::Magic, MAGIC);
         Ok(state)
