@@ -26,7 +26,7 @@ pub use identity::Identity;
 /// Workers at most.
 pub const MAX_WORKERS: u16 = 64;
 
-/// Files that a worker has open besides its connections, and those that it is just being given.
+/// Files that a worker has open besides connections, and those that it is just being given.
 const OTHER_FILES: u64 = 256;
 
 /// A checked configuration: nothing in it contradicts anything else. Defaults of what workers need
@@ -266,7 +266,8 @@ impl Source {
 impl Config {
     /// Lowers what needs more open files than a process may have.
     fn fit(&mut self, nofile: u64) {
-        let room = nofile.saturating_sub(OTHER_FILES).max(1);
+        let others = OTHER_FILES + u64::from(self.limits.refused);
+        let room = nofile.saturating_sub(others).max(1);
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let per_worker = &mut self.settings.max_connections;
         if *per_worker > room {
@@ -306,11 +307,11 @@ mod tests {
         config.fit(1 << 20);
         assert_eq!(config, Config::default());
         config.fit(1024);
-        assert_eq!(config.settings.max_connections, 768);
+        assert_eq!(config.settings.max_connections, 512);
         assert_eq!(config.limits.window, 256);
-        config.fit(300);
-        assert_eq!(config.settings.max_connections, 44);
-        assert_eq!(config.limits.window, 44);
+        config.fit(600);
+        assert_eq!(config.settings.max_connections, 88);
+        assert_eq!(config.limits.window, 88);
     }
 
     #[test]

@@ -150,14 +150,14 @@ fn listen(s: &mut Section<'_, '_>) -> Listening {
 fn limits(s: &mut Section<'_, '_>) -> (Limits, u32) {
     let d = Limits::default();
     let limits = Limits {
-        connections: s.number("connections", d.connections, 1..=10_000_000),
-        per_address: s.number("per_address", d.per_address, 0..=10_000_000),
-        window: s.number("window", d.window, 1..=65_536),
-        refused: s.number("refused", d.refused, 0..=65_536),
-        rooms: s.number("rooms", d.rooms, 1..=10_000_000),
+        connections: s.number("connections", d.connections, 1..=1_000_000),
+        per_address: s.number("per_address", d.per_address, 0..=1_000_000),
+        window: s.number("window", d.window, 1..=16_384),
+        refused: s.number("refused", d.refused, 0..=5_000),
+        rooms: s.number("rooms", d.rooms, 1..=1_000_000),
     };
     let per_worker = Settings::default().max_connections;
-    (limits, s.number("per_worker", per_worker, 1..=1_000_000))
+    (limits, s.number("per_worker", per_worker, 1..=60_000))
 }
 
 fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
@@ -187,7 +187,7 @@ fn memory(s: &mut Section<'_, '_>) -> (Memory, u64) {
         }
     }
     let worker = Settings::default().memory;
-    (memory, s.size("worker", worker, 16 * MIB..=64 * GIB))
+    (memory, s.size("worker", worker, 16 * MIB..=8 * GIB))
 }
 
 fn http(s: &mut Section<'_, '_>) -> Http {

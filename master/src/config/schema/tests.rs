@@ -192,7 +192,7 @@ fn impossible_values() {
         ),
         (
             "[memory]\nworker = \"1 MiB\"",
-            "b.toml:2: memory.worker: must be a size from \"16 MiB\" to \"64 GiB\", not \"1 MiB\"",
+            "b.toml:2: memory.worker: must be a size from \"16 MiB\" to \"8 GiB\", not \"1 MiB\"",
         ),
         (
             "[memory]\nlog = \"65 MiB\"",
