@@ -88,13 +88,17 @@ async function tell(from, comment, ...others) {
   await Promise.all([say(from, comment), sees(from, comment, true), ...others.map(other => sees(other, comment))]);
 }
 
-/** Two tabs on different workers. Round robin gives them at once, other policies after a few tries. */
+/**
+ * Two tabs on different workers. A tab opens two connections, for the page and its socket, so under
+ * round robin two tabs may get the same worker for ever: one connection in between changes the step.
+ */
 async function twoTabs() {
   const first = await tab();
   for (let tries = 0; tries < 30; tries++) {
     const second = await tab();
     if (BATON_WORKERS === '1' || await text(first, '#worker') !== await text(second, '#worker')) return [first, second];
     await close(second);
+    await fetch(new URL('/whoami', BATON_URL), { headers: { connection: 'close' } });
   }
   throw new Error('30 tabs were all served by one worker');
 }
