@@ -13,6 +13,7 @@ pub mod link;
 pub mod listener;
 pub mod lru;
 pub mod pid_file;
+pub mod pidfd;
 pub mod readiness;
 pub mod reload;
 pub mod rooms;

@@ -10,8 +10,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::Signal;
 use protocol::channel::Channel;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
@@ -21,6 +21,7 @@ use protocol::row::Figure;
 use protocol::settings::Settings;
 use protocol::stream;
 
+use crate::pidfd;
 use crate::sequencer::Ring;
 use crate::state::{self, State};
 use crate::supervise::Part;
@@ -252,10 +253,7 @@ impl Link {
 
     /// The process of this pid is its guard from now on.
     pub fn set_guard(&mut self, pid: i32) -> io::Result<()> {
-        // SAFETY: no memory is involved.
-        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        // SAFETY: the kernel has just made it for us.
-        self.pidfd = Some(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+        self.pidfd = Some(pidfd::open(pid)?);
         self.guard_pid = pid;
         self.ended = None;
         Ok(())
@@ -263,9 +261,9 @@ impl Link {
 
     /// SIGKILL to guard and brain. The guard is stopped first, so that it makes no other brain.
     pub fn kill(&self) {
-        self.signal_guard(libc::SIGSTOP);
+        self.signal_guard(Signal::SIGSTOP);
         self.kill_brain();
-        self.signal_guard(libc::SIGKILL);
+        self.signal_guard(Signal::SIGKILL);
     }
 
     pub fn kill_brain(&self) {
@@ -276,19 +274,9 @@ impl Link {
         self.signal_brain(libc::SIGABRT);
     }
 
-    fn signal_guard(&self, signal: i32) {
+    fn signal_guard(&self, signal: Signal) {
         if let (Some(pidfd), None) = (&self.pidfd, self.ended) {
-            let nothing = std::ptr::null::<libc::siginfo_t>();
-            // SAFETY: a pidfd of ours; there is no siginfo. It fails for the dead only.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_pidfd_send_signal,
-                    pidfd.as_raw_fd(),
-                    signal,
-                    nothing,
-                    0,
-                )
-            };
+            pidfd::send(pidfd, signal);
         }
     }
 

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+
+use crate::pidfd;
 
 /// The master's guard and all that descends from it, each held by a pidfd, so that a number that is
 /// used again is never taken for one of them.
@@ -39,7 +41,7 @@ impl Tree {
                 let key = (depth, *pid);
                 // One that has just ended needs nothing more.
                 if !self.processes.contains_key(&key)
-                    && let Ok(fd) = pidfd(*pid)
+                    && let Ok(fd) = pidfd::open(*pid)
                 {
                     self.processes.insert(key, fd);
                 }
@@ -85,7 +87,7 @@ impl Tree {
     /// Signals the master alone.
     pub fn signal_master(&self, signal: Signal) {
         if let Some(((0, _), fd)) = self.processes.first_key_value() {
-            send(fd, signal);
+            pidfd::send(fd, signal);
         }
     }
 
@@ -103,7 +105,7 @@ impl Tree {
 
     fn signal_all(&self, signal: Signal) {
         for fd in self.processes.values() {
-            send(fd, signal);
+            pidfd::send(fd, signal);
         }
     }
 }
@@ -119,32 +121,6 @@ fn parents() -> BTreeMap<i32, i32> {
         Some((pid, behind.split(' ').nth(1)?.parse().ok()?))
     })
     .collect()
-}
-
-fn pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointer and returns a new fd or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).unwrap_or(-1);
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// To one that has ended, or is not ours, nothing happens.
-fn send(process: &OwnedFd, signal: Signal) {
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null `info` means "as kill does".
-    unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            signal as i32,
-            info,
-            0,
-        );
-    }
 }
 
 #[cfg(test)]
