@@ -1,8 +1,21 @@
-//! The master of baton.
+//! The master of baton: it accepts every connection and hands it to a worker, puts what is
+//! published in order, and sees to it that there are workers. It never reads a client's bytes.
 //!
-//! Read in this order: [`cli`] and [`verbs`] (what an operator can say), [`config`] (what the
-//! file can say), [`serve`] (how a master comes up: [`run_dir`], [`pid_file`], [`listener`],
-//! [`readiness`]), then [`brain`], which serves, and [`control`], how it is spoken to meanwhile.
+//! Read in this order:
+//!
+//! 1. [`cli`] and [`verbs`]: what an operator can say. [`config`]: what the file can say.
+//! 2. [`serve`]: how a master comes up, with [`run_dir`], [`pid_file`], [`listener`] and
+//!    [`readiness`]. [`control`]: how it is spoken to from then on.
+//! 3. [`brain`]: the loop that serves, and what it does when something happens.
+//! 4. [`schedule`], [`supervise`], [`reload`]: what is decided, without a socket, a process or a
+//!    clock.
+//! 5. [`connections`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as the master
+//!    holds them.
+//! 6. [`sequencer`], [`rooms`], [`lru`]: messages on their way from the rings to the log.
+//! 7. [`state`]: where all of it is kept for the next brain.
+
+// Nobody but baton uses this crate: its docs are for those who work on it.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod brain;
 pub mod cli;
