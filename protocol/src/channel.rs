@@ -61,7 +61,7 @@ impl Channel {
     /// Sends one message with its fds, which stay open here. `false`: the channel is full; nothing
     /// was sent.
     pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
-        let bytes = rmp_serde::to_vec_named(message).map_err(io::Error::other)?;
+        let bytes = encode(message)?;
         if bytes.len() > MAX_DATAGRAM {
             return Err(io::Error::other(format!(
                 "a message of {} bytes",
@@ -109,7 +109,7 @@ impl Channel {
         if len == 0 {
             return Ok(Received::Closed);
         }
-        let message = rmp_serde::from_slice(&self.buffer[..len])?;
+        let message = decode(&self.buffer[..len])?;
         Ok(Received::Message { message, fds })
     }
 
@@ -123,8 +123,18 @@ impl Channel {
             MsgFlags::MSG_PEEK,
         )
         .ok()?;
-        rmp_serde::from_slice(&self.buffer[..len]).ok()
+        decode(&self.buffer[..len]).ok()
     }
+}
+
+/// A message's bytes.
+pub fn encode<M: Serialize>(message: &M) -> io::Result<Vec<u8>> {
+    rmp_serde::to_vec_named(message).map_err(io::Error::other)
+}
+
+/// The message that these bytes are.
+pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, rmp_serde::decode::Error> {
+    rmp_serde::from_slice(bytes)
 }
 
 /// `SO_COOKIE`: the kernel's own number of a socket, by which a connection is known whatever its fd

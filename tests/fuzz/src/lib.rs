@@ -8,12 +8,16 @@
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --features libfuzzer NAME -- -max_total_time=60
 //! ```
 
+mod channel_message;
 mod client_message;
 mod http_head;
+mod ring_record;
 mod websocket;
 
+pub use channel_message::channel_message;
 pub use client_message::client_message;
 pub use http_head::http_head;
+pub use ring_record::ring_record;
 pub use websocket::websocket;
 
 /// What a target does with one input: it panics where a promise is broken.
@@ -21,7 +25,9 @@ pub type Target = fn(&[u8]);
 
 /// All targets, by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("channel_message", channel_message),
     ("client_message", client_message),
     ("http_head", http_head),
+    ("ring_record", ring_record),
     ("websocket", websocket),
 ];
