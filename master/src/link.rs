@@ -47,6 +47,8 @@ pub struct Link {
     pub refuses_until: u64,
     /// Slots that are given with the next batch.
     pub batch: Vec<u32>,
+    /// Slots that are given once more, to a brain that may not have seen them.
+    pub repeats: Vec<u32>,
     say: Outbox,
 }
 
@@ -92,6 +94,7 @@ impl Link {
             closed: None,
             refuses_until: 0,
             batch: Vec::new(),
+            repeats: Vec::new(),
             say: Outbox::default(),
         }
     }

@@ -171,11 +171,12 @@ impl Brain<'_> {
                 return;
             };
             link.say();
-            if let Some(ToMaster::Return {
-                cid,
-                peer,
-                consumed,
-            }) = link.channel.peek::<ToMaster>()
+            if self.returns
+                && let Some(ToMaster::Return {
+                    cid,
+                    peer,
+                    consumed,
+                }) = link.channel.peek::<ToMaster>()
             {
                 self.on_returning(ring, cid, peer, consumed);
             }

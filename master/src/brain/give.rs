@@ -3,6 +3,7 @@
 //! A slot says that a connection is given before the channel does; the worker's acknowledgement
 //! decides; until then the master has its fd, and if the worker ends, another one gets it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
@@ -10,8 +11,10 @@ use protocol::ids::Cid;
 use protocol::message::{MAX_BATCH, ToWorker};
 
 use super::Brain;
-use crate::connections::Holder;
+use crate::connections::{Connections, Holder};
+use crate::link::Link;
 use crate::schedule::{Candidate, Occasion, choose};
+use crate::state::State;
 use crate::supervise::{Part, Phase};
 
 /// A worker that refused a connection, or whose channel was full, is passed over for so long.
@@ -124,29 +127,26 @@ impl Brain<'_> {
         true
     }
 
-    /// Sends what this worker is given.
+    /// Sends what this worker is given: first what it is given once more.
     pub(super) fn flush_gives(&mut self, ring: u16) {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
+        while !link.repeats.is_empty() {
+            let now = &link.repeats[..link.repeats.len().min(MAX_BATCH)];
+            // It may have these, and then nobody else can: they stay given, and are sent when the
+            // channel takes them.
+            match send(self.state, &self.connections, link, now) {
+                Ok(true) => _ = link.repeats.drain(..link.repeats.len().min(MAX_BATCH)),
+                Ok(false) | Err(_) => break,
+            }
+        }
         let mut batch = std::mem::take(&mut link.batch);
         while !batch.is_empty() {
             let now: Vec<u32> = batch.drain(..batch.len().min(MAX_BATCH)).collect();
-            let mut connections = Vec::with_capacity(now.len());
-            let mut fds = Vec::with_capacity(now.len());
-            for slot in &now {
-                let Some(connection) = self.connections.get(self.state, *slot) else {
-                    continue;
-                };
-                let Some(fd) = connection.fd else { continue };
-                connections.push(connection.given());
-                // SAFETY: the slot owns it, and gives it up nowhere below.
-                fds.push(unsafe { BorrowedFd::borrow_raw(fd) });
-            }
-            let give = ToWorker::Give { connections };
-            match link.channel.send(&give, &fds) {
+            match send(self.state, &self.connections, link, &now) {
                 Ok(true) => {}
-                // It was not sent, so it was not given.
+                // They were not sent, so they were not given.
                 Ok(false) | Err(_) => {
                     link.refuses_until = self.now + REST;
                     for slot in now.into_iter().chain(batch.drain(..)) {
@@ -163,7 +163,8 @@ impl Brain<'_> {
         let slots = self.connections.given_to(self.state, ring);
         let took = self.connections.took_from(self.state, ring);
         if let Some(link) = self.links.get_mut(&ring) {
-            link.batch = slots;
+            link.batch.clear();
+            link.repeats = slots;
             if !took.is_empty() {
                 link.took(took);
             }
@@ -277,4 +278,20 @@ impl Brain<'_> {
             Holder::Nobody => None,
         }
     }
+}
+
+/// One message that gives these slots' connections.
+fn send(state: &State, connections: &Connections, link: &Link, slots: &[u32]) -> io::Result<bool> {
+    let given = slots
+        .iter()
+        .filter_map(|slot| connections.get(state, *slot));
+    // One that was acknowledged meanwhile has no fd here any more.
+    let given = given.filter_map(|connection| Some((connection.given(), connection.fd?)));
+    let (connections, fds): (Vec<_>, Vec<_>) = given.unzip();
+    // SAFETY: their slots own them, and give up none before this returns.
+    let fds = fds
+        .into_iter()
+        .map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    link.channel
+        .send(&ToWorker::Give { connections }, &fds.collect::<Vec<_>>())
 }
