@@ -2,10 +2,11 @@
 //!
 //! A turn: what has become readable is read and parsed; then the log is read and what it says is
 //! handed to those whom it concerns ([`fan_out`](crate::fan_out)); then everything that waits goes
-//! out, one write a connection ([`owed`](crate::owed)); then the deadlines.
+//! out, one write a connection ([`owed`](crate::owed)); then the deadlines. How it begins is
+//! [`birth`](crate::birth)'s.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,24 +14,24 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use protocol::arena::Arena;
-use protocol::channel::{Channel, Received};
+use protocol::channel::Channel;
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Journal;
-use protocol::memory::{Access, Segment};
-use protocol::message::{self, ToMaster, ToWorker};
+use protocol::memory::Segment;
+use protocol::message::ToMaster;
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::{self, Figure};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
+use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, Slots};
-use crate::state::{self, Head, MAX_ARENA, State};
+use crate::state::{Head, State};
 use crate::timers::Timers;
 use crate::{logs, recover};
 
@@ -71,150 +72,57 @@ pub struct Local {
 }
 
 pub struct Brain {
-    pub args: WorkerArgs,
-    pub seat: Seat,
-    pub ring_number: u16,
-    pub life: Life,
-    pub pid: i32,
-    pub state: State,
-    pub journal: Journal,
-    pub slots: Slots,
-    pub arena: Arena,
-    pub rooms: Rooms,
-    pub ring: Writer,
-    pub ring_segment: Arc<Segment>,
-    pub log: Reader,
-    pub log_segment: Arc<Segment>,
-    pub channel: Channel,
-    pub settings: Settings,
-    pub poll: Poll,
-    clock: Clock,
-    pub timers: Timers,
-    pub locals: Vec<Local>,
-    pub turn: Turn,
+    pub(crate) args: WorkerArgs,
+    pub(crate) seat: Seat,
+    pub(crate) ring_number: u16,
+    pub(crate) life: Life,
+    pub(crate) pid: i32,
+    pub(crate) state: State,
+    pub(crate) journal: Journal,
+    pub(crate) slots: Slots,
+    pub(crate) arena: Arena,
+    pub(crate) rooms: Rooms,
+    pub(crate) ring: Writer,
+    pub(crate) ring_segment: Arc<Segment>,
+    pub(crate) log: Reader,
+    pub(crate) log_segment: Arc<Segment>,
+    pub(crate) channel: Channel,
+    pub(crate) settings: Settings,
+    pub(crate) poll: Poll,
+    pub(crate) clock: Clock,
+    pub(crate) timers: Timers,
+    pub(crate) locals: Vec<Local>,
+    pub(crate) turn: Turn,
     /// Connections to be driven again in the next turn, without an event.
-    pub again: Vec<u32>,
+    pub(crate) again: Vec<u32>,
     /// Publishers that found the ring full.
-    pub ring_waiters: Vec<u32>,
+    pub(crate) ring_waiters: Vec<u32>,
     /// Connections that are owed something from the log.
-    pub lagging: Vec<u32>,
+    pub(crate) lagging: Vec<u32>,
     /// Said to the master as soon as the channel takes it.
-    pub acks: Vec<Cid>,
-    pub refused: Vec<Cid>,
+    pub(crate) acks: Vec<Cid>,
+    pub(crate) refused: Vec<Cid>,
     /// Taken, and not to be read before the ack is sent.
-    pub unacked: Vec<u32>,
-    pub highest_cid: Cid,
-    pub now: u64,
-    pub date: HttpDate,
-    pub published: bool,
-    pub page: Page,
-    pub members_told_at: u64,
+    pub(crate) unacked: Vec<u32>,
+    pub(crate) highest_cid: Cid,
+    pub(crate) now: u64,
+    pub(crate) date: HttpDate,
+    pub(crate) published: bool,
+    pub(crate) page: Page,
+    pub(crate) members_told_at: u64,
     /// The master is to forget what it knows of our rooms, before it is told anew.
-    pub forget_row: bool,
+    pub(crate) forget_row: bool,
     /// Rooms whose position is to be asked for again.
-    pub reopen: Vec<RoomIx>,
-    pub deliveries: u64,
-    pub messages_in: u64,
-    pub gaps: u64,
+    pub(crate) reopen: Vec<RoomIx>,
+    pub(crate) deliveries: u64,
+    pub(crate) messages_in: u64,
+    pub(crate) gaps: u64,
     /// Hello (of a later brain) and Ready, until they are said.
-    pub to_say: Vec<ToMaster>,
-}
-
-/// What a brain inherits from its guard.
-pub struct Birth {
-    pub args: WorkerArgs,
-    pub state: State,
-    pub page: Page,
-}
-
-/// Runs in the guard's child and never returns.
-pub fn run(birth: &Birth, life: Life) -> ! {
-    match Brain::start(birth, life) {
-        Ok(mut brain) => brain.live(),
-        Err(e) => {
-            log::error!("cannot start: {e}");
-            logs::flush();
-            guard::exit(1)
-        }
-    }
+    pub(crate) to_say: Vec<ToMaster>,
 }
 
 impl Brain {
-    fn start(birth: &Birth, life: Life) -> io::Result<Brain> {
-        let state = birth.state.clone();
-        logs::start(&birth.args, &state)?;
-        let ring_segment = Arc::new(Segment::map(owned(roles::RING), Access::ReadWrite)?);
-        let log_segment = Arc::new(Segment::map(owned(roles::LOG), Access::Read)?);
-        let journal = Journal::new(
-            state::JOURNAL,
-            vec![state.segment().clone(), ring_segment.clone()],
-        );
-        journal.recover().map_err(io::Error::other)?;
-        if life.number == 1 {
-            state.set(Head::LogRead, Reader::new(log_segment.clone()).head());
-        }
-        let mut channel = Channel::from(owned(roles::CHANNEL));
-        let settings = settings(&mut channel, life, birth.args.seat, &state)?;
-        let slots = Slots::new(state.clone());
-        let rooms = Rooms::new(state.clone(), &slots);
-        let arena_len = settings.memory.min(MAX_ARENA) as usize;
-        let poll = Poll::new()?;
-        let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
-        let now = clock.now_ms(clock::monotonic_ms());
-        let mut brain = Brain {
-            args: birth.args.clone(),
-            seat: birth.args.seat,
-            ring_number: birth.args.ring,
-            pid: std::process::id() as i32,
-            arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
-            ring: Writer::new(ring_segment.clone()),
-            log: Reader::new(log_segment.clone()),
-            locals: vec![Local::default(); slots.used() as usize],
-            now,
-            clock,
-            timers: Timers::new(now),
-            page: birth.page,
-            life,
-            state,
-            journal,
-            slots,
-            rooms,
-            ring_segment,
-            log_segment,
-            channel,
-            settings,
-            poll,
-            turn: Turn::default(),
-            again: Vec::new(),
-            ring_waiters: Vec::new(),
-            lagging: Vec::new(),
-            acks: Vec::new(),
-            refused: Vec::new(),
-            unacked: Vec::new(),
-            highest_cid: Cid(0),
-            date: HttpDate::new(now),
-            published: false,
-            members_told_at: 0,
-            forget_row: false,
-            reopen: Vec::new(),
-            deliveries: 0,
-            messages_in: 0,
-            gaps: 0,
-            to_say: Vec::new(),
-        };
-        brain.deliveries = brain.figure(Figure::Deliveries).load(Ordering::Relaxed);
-        brain.messages_in = brain.figure(Figure::MessagesIn).load(Ordering::Relaxed);
-        brain.gaps = brain.figure(Figure::Gaps).load(Ordering::Relaxed);
-        if life.number > 1 {
-            brain.to_say.push(hello(life));
-        }
-        brain.to_say.push(ToMaster::Ready);
-        brain.register()?;
-        recover::recover(&mut brain);
-        Ok(brain)
-    }
-
-    fn register(&self) -> io::Result<()> {
+    pub(crate) fn register(&self) -> io::Result<()> {
         let registry = self.poll.registry();
         let channel = self.channel.as_fd().as_raw_fd();
         registry.register(
@@ -236,7 +144,7 @@ impl Brain {
         registry.register(&mut SourceFd(&guard), GUARD_DEATH, Interest::READABLE)
     }
 
-    fn live(&mut self) -> ! {
+    pub(crate) fn live(&mut self) -> ! {
         let mut events = Events::with_capacity(1024);
         loop {
             // A brain that dies while it waits dies of nothing that it has in hand.
@@ -457,68 +365,5 @@ impl Brain {
                 self.say_goodbye(slot);
             }
         }
-    }
-}
-
-/// A fd that this process was born with, or made at a fixed number; it stays open for good.
-pub fn borrowed(fd: i32) -> BorrowedFd<'static> {
-    // SAFETY: the numbers of `roles` are open from the guard's start to the process's end.
-    unsafe { BorrowedFd::borrow_raw(fd) }
-}
-
-/// The same, as its owner: for what lives as long as the brain, which never drops it.
-pub fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: as above; a brain ends without dropping anything.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-/// The first brain asks the master for the settings, and can do nothing before it has them. Later
-/// ones find them in the state, and go on even while the master is away.
-fn settings(channel: &mut Channel, life: Life, seat: Seat, state: &State) -> io::Result<Settings> {
-    if let Some(settings) = state.settings() {
-        return Ok(settings);
-    }
-    wait_for(channel, PollFlags::POLLOUT)?;
-    channel.send(&hello(life), &[])?;
-    loop {
-        match channel.receive::<ToWorker>().map_err(io::Error::other)? {
-            Received::Message {
-                message:
-                    ToWorker::Welcome {
-                        settings, worker, ..
-                    },
-                ..
-            } => {
-                if worker != seat {
-                    return Err(io::Error::other(format!(
-                        "welcomed as {worker}, not {seat}"
-                    )));
-                }
-                state.set_settings(&settings)?;
-                return Ok(*settings);
-            }
-            Received::Message { message, .. } => {
-                return Err(io::Error::other(format!("{message:?} before the welcome")));
-            }
-            Received::Closed => return Err(io::Error::other("the master is gone")),
-            Received::Empty => wait_for(channel, PollFlags::POLLIN)?,
-        }
-    }
-}
-
-fn hello(life: Life) -> ToMaster {
-    ToMaster::Hello {
-        version: message::VERSION,
-        guard_pid: life.guard_pid,
-        brain_pid: std::process::id() as i32,
-        life: life.number as u32,
-    }
-}
-
-fn wait_for(channel: &Channel, what: PollFlags) -> io::Result<()> {
-    let mut fds = [PollFd::new(channel.as_fd(), what)];
-    match nix::poll::poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(e) => Err(e.into()),
     }
 }

@@ -27,8 +27,8 @@ use crate::websocket::{self, Kind, Rules, Session};
 
 /// Output that may wait before its connection's input waits too.
 const HIGH_WATER: usize = 64 << 10;
-/// Output that one step may add on top.
-const MAX_OUTPUT: usize = 4 << 20;
+/// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
+const MAX_OUTPUT: usize = 20 << 20;
 /// Steps that share a record.
 const STEPS: usize = 64;
 /// Reads of one connection in a turn: then the others come first.

@@ -5,12 +5,13 @@
 //! ([`slots`]) and the buffers that they name ([`buffers`]); every step changes them through a
 //! journal, so that it has happened wholly or not at all.
 //!
-//! To follow a connection, read [`brain`] (the loop), [`take`] (from the master, into a slot),
+//! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`] (from the master, into a slot),
 //! [`connection`] (read, step, commit), [`http`] or [`websocket`] (pure protocols), [`owed`] (how
 //! what it is owed goes out), [`ending`]. To follow a message: [`websocket`], [`client`] (its
 //! words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the members in
 //! [`rooms`]), [`owed`]. And when a brain has died: [`recover`].
 
+pub mod birth;
 pub mod brain;
 pub mod buffers;
 pub mod client;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::logging::{self, Format, Logging, Options};
 use protocol::roles::{self, WorkerArgs};
 
-use crate::brain::borrowed;
+use crate::birth::borrowed;
 use crate::state::{LINES, LINES_SIZE, State};
 
 static LOGGING: OnceLock<Logging> = OnceLock::new();

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid};
 use protocol::guard;
 use protocol::privileges;
 use protocol::roles::{self, WorkerArgs};
-use worker::brain::{self, Birth};
+use worker::birth::{self, Birth};
 use worker::state::State;
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn run(args: WorkerArgs) -> io::Result<ExitCode> {
     let state = open_state()?;
     let page = state.page();
     let birth = Birth { args, state, page };
-    let outcome = guard::run(page, brain::borrowed(roles::GUARD_BELL), &birth, brain::run)?;
+    let outcome = guard::run(page, birth::borrowed(roles::GUARD_BELL), &birth, birth::run)?;
     Ok(ExitCode::from(outcome.code().clamp(0, 255) as u8))
 }
 
@@ -49,7 +49,7 @@ fn open_state() -> io::Result<State> {
     // SAFETY: `fcntl(F_GETFD)` on a number that may be closed does no harm.
     let left = unsafe { libc::fcntl(roles::STATE, libc::F_GETFD) } != -1;
     if left {
-        return State::adopt(brain::owned(roles::STATE));
+        return State::adopt(birth::owned(roles::STATE));
     }
     let state = State::create()?;
     place(state.as_fd(), roles::STATE)?;

@@ -17,7 +17,8 @@ use protocol::record::Down;
 use protocol::roles;
 use protocol::truth;
 
-use crate::brain::{Brain, Local, borrowed};
+use crate::birth::borrowed;
+use crate::brain::{Brain, Local};
 use crate::buffers;
 use crate::close::CloseReason;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};

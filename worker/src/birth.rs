@@ -1,0 +1,188 @@
+//! How a brain comes to be: from what its guard hands it, the fds at their numbers, and what the
+//! brain before left in the state.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::Poll;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use protocol::arena::Arena;
+use protocol::channel::{Channel, Received};
+use protocol::guard::{self, Life, Page};
+use protocol::ids::{Cid, Seat};
+use protocol::journal::Journal;
+use protocol::memory::{Access, Segment};
+use protocol::message::{self, ToMaster, ToWorker};
+use protocol::roles::{self, WorkerArgs};
+use protocol::row::Figure;
+use protocol::settings::Settings;
+use protocol::stream::{Reader, Writer};
+
+use crate::brain::{Brain, Local};
+use crate::clock::{self, Clock, HttpDate};
+use crate::owed::Turn;
+use crate::rooms::Rooms;
+use crate::slots::Slots;
+use crate::state::{self, Head, MAX_ARENA, State};
+use crate::timers::Timers;
+use crate::{logs, recover};
+
+/// What a brain inherits from its guard.
+pub struct Birth {
+    pub args: WorkerArgs,
+    pub state: State,
+    pub page: Page,
+}
+
+/// Runs in the guard's child and never returns.
+pub fn run(birth: &Birth, life: Life) -> ! {
+    match Brain::start(birth, life) {
+        Ok(mut brain) => brain.live(),
+        Err(e) => {
+            log::error!("cannot start: {e}");
+            logs::flush();
+            guard::exit(1)
+        }
+    }
+}
+
+impl Brain {
+    fn start(birth: &Birth, life: Life) -> io::Result<Brain> {
+        let state = birth.state.clone();
+        logs::start(&birth.args, &state)?;
+        let ring_segment = Arc::new(Segment::map(owned(roles::RING), Access::ReadWrite)?);
+        let log_segment = Arc::new(Segment::map(owned(roles::LOG), Access::Read)?);
+        let journal = Journal::new(
+            state::JOURNAL,
+            vec![state.segment().clone(), ring_segment.clone()],
+        );
+        journal.recover().map_err(io::Error::other)?;
+        if life.number == 1 {
+            state.set(Head::LogRead, Reader::new(log_segment.clone()).head());
+        }
+        let mut channel = Channel::from(owned(roles::CHANNEL));
+        let settings = settings(&mut channel, life, birth.args.seat, &state)?;
+        let slots = Slots::new(state.clone());
+        let rooms = Rooms::new(state.clone(), &slots);
+        let arena_len = settings.memory.min(MAX_ARENA) as usize;
+        let poll = Poll::new()?;
+        let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
+        let now = clock.now_ms(clock::monotonic_ms());
+        let mut brain = Brain {
+            args: birth.args.clone(),
+            seat: birth.args.seat,
+            ring_number: birth.args.ring,
+            pid: std::process::id() as i32,
+            arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
+            ring: Writer::new(ring_segment.clone()),
+            log: Reader::new(log_segment.clone()),
+            locals: vec![Local::default(); slots.used() as usize],
+            now,
+            clock,
+            timers: Timers::new(now),
+            page: birth.page,
+            life,
+            state,
+            journal,
+            slots,
+            rooms,
+            ring_segment,
+            log_segment,
+            channel,
+            settings,
+            poll,
+            turn: Turn::default(),
+            again: Vec::new(),
+            ring_waiters: Vec::new(),
+            lagging: Vec::new(),
+            acks: Vec::new(),
+            refused: Vec::new(),
+            unacked: Vec::new(),
+            highest_cid: Cid(0),
+            date: HttpDate::new(now),
+            published: false,
+            members_told_at: 0,
+            forget_row: false,
+            reopen: Vec::new(),
+            deliveries: 0,
+            messages_in: 0,
+            gaps: 0,
+            to_say: Vec::new(),
+        };
+        brain.deliveries = brain.figure(Figure::Deliveries).load(Ordering::Relaxed);
+        brain.messages_in = brain.figure(Figure::MessagesIn).load(Ordering::Relaxed);
+        brain.gaps = brain.figure(Figure::Gaps).load(Ordering::Relaxed);
+        if life.number > 1 {
+            brain.to_say.push(hello(life));
+        }
+        brain.to_say.push(ToMaster::Ready);
+        brain.register()?;
+        recover::recover(&mut brain);
+        Ok(brain)
+    }
+}
+
+/// A fd that this process was born with, or made at a fixed number; it stays open for good.
+pub fn borrowed(fd: i32) -> BorrowedFd<'static> {
+    // SAFETY: the numbers of `roles` are open from the guard's start to the process's end.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// The same, as its owner: for what lives as long as the brain, which never drops it.
+pub fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: as above; a brain ends without dropping anything.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The first brain asks the master for the settings, and can do nothing before it has them. Later
+/// ones find them in the state, and go on even while the master is away.
+fn settings(channel: &mut Channel, life: Life, seat: Seat, state: &State) -> io::Result<Settings> {
+    if let Some(settings) = state.settings() {
+        return Ok(settings);
+    }
+    wait_for(channel, PollFlags::POLLOUT)?;
+    channel.send(&hello(life), &[])?;
+    loop {
+        match channel.receive::<ToWorker>().map_err(io::Error::other)? {
+            Received::Message {
+                message:
+                    ToWorker::Welcome {
+                        settings, worker, ..
+                    },
+                ..
+            } => {
+                if worker != seat {
+                    return Err(io::Error::other(format!(
+                        "welcomed as {worker}, not {seat}"
+                    )));
+                }
+                state.set_settings(&settings)?;
+                return Ok(*settings);
+            }
+            Received::Message { message, .. } => {
+                return Err(io::Error::other(format!("{message:?} before the welcome")));
+            }
+            Received::Closed => return Err(io::Error::other("the master is gone")),
+            Received::Empty => wait_for(channel, PollFlags::POLLIN)?,
+        }
+    }
+}
+
+fn hello(life: Life) -> ToMaster {
+    ToMaster::Hello {
+        version: message::VERSION,
+        guard_pid: life.guard_pid,
+        brain_pid: std::process::id() as i32,
+        life: life.number as u32,
+    }
+}
+
+fn wait_for(channel: &Channel, what: PollFlags) -> io::Result<()> {
+    let mut fds = [PollFd::new(channel.as_fd(), what)];
+    match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
