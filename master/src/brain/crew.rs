@@ -2,10 +2,12 @@
 //! messages are read.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use protocol::channel::Received;
-use protocol::ids::Seat;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use protocol::channel::{Channel, Received};
+use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::logging;
 use protocol::message::ToMaster;
@@ -171,14 +173,14 @@ impl Brain<'_> {
                 return;
             };
             link.say();
-            if self.returns
-                && let Some(ToMaster::Return {
-                    cid,
-                    peer,
-                    consumed,
-                }) = link.channel.peek::<ToMaster>()
-            {
-                self.on_returning(ring, cid, peer, consumed);
+            if self.returns {
+                match look_ahead(&mut link.channel) {
+                    Ahead::Return(cid, peer, consumed) => {
+                        self.on_returning(ring, cid, peer, consumed);
+                    }
+                    Ahead::Nothing => return,
+                    Ahead::Other => {}
+                }
             }
             let Some(link) = self.links.get_mut(&ring) else {
                 return;
@@ -423,6 +425,36 @@ impl Brain<'_> {
         record.set(Head::InHandRing.word(), 0);
         self.state.commit(&mut record);
         Ok(())
+    }
+}
+
+/// What comes next on a channel.
+enum Ahead {
+    /// A connection that is given back.
+    Return(Cid, SocketAddr, u64),
+    Nothing,
+    Other,
+}
+
+/// Looks before a message is received, so that what is given back is never received unnoted: when
+/// the first look finds nothing and something comes meanwhile, it looks again.
+fn look_ahead(channel: &mut Channel) -> Ahead {
+    let mut ahead = channel.peek::<ToMaster>();
+    if ahead.is_none() {
+        let mut ready = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1)) {
+            return Ahead::Nothing;
+        }
+        ahead = channel.peek();
+    }
+    match ahead {
+        Some(ToMaster::Return {
+            cid,
+            peer,
+            consumed,
+        }) => Ahead::Return(cid, peer, consumed),
+        // Another message, one that is none, or the end, behind which nothing comes.
+        _ => Ahead::Other,
     }
 }
 
