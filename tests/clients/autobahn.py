@@ -41,7 +41,7 @@ def main():
             },
             file,
         )
-    command = [os.environ["WSTEST"], "-m", "fuzzingclient", "-s", specification]
+    command = [os.path.abspath(os.environ["WSTEST"]), "-m", "fuzzingclient", "-s", specification]
     with open(os.path.join(directory, "wstest.log"), "w") as log:
         status = subprocess.run(command, cwd=directory, stdout=log, stderr=log, timeout=1200).returncode
     if status != 0 or not os.path.exists(index):
