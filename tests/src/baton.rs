@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
 
 use crate::process::{self, Signal};
 use crate::status::Status;
@@ -20,6 +23,8 @@ pub struct Builder {
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     listen: bool,
+    programs: Option<PathBuf>,
+    open_files: Option<u64>,
 }
 
 impl Builder {
@@ -44,6 +49,18 @@ impl Builder {
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags
             .extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    /// The directory of `baton-master` and `baton-worker`, for a test that breaks them.
+    pub fn programs(mut self, directory: &Path) -> Self {
+        self.programs = Some(directory.to_owned());
+        self
+    }
+
+    /// The limit of open files, soft and hard, that every process of it has.
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -104,6 +121,8 @@ impl Baton {
             flags: Vec::new(),
             environment: Vec::new(),
             listen: true,
+            programs: None,
+            open_files: None,
         }
     }
 
@@ -156,7 +175,9 @@ impl Baton {
 
     /// A verb of the command line on this run directory, not run yet.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(programs::master());
+        let directory = self.builder.programs.clone();
+        let directory = directory.unwrap_or_else(programs::directory);
+        let mut command = Command::new(directory.join("baton-master"));
         let (name, value) = self.mark.split_once('=').expect("NAME=VALUE");
         command
             .args(args)
@@ -170,6 +191,11 @@ impl Baton {
                     .map(|(name, value)| (name, value)),
             )
             .stdin(Stdio::null());
+        if let Some(limit) = self.builder.open_files {
+            let set = move || setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(Into::into);
+            // SAFETY: setrlimit(2) may be called between fork and exec.
+            unsafe { command.pre_exec(set) };
+        }
         command
     }
 
@@ -252,9 +278,7 @@ impl Baton {
     }
 
     pub fn log(&self, name: &str) -> String {
-        fs::read(self.log_file(name))
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        read_log(&self.log_file(name))
     }
 
     /// Waits for a line that holds `needle`, and returns it.
@@ -279,8 +303,7 @@ impl Baton {
             .collect();
         paths.sort();
         for path in paths {
-            let text = fs::read(&path).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
+            let text = read_log(&path);
             let lines: Vec<&str> = text.lines().collect();
             let tail = &lines[lines.len().saturating_sub(40)..];
             all += &format!("--- {}\n{}\n", path.display(), tail.join("\n"));
@@ -306,7 +329,7 @@ impl Baton {
     /// Ends all processes, first by the way that is fast and orderly.
     fn end(&self) -> Result<(), String> {
         let mine = self.processes();
-        for pid in &mine {
+        for pid in mine.iter().filter(|pid| process::state(**pid) == Some('T')) {
             process::go_on(*pid);
         }
         if let Some(pid) = self.pid().filter(|pid| mine.contains(pid)) {
@@ -327,6 +350,18 @@ impl Baton {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// What a log holds; nothing, if it is no file. (A test that puts `/dev/full` in its place would find
+/// no end of it.)
+fn read_log(path: &Path) -> String {
+    match fs::metadata(path) {
+        Ok(file) if file.is_file() => {
+            let bytes = fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        _ => String::new(),
     }
 }
 

@@ -8,7 +8,8 @@
 //! 5. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
 //!
 //! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
-//! the clients of `tests/clients`, which are written in other languages, against a daemon.
+//! the clients of `tests/clients`, which are written in other languages, against a daemon;
+//! `src/bin/handoff-bench.rs` measures it beside `tests/peers`.
 
 pub mod baton;
 pub mod http;

@@ -18,11 +18,6 @@ pub fn directory() -> PathBuf {
         .clone()
 }
 
-/// The path of `baton-master`, whose command line is the daemon's.
-pub fn master() -> PathBuf {
-    directory().join("baton-master")
-}
-
 fn build() -> PathBuf {
     // target/PROFILE/deps/TEST or target/PROFILE/PROGRAM
     let exe = env::current_exe().expect("the path of this program");

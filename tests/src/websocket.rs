@@ -85,6 +85,8 @@ impl WebSocket {
         loop {
             match self.receive().map_err(|error| *error) {
                 Ok(Message::Close(frame)) => {
+                    // Our own Close, which is due now.
+                    let _ = self.inner.flush();
                     return frame.map_or(1005, |frame| frame.code.into());
                 }
                 Ok(_) => {}
@@ -172,6 +174,24 @@ impl Raw {
         let mut payload = vec![0; length as usize];
         self.stream.read_exact(&mut payload)?;
         Ok((head[0], payload))
+    }
+
+    /// The next message: its opcode, and the payloads of all its frames. Control frames are left out.
+    #[track_caller]
+    pub fn message(&mut self) -> (u8, Vec<u8>) {
+        let mut opcode = 0;
+        let mut message = Vec::new();
+        loop {
+            let (first, payload) = self.frame().expect("a frame");
+            if first & 0x08 != 0 {
+                continue;
+            }
+            opcode |= first & 0x0f;
+            message.extend(payload);
+            if first & 0x80 != 0 {
+                return (opcode, message);
+            }
+        }
     }
 
     /// Reads on until the Close frame or the end, and returns the code: 1005 without, 1006 none came.

@@ -1,0 +1,350 @@
+//! Every accepted connection is handed to a worker that serves it, by the policy that is configured,
+//! whatever becomes of the worker that it was meant for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use harness::http::{self, Client, Who};
+use harness::socket::{self, Options, loopback};
+use harness::{Baton, eventually, process};
+
+/// Connects from `from` and asks who serves.
+fn whoami_from(to: SocketAddr, from: IpAddr) -> (Client, Who) {
+    let options = Options {
+        from: Some(from),
+        ..Options::default()
+    };
+    let mut client = Client::over(socket::connect_with(to, options).unwrap());
+    let who = http::ask_whoami(&mut client).unwrap();
+    (client, who)
+}
+
+fn count<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for item in items {
+        *counts.entry(item).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn the_workers_that_answer_are_those_of_status() {
+    let baton = Baton::builder().workers(4).start();
+    let answered: BTreeSet<Who> = (0..100).map(|_| http::whoami(baton.public)).collect();
+    let shown: BTreeSet<Who> = baton
+        .status()
+        .ready()
+        .into_iter()
+        .map(|worker| Who {
+            worker: worker.worker,
+            pid: worker.pid,
+        })
+        .collect();
+    assert_eq!(shown.len(), 4);
+    assert_eq!(answered, shown);
+}
+
+#[test]
+fn thousands_of_clients_are_served_at_once() {
+    let baton = Baton::builder().workers(2).start();
+    process::raise_open_files();
+    let mut clients: Vec<Client> = (0..3000).map(|_| Client::connect(baton.public)).collect();
+    for client in &mut clients {
+        client
+            .send("GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n")
+            .unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().unwrap().status, 200);
+    }
+    let status = baton.status();
+    let connections: u64 = status.workers.iter().map(|worker| worker.connections).sum();
+    assert_eq!(connections, 3000, "{}", status.json);
+    drop(clients);
+    baton.status_when("all connections are gone", |status| {
+        status.workers.iter().all(|worker| worker.connections == 0)
+    });
+}
+
+#[test]
+fn round_robin_gives_each_as_many_within_one() {
+    let baton = Baton::builder()
+        .workers(3)
+        .config("policy = \"round-robin\"")
+        .start();
+    let counts = count((0..301).map(|_| http::whoami(baton.public).worker));
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    let (least, most) = (counts.values().min(), counts.values().max());
+    assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
+}
+
+#[test]
+fn least_connections_fills_the_emptiest() {
+    let baton = Baton::builder()
+        .workers(3)
+        .config("policy = \"least-connections\"")
+        .start();
+    let mut held: Vec<(Client, Who)> = (0..60)
+        .map(|number| whoami_from(baton.public, loopback(number)))
+        .collect();
+    let counts = count(held.iter().map(|(_, who)| who.worker));
+    assert!(counts.values().all(|count| *count == 20), "{counts:?}");
+    // Where others have left, the next ones go.
+    held.retain(|(_, who)| who.worker != 2);
+    baton.status_when("worker 2 is empty", |status| {
+        status.worker(2).connections == 0
+    });
+    let more: Vec<(Client, Who)> = (0..20)
+        .map(|number| whoami_from(baton.public, loopback(number)))
+        .collect();
+    assert!(
+        more.iter().all(|(_, who)| who.worker == 2),
+        "{:?}",
+        count(more.iter().map(|(_, who)| who.worker))
+    );
+}
+
+#[test]
+fn two_choices_keeps_workers_close_to_each_other() {
+    let baton = Baton::builder()
+        .workers(4)
+        .config("policy = \"two-choices\"")
+        .start();
+    let held: Vec<(Client, Who)> = (0..400)
+        .map(|number| whoami_from(baton.public, loopback(number)))
+        .collect();
+    let counts = count(held.iter().map(|(_, who)| who.worker));
+    // With pure chance, a worker would be 20 off as often as not.
+    assert!(
+        counts.values().all(|count| (88..=112).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn ip_hash_is_faithful_and_moves_few_on_scaling() {
+    let baton = Baton::builder()
+        .workers(3)
+        .config("policy = \"ip-hash\"")
+        .start();
+    let ask = || -> Vec<u64> {
+        (0..400)
+            .map(|number| whoami_from(baton.public, loopback(number)).1.worker)
+            .collect()
+    };
+    let before = ask();
+    assert_eq!(before, ask(), "an address changed its worker");
+    let counts = count(before.iter().copied());
+    assert!(
+        counts.values().all(|count| (90..=180).contains(count)),
+        "{counts:?}"
+    );
+
+    baton.expect(&["scale", "4"], 0);
+    let after = ask();
+    let moved = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after)
+        .count();
+    // A quarter, and 5 % of all for chance.
+    assert!(moved <= 400 / 4 + 20, "{moved} of 400 moved");
+    assert!(moved > 0);
+    let strays = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after && **after != 4);
+    assert_eq!(strays.count(), 0, "some moved between workers that stayed");
+}
+
+/// Workers that may stand still for long, with a small window.
+const PATIENT: &str = "[timeouts]\nhung = \"5m\"\n[limits]\nwindow = 8\n";
+
+#[test]
+fn a_stopped_worker_is_passed_over() {
+    let baton = Baton::builder().workers(2).config(PATIENT).start();
+    let status = baton.status();
+    let (stopped, other) = (status.worker(1), status.worker(2));
+    process::stop(stopped.pid);
+
+    // Those that were given to it wait in its channel, as many as the window holds; all others are
+    // served at once.
+    let mut waiting = Vec::new();
+    let mut served = 0;
+    for _ in 0..100 {
+        let mut client = Client::connect(baton.public);
+        client
+            .stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        match http::ask_whoami(&mut client) {
+            Ok(who) => {
+                assert_eq!(who.pid, other.pid);
+                served += 1;
+            }
+            Err(_) => waiting.push(client),
+        }
+    }
+    assert!(waiting.len() <= 8, "{} wait", waiting.len());
+    assert!(served >= 92);
+
+    process::go_on(stopped.pid);
+    for client in &mut waiting {
+        client
+            .stream
+            .set_read_timeout(Some(harness::DEADLINE))
+            .unwrap();
+        assert_eq!(client.response().unwrap().status, 200);
+    }
+}
+
+#[test]
+fn what_a_killed_worker_had_not_taken_is_served_by_another() {
+    for round in 0..3 {
+        let baton = Baton::builder().workers(2).config(PATIENT).start();
+        let status = baton.status();
+        let victim = status.worker(1 + round % 2);
+        process::stop(victim.guard_pid);
+        process::stop(victim.pid);
+
+        // All have asked; those that are not answered are in its channel, not acknowledged.
+        let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(baton.public)).collect();
+        let mut waiting = Vec::new();
+        for mut client in clients.drain(..) {
+            client
+                .stream
+                .set_read_timeout(Some(Duration::from_millis(300)))
+                .unwrap();
+            match http::ask_whoami(&mut client) {
+                Ok(who) => assert_ne!(who.pid, victim.pid),
+                Err(_) => waiting.push(client),
+            }
+        }
+        assert!(!waiting.is_empty(), "it holds nothing");
+
+        process::kill(victim.guard_pid);
+        process::kill(victim.pid);
+        for client in &mut waiting {
+            client
+                .stream
+                .set_read_timeout(Some(harness::DEADLINE))
+                .unwrap();
+            let response = client.response().expect("a client is lost");
+            let who = Who::parse(&response.text()).expect("an answer");
+            assert_ne!(who.pid, victim.pid);
+        }
+        // And the seat is taken again.
+        baton.status_when("the seat has a new life", |status| {
+            status.ready().iter().any(|worker| {
+                worker.worker == victim.worker
+                    && worker.pid != victim.pid
+                    && worker.guard_pid != victim.guard_pid
+            })
+        });
+    }
+}
+
+#[test]
+fn connections_wait_while_no_worker_is_there() {
+    let baton = Baton::builder().workers(1).start();
+    let status = baton.status();
+    let worker = status.worker(1);
+    process::stop(worker.guard_pid);
+    process::kill(worker.pid);
+    process::kill(worker.guard_pid);
+    // Asked at once; answered when there is somebody to answer.
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(baton.public)).collect();
+    for client in &mut clients {
+        let who = http::ask_whoami(client).expect("it is served later");
+        assert_ne!(who.pid, worker.pid);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_short_connections_are_all_answered() {
+    const THREADS: u32 = 4;
+    const EACH: u32 = 26_000;
+    let baton = Baton::builder().workers(2).start();
+    let to = baton.public;
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            thread::spawn(move || {
+                let mut faults = Vec::new();
+                for number in 0..EACH {
+                    // Few connections from one address: closed ones keep their ports for a while.
+                    let from = loopback(thread * 1000 + number / 2000);
+                    if let Err(error) = short(to, from) {
+                        faults.push(format!("{thread}/{number}: {error}"));
+                    }
+                }
+                faults
+            })
+        })
+        .collect();
+    let faults: Vec<String> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap())
+        .collect();
+    assert!(
+        faults.is_empty(),
+        "{} unanswered: {:?}",
+        faults.len(),
+        &faults[..faults.len().min(10)]
+    );
+}
+
+fn short(to: SocketAddr, from: IpAddr) -> std::io::Result<()> {
+    let options = Options {
+        from: Some(from),
+        ..Options::default()
+    };
+    let mut client = Client::over(socket::connect_with(to, options)?);
+    client.send("GET /whoami HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let response = client.response()?;
+    if Who::parse(&response.text()).is_none() || !client.ends() {
+        return Err(std::io::Error::other(format!("{response:?}")));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_killed_brain_is_replaced_under_its_guard() {
+    let baton = Baton::started();
+    let before = baton.status();
+    let victim = before.worker(1).clone();
+    process::kill(victim.pid);
+    let after = baton.status_when("worker 1 has a new brain", |status| {
+        status
+            .ready()
+            .iter()
+            .any(|worker| worker.worker == 1 && worker.pid != victim.pid)
+    });
+    assert_eq!(after.worker(1).guard_pid, victim.guard_pid);
+    assert!(after.worker(1).life > victim.life, "{}", after.json);
+    let pids: BTreeSet<i32> = (0..20).map(|_| http::whoami(baton.public).pid).collect();
+    assert!(pids.contains(&after.worker(1).pid), "{pids:?}");
+    assert!(!pids.contains(&victim.pid), "{pids:?}");
+}
+
+#[test]
+fn a_killed_brain_of_the_master_is_replaced_under_its_guard() {
+    let baton = Baton::started();
+    let before = baton.status();
+    let mut client = Client::connect(baton.public);
+    assert_eq!(client.get("/healthz").status, 200);
+    process::kill(before.master_brain_pid);
+    // What a worker has, it serves on.
+    assert_eq!(client.get("/healthz").status, 200);
+    eventually("the master has a new brain", || {
+        let output = baton.run(&["status", "--json"]);
+        output.status.success()
+            && harness::status::Status::parse(&String::from_utf8_lossy(&output.stdout))
+                .master_brain_pid
+                != before.master_brain_pid
+    });
+    assert_eq!(baton.status().master_pid, before.master_pid);
+    let who: BTreeSet<u64> = (0..20).map(|_| http::whoami(baton.public).worker).collect();
+    assert_eq!(who.len(), 2);
+}

@@ -1,0 +1,680 @@
+//! Start, reload, scale, signals, stop: what a command says is true, and nothing is left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use harness::http::{self, Client};
+use harness::process::{self, Signal};
+use harness::rooms;
+use harness::status::Status;
+use harness::temp::TempDir;
+use harness::{Baton, eventually, programs};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Guards and brains of the workers that serve.
+fn pids(status: &Status) -> BTreeSet<i32> {
+    status
+        .ready()
+        .iter()
+        .flat_map(|worker| [worker.pid, worker.guard_pid])
+        .collect()
+}
+
+#[test]
+fn start_says_what_serves_and_stop_leaves_nothing() {
+    let mut baton = Baton::builder().prepare();
+    let output = baton.try_start();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains(&format!("http://{}", baton.public)), "{said}");
+    assert!(said.contains("logs"), "{said}");
+    assert!(said.contains("stop"), "{said}");
+    // At once, without waiting: start has returned.
+    assert_eq!(http::get(baton.public, "/whoami").status, 200);
+
+    let status = baton.status();
+    assert_eq!(status.ready().len(), 2);
+    assert!(process::is_alive(status.master_pid));
+    assert!(process::children(status.master_pid).contains(&status.master_brain_pid));
+    for worker in status.ready() {
+        assert!(
+            process::children(worker.guard_pid).contains(&worker.pid),
+            "{}",
+            status.json
+        );
+    }
+    assert_eq!(status.json["reload"]["running"], false);
+    let pid_file = fs::read_to_string(baton.run_dir().join("baton.pid")).unwrap();
+    assert_eq!(pid_file.trim(), status.master_pid.to_string());
+    let socket = fs::metadata(baton.run_dir().join("baton.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+    assert_eq!(baton.processes().len(), 6);
+
+    baton.expect(&["stop"], 0);
+    assert_eq!(baton.processes(), [] as [i32; 0]);
+    assert!(!baton.run_dir().join("baton.pid").exists());
+    let stopped = baton.run(&["status", "--json"]);
+    assert_eq!(stopped.status.code(), Some(3));
+    assert_eq!(text(&stopped.stdout).trim(), r#"{"running":false}"#);
+    for verb in [&["status"][..], &["stop"], &["reload"], &["scale", "3"]] {
+        baton.expect(verb, 3);
+    }
+}
+
+#[test]
+fn a_second_start_is_refused_and_harms_nothing() {
+    let mut baton = Baton::started();
+    let before = baton.status();
+    let output = baton.try_start();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("running already"), "{said}");
+    assert!(said.contains(&before.master_pid.to_string()), "{said}");
+    assert_eq!(pids(&baton.status()), pids(&before));
+}
+
+#[test]
+fn a_stale_pid_file_is_no_obstacle() {
+    for content in ["1\n", "999999999\n", "", "nonsense"] {
+        let mut baton = Baton::builder().prepare();
+        fs::create_dir_all(baton.run_dir()).unwrap();
+        fs::write(baton.run_dir().join("baton.pid"), content).unwrap();
+        fs::write(baton.run_dir().join("baton.sock"), "").unwrap();
+        baton.start();
+        assert_eq!(http::get(baton.public, "/whoami").status, 200);
+    }
+}
+
+#[test]
+fn a_killed_baton_can_be_started_again() {
+    let mut baton = Baton::started();
+    for pid in baton.processes() {
+        process::kill(pid);
+    }
+    eventually("all are gone", || baton.processes().is_empty());
+    baton.expect(&["status"], 3);
+    baton.start();
+    assert_eq!(http::get(baton.public, "/whoami").status, 200);
+}
+
+#[test]
+fn a_run_directory_that_cannot_be_used_is_said() {
+    let file = TempDir::new();
+    let in_the_way = file.file("file", "");
+    for run in [in_the_way.join("run"), "/proc/baton".into()] {
+        let output = std::process::Command::new(programs::directory().join("baton-master"))
+            .args([
+                "start",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--run-dir",
+            ])
+            .arg(&run)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        assert!(said.contains(&run.display().to_string()), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut baton = Baton::builder().flags(&["--listen", &address]).prepare();
+    let output = baton.try_start();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&address), "{said}");
+    assert_eq!(baton.processes(), [] as [i32; 0]);
+    assert!(!baton.run_dir().join("baton.pid").exists());
+}
+
+#[test]
+fn a_wrong_configuration_starts_nothing() {
+    let mut baton = Baton::builder()
+        .config("workers = 2\npolicy = \"random\"\n[http]\nmax_lime = 7\n")
+        .prepare();
+    let output = baton.try_start();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("baton.toml:2: policy"), "{said}");
+    assert!(said.contains("baton.toml:4: http.max_lime"), "{said}");
+    assert_eq!(baton.processes(), [] as [i32; 0]);
+}
+
+#[test]
+fn a_reload_with_a_wrong_configuration_changes_nothing() {
+    let baton = Baton::builder().config("[rooms]\nmax_rooms = 5\n").start();
+    let before = baton.status();
+    baton.write_config("[rooms]\nmax_rooms = 0\n");
+    let output = baton.run(&["reload"]);
+    assert!(
+        [Some(1), Some(2)].contains(&output.status.code()),
+        "{output:?}"
+    );
+    let said = text(&output.stderr);
+    assert!(said.contains("baton.toml:2: rooms.max_rooms"), "{said}");
+    let after = baton.status();
+    assert_eq!(pids(&after), pids(&before));
+    let last = after.json["reload"]["last_result"].as_str().unwrap();
+    assert!(last.contains("max_rooms"), "{last}");
+    assert_eq!(
+        rooms::Client::connect(baton.public).hello["max"]["rooms"],
+        5
+    );
+}
+
+#[test]
+fn a_reload_takes_up_the_configuration() {
+    let baton = Baton::builder().config("[rooms]\nmax_rooms = 5\n").start();
+    let before = baton.status();
+    baton.write_config("[rooms]\nmax_rooms = 6\n");
+    baton.expect(&["reload"], 0);
+    let after = baton.status();
+    assert!(pids(&after).is_disjoint(&pids(&before)), "{}", after.json);
+    assert_eq!(after.master_pid, before.master_pid);
+    assert_eq!(after.ready().len(), 2);
+    assert_eq!(after.json["reload"]["last_result"], "ok");
+    assert_eq!(
+        rooms::Client::connect(baton.public).hello["max"]["rooms"],
+        6
+    );
+}
+
+#[test]
+fn a_reload_refuses_what_needs_a_restart() {
+    let config = |port: u16| format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\nbacklog = 100\n");
+    let baton = Baton::builder()
+        .listeners_from_config()
+        .config(&config(0))
+        .start();
+    baton.write_config(&config(baton.public.port()));
+    let output = baton.run(&["reload"]);
+    assert_ne!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("listen") && said.contains("restart"),
+        "{said}"
+    );
+    assert_eq!(http::get(baton.public, "/whoami").status, 200);
+}
+
+#[test]
+fn hup_reloads() {
+    let baton = Baton::started();
+    let before = baton.status();
+    process::signal(before.master_pid, Signal::SIGHUP);
+    baton.status_when("all workers are new", |status| {
+        status.ready().len() == 2 && pids(status).is_disjoint(&pids(&before))
+    });
+}
+
+#[test]
+fn clients_of_replaced_workers_are_sent_away_with_a_word() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nretry_spread = \"2s\"\n")
+        .start();
+    let mut clients: Vec<rooms::Client> = (0..20)
+        .map(|_| rooms::Client::connect(baton.public))
+        .collect();
+    process::signal(baton.status().master_pid, Signal::SIGHUP);
+    let mut waits = BTreeSet::new();
+    for client in &mut clients {
+        let bye = client.event();
+        let wait = bye["bye"]["retry_after_ms"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{bye}"));
+        assert!(wait <= 2000, "{bye}");
+        waits.insert(wait);
+        assert_eq!(client.close_code(), 1001);
+    }
+    assert!(
+        waits.len() > 10,
+        "they would all be back at once: {waits:?}"
+    );
+}
+
+#[test]
+fn requests_are_answered_through_reloads() {
+    let baton = Baton::started();
+    let to = baton.public;
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let done = done.clone();
+            std::thread::spawn(move || {
+                let mut answered = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    http::whoami(to);
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        baton.expect(&["reload"], 0);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    for thread in threads {
+        assert!(thread.join().expect("every request is answered") > 0);
+    }
+}
+
+/// All that could leak: processes, fds of each role, files.
+fn belongings(baton: &Baton) -> (usize, Vec<usize>, Vec<usize>, usize) {
+    let status = baton.status();
+    let mut workers: Vec<usize> = status
+        .ready()
+        .iter()
+        .map(|worker| process::fds(worker.pid))
+        .collect();
+    workers.sort_unstable();
+    let files = walk(baton.run_dir());
+    (
+        baton.processes().len(),
+        vec![
+            process::fds(status.master_pid),
+            process::fds(status.master_brain_pid),
+        ],
+        workers,
+        files,
+    )
+}
+
+fn walk(directory: &Path) -> usize {
+    fs::read_dir(directory).map_or(0, |entries| {
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| 1 + walk(&entry.path()))
+            .sum()
+    })
+}
+
+#[test]
+fn a_hundred_reloads_leak_nothing() {
+    let baton = Baton::started();
+    // The first ones may settle things.
+    for _ in 0..3 {
+        baton.expect(&["reload"], 0);
+    }
+    eventually("old workers are gone", || baton.processes().len() == 6);
+    let before = belongings(&baton);
+    for _ in 0..100 {
+        baton.expect(&["reload"], 0);
+    }
+    eventually("old workers are gone", || baton.processes().len() == 6);
+    // The socket of the last question may still be there for a moment.
+    eventually("nothing is left", || belongings(&baton) == before);
+    assert_eq!(http::get(baton.public, "/whoami").status, 200);
+}
+
+/// Copies of the programs that a test may break.
+fn own_programs() -> TempDir {
+    let directory = TempDir::new();
+    for name in ["baton-master", "baton-worker"] {
+        fs::copy(
+            programs::directory().join(name),
+            directory.path().join(name),
+        )
+        .unwrap();
+    }
+    directory
+}
+
+fn break_worker(directory: &TempDir) {
+    // Another file in its place, as a deployment does it: the one that runs is busy.
+    let new = directory.path().join("new");
+    fs::copy("/bin/false", &new).unwrap();
+    fs::rename(new, directory.path().join("baton-worker")).unwrap();
+}
+
+#[test]
+fn a_worker_that_cannot_boot_fails_the_start() {
+    let programs = own_programs();
+    break_worker(&programs);
+    let mut baton = Baton::builder().programs(programs.path()).prepare();
+    let output = baton.try_start();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("worker"), "{said}");
+    assert_eq!(baton.processes(), [] as [i32; 0]);
+    baton.expect(&["status"], 3);
+}
+
+#[test]
+fn a_worker_that_cannot_boot_fails_the_reload_and_the_old_ones_serve() {
+    let programs = own_programs();
+    let baton = Baton::builder().programs(programs.path()).start();
+    let before = baton.status();
+    break_worker(&programs);
+    let output = baton.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!text(&output.stderr).is_empty());
+    let after = baton.status();
+    assert_eq!(pids(&after), pids(&before));
+    assert_ne!(after.json["reload"]["last_result"], "ok");
+    for _ in 0..10 {
+        assert_eq!(http::get(baton.public, "/whoami").status, 200);
+    }
+    eventually("failed workers are gone", || baton.processes().len() == 6);
+}
+
+#[test]
+fn a_hung_worker_is_replaced() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nhung = \"1s\"\n")
+        .start();
+    let before = baton.status();
+    let hung = before.worker(1).clone();
+    process::stop(hung.pid);
+    let after = baton.status_when("worker 1 lives again", |status| {
+        status
+            .ready()
+            .iter()
+            .any(|worker| worker.worker == 1 && worker.pid != hung.pid)
+    });
+    assert!(!process::is_alive(hung.pid));
+    assert!(after.worker(1).life > hung.life);
+    assert_eq!(after.worker(2).pid, before.worker(2).pid);
+    baton.wait_for_log("master", "stood still");
+}
+
+#[test]
+fn scale_up_and_down() {
+    let baton = Baton::started();
+    let first = baton.status();
+    baton.expect(&["scale", "4"], 0);
+    let four = baton.status();
+    let numbers: Vec<u64> = four.ready().iter().map(|worker| worker.worker).collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+    assert!(pids(&four).is_superset(&pids(&first)));
+    let serving: BTreeSet<u64> = (0..20).map(|_| http::whoami(baton.public).worker).collect();
+    assert_eq!(serving.len(), 4);
+
+    baton.expect(&["scale", "1"], 0);
+    baton.status_when("one is left", |status| status.workers.len() == 1);
+    eventually("their processes are gone", || baton.processes().len() == 4);
+    for _ in 0..10 {
+        assert_eq!(http::whoami(baton.public).worker, 1);
+    }
+    // It holds over a reload.
+    baton.expect(&["reload"], 0);
+    assert_eq!(baton.status().ready().len(), 1);
+    baton.expect(&["scale", "0"], 2);
+}
+
+#[test]
+fn ttin_and_ttou() {
+    let baton = Baton::builder().workers(1).start();
+    let master = baton.status().master_pid;
+    process::signal(master, Signal::SIGTTIN);
+    baton.status_when("two workers", |status| status.ready().len() == 2);
+    process::signal(master, Signal::SIGTTOU);
+    baton.status_when("one worker", |status| status.workers.len() == 1);
+    process::signal(master, Signal::SIGTTOU);
+    baton.wait_for_log("master", "TTOU");
+    assert_eq!(baton.status().ready().len(), 1);
+}
+
+#[test]
+fn usr1_reopens_all_logs() {
+    let baton = Baton::builder()
+        .config("[log]\nlevel = \"debug\"\n")
+        .start();
+    let status = baton.status();
+    for name in ["master", "worker-1", "worker-2"] {
+        fs::rename(
+            baton.log_file(name),
+            baton.run_dir().join(format!("{name}.old")),
+        )
+        .unwrap();
+    }
+    process::signal(status.master_pid, Signal::SIGUSR1);
+    eventually("the new files are there", || {
+        ["master", "worker-1", "worker-2"]
+            .iter()
+            .all(|name| baton.log_file(name).exists())
+    });
+    // What happens next is in the new ones, and only there.
+    eventually("workers write into the new files", || {
+        http::exchange(baton.public, "BROKEN\r\n\r\n");
+        ["worker-1", "worker-2"]
+            .iter()
+            .all(|name| baton.log(name).contains("bad_request_line"))
+    });
+    assert_eq!(pids(&baton.status()), pids(&status));
+}
+
+#[test]
+fn a_full_disk_stops_no_service() {
+    let mut baton = Baton::builder()
+        .config("[log]\nlevel = \"debug\"\n")
+        .prepare();
+    fs::create_dir_all(baton.run_dir().join("logs")).unwrap();
+    for name in ["master", "worker-1", "worker-2"] {
+        symlink("/dev/full", baton.log_file(name)).unwrap();
+    }
+    baton.start();
+    for _ in 0..200 {
+        http::exchange(baton.public, "BROKEN\r\n\r\n");
+        assert_eq!(http::get(baton.public, "/whoami").status, 200);
+    }
+    baton.expect(&["reload"], 0);
+    assert_eq!(http::get(baton.public, "/whoami").status, 200);
+    baton.expect(&["stop"], 0);
+}
+
+#[test]
+fn term_lets_requests_end() {
+    let baton = Baton::started();
+    let master = baton.status().master_pid;
+    let mut busy = Client::connect(baton.public);
+    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
+        .unwrap();
+    let mut member = rooms::Client::connect(baton.public);
+    process::signal(master, Signal::SIGTERM);
+    assert!(member.event()["bye"]["retry_after_ms"].is_u64());
+    assert_eq!(member.close_code(), 1001);
+    busy.send("world").unwrap();
+    assert_eq!(busy.response().unwrap().text(), "helloworld");
+    assert!(busy.ends());
+    eventually("all are gone", || baton.processes().is_empty());
+}
+
+#[test]
+fn a_stop_is_bounded() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nstop = \"1s\"\n")
+        .start();
+    // It will never send the rest.
+    let mut busy = Client::connect(baton.public);
+    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
+        .unwrap();
+    let start = Instant::now();
+    baton.expect(&["stop"], 0);
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(baton.processes(), [] as [i32; 0]);
+    drop(busy);
+}
+
+#[test]
+fn int_stops_fast() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nstop = \"5m\"\n")
+        .start();
+    let mut busy = Client::connect(baton.public);
+    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
+        .unwrap();
+    process::signal(baton.status().master_pid, Signal::SIGTERM);
+    // Nobody new is let in, and it waits; a second TERM ends that.
+    eventually("it does not listen any more", || {
+        harness::socket::connect(baton.public).is_err()
+    });
+    if let Some(master) = baton.processes().first() {
+        let pid = fs::read_to_string(baton.run_dir().join("baton.pid")).unwrap();
+        assert!(process::is_alive(*master));
+        process::signal(pid.trim().parse().unwrap(), Signal::SIGTERM);
+    }
+    eventually("all are gone", || baton.processes().is_empty());
+}
+
+#[test]
+fn a_restart_is_a_new_baton() {
+    let baton = Baton::started();
+    let before = baton.status();
+    baton.expect(
+        &[
+            "restart",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+        ],
+        0,
+    );
+    let after = baton.status();
+    assert_ne!(after.master_pid, before.master_pid);
+    assert_eq!(after.ready().len(), 1);
+    assert_ne!(after.json["epoch"], before.json["epoch"]);
+}
+
+#[test]
+fn in_the_foreground_it_says_what_serves_and_ends_by_int() {
+    use std::io::{BufRead, BufReader};
+    let baton = Baton::builder().prepare();
+    let mut child = baton
+        .command(&[
+            "start",
+            "--foreground",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said = lines
+        .find_map(|line| line.ok().filter(|line| line.contains("http://")))
+        .unwrap();
+    let address = said.split("http://").nth(1).unwrap();
+    let address: String = address
+        .chars()
+        .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
+        .collect();
+    assert_eq!(http::get(address.parse().unwrap(), "/whoami").status, 200);
+    assert_eq!(baton.status().master_pid, child.id() as i32);
+    process::signal(child.id() as i32, Signal::SIGINT);
+    let status = harness::wait::until("it ends", harness::DEADLINE, || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    eventually("all are gone", || baton.processes().is_empty());
+}
+
+#[test]
+fn logs_follows_over_reopening() {
+    use std::io::{BufRead, BufReader};
+    let baton = Baton::started();
+    eventually("worker 1 writes", || {
+        http::exchange(baton.public, "BROKEN\r\n\r\n");
+        baton.log("worker-1").contains("bad_request_line")
+    });
+    let mut child = baton
+        .command(&["logs", "-f", "1"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id() as i32;
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (to, from) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = to.send(line);
+        }
+    });
+    from.recv_timeout(harness::DEADLINE)
+        .expect("the end of the log");
+    fs::rename(baton.log_file("worker-1"), baton.run_dir().join("old")).unwrap();
+    process::signal(baton.status().master_pid, Signal::SIGUSR1);
+    eventually("the new file is there", || {
+        baton.log_file("worker-1").exists()
+    });
+    eventually("worker 1 writes into the new file", || {
+        http::exchange(baton.public, "BROKEN\r\n\r\n");
+        baton.log("worker-1").contains("bad_request_line")
+    });
+    let start = Instant::now();
+    while !from
+        .recv_timeout(harness::DEADLINE)
+        .expect("a line")
+        .contains("bad_request_line")
+    {
+        assert!(start.elapsed() < harness::DEADLINE);
+    }
+    process::signal(pid, Signal::SIGTERM);
+    child.wait().unwrap();
+    reader.join().unwrap();
+}
+
+#[test]
+fn workers_of_root_are_nobody() {
+    let baton = Baton::started();
+    // Without root there is nothing to give up.
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    for worker in baton.status().ready() {
+        for pid in [worker.guard_pid, worker.pid] {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let field = |name: &str| {
+                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_whitespace()
+                    .skip(1)
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert!(field("Uid:").iter().all(|uid| uid == "65534"), "{status}");
+            assert!(field("Gid:").iter().all(|gid| gid == "65534"), "{status}");
+            assert_eq!(field("NoNewPrivs:"), ["1"]);
+            assert_eq!(field("CapEff:"), ["0000000000000000"]);
+        }
+    }
+}
+
+#[test]
+fn json_logs_are_json() {
+    let baton = Baton::builder()
+        .config("[log]\nformat = \"json\"\n")
+        .start();
+    http::exchange(baton.public, "BROKEN\r\n\r\n");
+    http::exchange(baton.public, "BROKEN\r\n\r\n");
+    baton.wait_for_log("worker-1", "bad_request_line");
+    for name in ["master", "worker-1", "worker-2"] {
+        for line in baton.log(name).lines() {
+            let json: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(json.is_object(), "{line}");
+        }
+    }
+}
