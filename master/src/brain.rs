@@ -2,12 +2,13 @@
 //!
 //! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`] and
 //! [`give`] (connections), [`crew`] (workers: their processes, messages and orders),
-//! [`operate`] (signals and commands), [`prepare`] (what a reload reads) and [`sweep`] (what the
-//! last brain left).
+//! [`operate`] (signals and commands), [`prepare`] (what a reload reads), [`sweep`] (what the
+//! last brain left) and [`inherit`] (a brain whose guard is dead becomes the guard).
 
 mod accept;
 mod crew;
 mod give;
+mod inherit;
 mod operate;
 mod prepare;
 mod sweep;
@@ -65,6 +66,8 @@ struct Context {
     log_bell: OwnedFd,
 }
 
+pub use inherit::run_again;
+
 /// Serves, under a guard, until it is told to stop.
 pub fn run(start: Start) -> ! {
     let Start {
@@ -86,7 +89,6 @@ pub fn run(start: Start) -> ! {
             std::process::exit(1)
         }
     };
-    let page = state.page();
     let context = Context {
         config,
         source,
@@ -99,7 +101,13 @@ pub fn run(start: Start) -> ! {
         doorbell,
         log_bell,
     };
-    let outcome = guard::run(page, context.doorbell.as_fd(), &context, brain);
+    guard(&context)
+}
+
+/// Becomes the guard, and ends with the last brain.
+fn guard(context: &Context) -> ! {
+    let page = context.state.page();
+    let outcome = guard::run(page, context.doorbell.as_fd(), context, brain);
     let code = match outcome {
         Ok(outcome) => outcome.code(),
         Err(error) => {
@@ -181,6 +189,8 @@ fn log_format(config: &Config) -> logging::Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Doorbell,
+    /// Our own guard.
+    OwnGuard,
     Control,
     Waker,
     Listener(usize),
@@ -196,6 +206,7 @@ impl Origin {
             Origin::Doorbell => (0, 0),
             Origin::Control => (1, 0),
             Origin::Waker => (2, 0),
+            Origin::OwnGuard => (8, 0),
             Origin::Listener(index) => (3, index),
             Origin::Channel(ring) => (4, usize::from(ring)),
             Origin::Ring(ring) => (5, usize::from(ring)),
@@ -215,6 +226,7 @@ impl Origin {
             4 => Origin::Channel(index as u16),
             5 => Origin::Ring(index as u16),
             6 => Origin::Guard(index as u16),
+            8 => Origin::OwnGuard,
             _ => Origin::Client(index),
         }
     }
@@ -259,6 +271,8 @@ struct Brain<'a> {
     /// There is more to do at once.
     busy: bool,
     stopping: Option<operate::Stop>,
+    /// Our guard is dead.
+    orphaned: bool,
 }
 
 impl<'a> Brain<'a> {
@@ -299,6 +313,7 @@ impl<'a> Brain<'a> {
             next_presence: 0,
             busy: true,
             stopping: None,
+            orphaned: false,
             config,
             source,
         };
@@ -313,6 +328,7 @@ impl<'a> Brain<'a> {
 
     fn register(&self) -> io::Result<()> {
         self.watch(self.context.doorbell.as_raw_fd(), Origin::Doorbell)?;
+        self.watch(self.life.guard.as_raw_fd(), Origin::OwnGuard)?;
         self.watch(self.context.control.as_raw_fd(), Origin::Control)?;
         for (index, listener) in self.context.listeners.iter().enumerate() {
             self.watch(listener.fd.as_raw_fd(), Origin::Listener(index))?;
@@ -359,12 +375,16 @@ impl<'a> Brain<'a> {
             self.accept();
             self.assign();
             self.sequencer.rest(self.state);
+            if self.orphaned {
+                self.become_guard();
+            }
         }
     }
 
     fn on_event(&mut self, event: &Event) {
         match Origin::of(event.token()) {
             Origin::Doorbell => self.on_doorbell(),
+            Origin::OwnGuard => self.orphaned = true,
             Origin::Control => self.on_control(),
             Origin::Client(index) => self.on_client(index),
             Origin::Waker => self.on_prepared(),

@@ -60,6 +60,9 @@ pub enum Verb {
     /// Be the master (what `start` runs)
     #[command(hide = true)]
     Serve(Serve),
+    /// Be the guard of a master whose guard is dead (what its brain runs over itself)
+    #[command(hide = true)]
+    Guard { state: i32, log: i32 },
 }
 
 /// The configuration.

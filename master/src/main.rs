@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use master::brain;
 use master::cli::{Cli, Verb};
 use master::verbs::{self, Error, check, logs, start, status, stop, tell};
 
@@ -31,5 +32,6 @@ fn run(cli: &Cli) -> verbs::Result {
         Verb::Logs(args) => logs::logs(&run, args),
         Verb::Check(flags) => check::check(flags),
         Verb::Serve(args) => start::serve(run, args),
+        Verb::Guard { state, log } => brain::run_again(*state, *log),
     }
 }

@@ -64,6 +64,11 @@ impl PidFile {
         }
     }
 
+    /// The file of this path, open and locked already.
+    pub fn adopt(path: PathBuf, file: File) -> Self {
+        PidFile { path, file }
+    }
+
     /// Writes `pid` in place of what is there.
     pub fn write(&mut self, pid: i32) -> io::Result<()> {
         self.file.set_len(0)?;

@@ -45,9 +45,10 @@ const JOURNAL: usize = 512;
 const WORKERS: usize = 1024;
 /// Bytes.
 const CONFIG: usize = 64 << 10;
-const CONFIG_SIZE: usize = 192 << 10;
+/// Of each of two halves.
+const CONFIG_SIZE: usize = 96 << 10;
 /// Bytes, of the ring of log lines.
-pub const LINES: usize = CONFIG + CONFIG_SIZE;
+pub const LINES: usize = CONFIG + 2 * CONFIG_SIZE;
 pub const LINES_SIZE: usize = 256 << 10;
 const CONNECTIONS: usize = (LINES + LINES_SIZE) / 8;
 const ROOMS: usize = CONNECTIONS + MAX_CONNECTIONS as usize * CONNECTION_WORDS;
@@ -86,7 +87,7 @@ pub enum Head {
     Deaths,
     /// Of the workers' program, plus one.
     ProgramFd,
-    /// Bytes.
+    /// Bytes of the configuration, times two, plus the half that it is in.
     ConfigLen,
     /// How many workers were ordered.
     Seats,
@@ -196,24 +197,32 @@ impl State {
         self.journal.commit(record);
     }
 
-    /// The configuration that serves, and where it came from, as the caller encodes it.
+    /// What was kept last for the brains and guards to come, as the caller encodes it.
     #[must_use]
     pub fn config(&self) -> Vec<u8> {
-        let len = self.head(Head::ConfigLen) as usize;
+        let (half, len) = self.kept();
         let mut bytes = vec![0; len.min(CONFIG_SIZE)];
-        self.segment.copy_out(CONFIG, &mut bytes);
+        self.segment
+            .copy_out(CONFIG + half * CONFIG_SIZE, &mut bytes);
         bytes
     }
 
-    /// Keeps it for the brains to come.
+    /// Keeps it in the half that does not count, and then makes that half count.
     pub fn set_config(&self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() > CONFIG_SIZE {
             return Err(io::Error::other("the configuration is too large"));
         }
-        self.set(Head::ConfigLen.word(), 0);
-        self.segment.copy_in(CONFIG, bytes);
-        self.set(Head::ConfigLen.word(), bytes.len() as u64);
+        let other = 1 - self.kept().0;
+        self.segment.copy_in(CONFIG + other * CONFIG_SIZE, bytes);
+        let word = (bytes.len() << 1 | other) as u64;
+        self.set(Head::ConfigLen.word(), word);
         Ok(())
+    }
+
+    /// Which half counts, and how many bytes of it.
+    fn kept(&self) -> (usize, usize) {
+        let word = self.head(Head::ConfigLen) as usize;
+        (word & 1, word >> 1)
     }
 }
 
@@ -290,6 +299,7 @@ mod tests {
         let state = State::create(4096, 7).unwrap();
         state.set(connection(MAX_CONNECTIONS - 1, 3), 5);
         state.set(members(MAX_RINGS - 1, MAX_ROOMS - 1), 6);
+        state.set_config(b"{ }").unwrap();
         state.set_config(b"{}").unwrap();
         let fd = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
         let next = State::adopt(fd(state.as_fd()), fd(state.log().as_fd())).unwrap();

@@ -5,8 +5,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::{Receiver, channel};
 
 use protocol::guard::held_program;
-use serde::{Deserialize, Serialize};
 
+use super::inherit::Heritage;
 use super::{Brain, Context, crew, set_program};
 use crate::config::{Config, Source, changes};
 use crate::spawn::worker_program;
@@ -36,27 +36,17 @@ enum Unread {
     Failed(String),
 }
 
-/// For the brains to come.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    config: Config,
-    source: Source,
-}
-
 /// The configuration that serves: what was kept last, else what the master started with.
 pub(super) fn kept(context: &Context) -> (Config, Source) {
-    match serde_json::from_slice::<Kept>(&context.state.config()) {
-        Ok(kept) => (kept.config, kept.source),
-        Err(_) => (context.config.clone(), context.source.clone()),
+    match Heritage::read(&context.state) {
+        Some(kept) => (kept.config, kept.source),
+        None => (context.config.clone(), context.source.clone()),
     }
 }
 
 impl Brain<'_> {
     pub(super) fn keep_config(&self) {
-        let kept = Kept {
-            config: self.config.clone(),
-            source: self.source.clone(),
-        };
+        let kept = self.context.heritage(&self.config, &self.source);
         let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other);
         if let Err(error) = bytes.and_then(|bytes| self.state.set_config(&bytes)) {
             log::error!("cannot keep the configuration: {error}");

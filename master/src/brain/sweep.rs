@@ -11,6 +11,7 @@ use protocol::channel::cookie;
 
 use super::Brain;
 use crate::connections::Holder;
+use crate::link::Link;
 use crate::spawn::LOW;
 use crate::state::Head;
 use crate::supervise::Event;
@@ -39,24 +40,11 @@ impl Brain<'_> {
     }
 
     fn sweep(&mut self, left: Vec<RawFd>) {
-        let mut known: HashSet<RawFd> = self.links.values().flat_map(|l| l.fds()).collect();
-        let context = self.context;
-        known.extend(context.listeners.iter().map(|l| l.fd.as_raw_fd()));
-        known.extend([
-            context.control.as_raw_fd(),
-            context.pid_file.file().as_raw_fd(),
-            context.readiness.borrow().fd().as_raw_fd(),
-            context.state.as_fd().as_raw_fd(),
-            context.state.log().as_fd().as_raw_fd(),
-            context.doorbell.as_raw_fd(),
-            context.log_bell.as_raw_fd(),
-            self.life.guard.as_raw_fd(),
-            self.state.head(Head::ProgramFd) as RawFd - 1,
-        ]);
+        let mut known: HashSet<RawFd> = self.known_fds().into_iter().collect();
+        known.insert(self.life.guard.as_raw_fd());
         let mut cookies = std::collections::HashMap::new();
         for slot in self.connections.slots() {
             if let Some(connection) = self.connections.get(self.state, slot) {
-                known.extend(connection.fd);
                 cookies.insert(connection.cookie, slot);
             }
         }
@@ -79,6 +67,17 @@ impl Brain<'_> {
             }
         }
         log::info!("sweep: {fresh} connections had not been noted, {closed} fds are closed");
+    }
+
+    /// Everything that is open on purpose, for brains to come as well.
+    pub(super) fn known_fds(&self) -> Vec<RawFd> {
+        let slots = self.connections.slots();
+        let connections = slots.filter_map(|slot| self.connections.get(self.state, slot)?.fd);
+        let mut known: Vec<RawFd> = connections.collect();
+        known.extend(self.links.values().flat_map(Link::fds));
+        known.extend(self.context.fds());
+        known.push(self.state.head(Head::ProgramFd) as RawFd - 1);
+        known
     }
 
     /// A socket whose slot has no fd: it was on its way back from a worker, or its slot has given
