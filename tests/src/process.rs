@@ -126,6 +126,36 @@ pub fn children(pid: i32) -> BTreeSet<i32> {
         .collect()
 }
 
+/// Sets the soft limit of open files of a process that runs; returns what it was.
+#[track_caller]
+pub fn limit_open_files(pid: i32, limit: u64) -> u64 {
+    let mut old = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: prlimit(2) writes to `old`, which lives over the call.
+    let got = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut old) };
+    let new = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: old.rlim_max,
+    };
+    // SAFETY: prlimit(2) reads `new`, which lives over the call.
+    let set = unsafe {
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_NOFILE,
+            &raw const new,
+            std::ptr::null_mut(),
+        )
+    };
+    assert!(
+        got == 0 && set == 0,
+        "prlimit of {pid}: {}",
+        std::io::Error::last_os_error()
+    );
+    old.rlim_cur
+}
+
 /// Raises this process's own limit of open files to the hard one, and returns it.
 pub fn raise_open_files() -> u64 {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

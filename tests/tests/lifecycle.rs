@@ -459,6 +459,56 @@ fn usr1_reopens_all_logs() {
 }
 
 #[test]
+fn reopening_loses_no_line() {
+    const CONNECTIONS: usize = 2000;
+    let baton = Baton::builder()
+        .config("[log]\nlevel = \"debug\"\n")
+        .start();
+    let (to, master) = (baton.public, baton.status().master_pid);
+    let clients = std::thread::spawn(move || {
+        for _ in 0..CONNECTIONS {
+            http::whoami(to);
+        }
+    });
+    for number in 0..5 {
+        for name in ["worker-1", "worker-2"] {
+            fs::rename(
+                baton.log_file(name),
+                baton.run_dir().join(format!("{name}.{number}")),
+            )
+            .unwrap();
+        }
+        process::signal(master, Signal::SIGUSR1);
+        eventually("the new files are there", || {
+            ["worker-1", "worker-2"]
+                .iter()
+                .all(|name| baton.log_file(name).exists())
+        });
+    }
+    clients.join().unwrap();
+    // Every connection has its line, once, in one of all those files.
+    let mut ended = Vec::new();
+    eventually("every connection's end is logged", || {
+        let mut all = baton.log("worker-1") + &baton.log("worker-2");
+        for entry in fs::read_dir(baton.run_dir()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && path.to_string_lossy().contains("worker-") {
+                all += &fs::read_to_string(path).unwrap();
+            }
+        }
+        ended = all
+            .lines()
+            .filter(|line| line.contains(" closed: "))
+            .filter_map(|line| line.split(" from ").next()?.split(' ').next_back())
+            .map(str::to_owned)
+            .collect();
+        ended.len() >= CONNECTIONS
+    });
+    let distinct: BTreeSet<&String> = ended.iter().collect();
+    assert_eq!((ended.len(), distinct.len()), (CONNECTIONS, CONNECTIONS));
+}
+
+#[test]
 fn a_full_disk_stops_no_service() {
     let mut baton = Baton::builder()
         .config("[log]\nlevel = \"debug\"\n")

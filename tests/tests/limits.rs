@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use harness::http::{Client, Response};
 use harness::socket;
+use harness::status::Status;
 use harness::{Baton, eventually, process};
 
 /// Asks on a connection of its own; what becomes of it.
@@ -79,7 +80,7 @@ fn loopback_is_exempt_from_the_limit_of_an_address() {
 }
 
 #[test]
-fn a_master_without_fds_waits_and_does_not_spin() {
+fn a_low_limit_of_open_files_is_kept_to() {
     // Enough to start and to serve, not enough for all who come.
     let baton = Baton::builder().workers(1).open_files(128).start();
     let status = baton.status();
@@ -87,19 +88,7 @@ fn a_master_without_fds_waits_and_does_not_spin() {
     for client in &mut clients {
         let _ = client.send("GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n");
     }
-    // Those for which there are no fds wait, or are refused; nobody burns a processor on them.
-    let cpu = |pid: i32| {
-        let (user, system) = process::cpu_seconds(pid);
-        user + system
-    };
-    let pids = [status.master_brain_pid, status.worker(1).pid];
-    let before: Vec<f64> = pids.iter().map(|pid| cpu(*pid)).collect();
-    // The time that is measured, not one that is waited for.
-    std::thread::sleep(Duration::from_secs(2));
-    for (pid, before) in pids.iter().zip(before) {
-        let used = cpu(*pid) - before;
-        assert!(used < 0.7, "{pid} used {used} s in 2 s");
-    }
+    is_idle(&[status.master_brain_pid, status.worker(1).pid]);
     drop(clients);
     eventually("it serves again", || {
         ask(baton.public).is_ok_and(|(_, response)| response.status == 200)
@@ -107,6 +96,89 @@ fn a_master_without_fds_waits_and_does_not_spin() {
     let after = baton.status();
     assert_eq!(after.worker(1).pid, status.worker(1).pid);
     assert_eq!(after.master_brain_pid, status.master_brain_pid);
+}
+
+/// Nobody burns a processor on what cannot be done.
+#[track_caller]
+fn is_idle(pids: &[i32]) {
+    let cpu = |pid: &i32| {
+        let (user, system) = process::cpu_seconds(*pid);
+        user + system
+    };
+    let before: Vec<f64> = pids.iter().map(cpu).collect();
+    // The time that is measured, not one that is waited for.
+    std::thread::sleep(Duration::from_secs(2));
+    for (pid, before) in pids.iter().zip(before) {
+        let used = cpu(pid) - before;
+        assert!(used < 0.7, "{pid} used {used} s in 2 s");
+    }
+}
+
+/// Clients come while this process cannot open any more files; all are served when it can.
+fn without_fds(pick: fn(&Status) -> i32) {
+    // Limits of a process may be changed by its own user.
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let me = me
+        .ok()
+        .flatten()
+        .map_or("root".to_owned(), |user| user.name);
+    let config = format!("user = \"{me}\"\n");
+    let baton = Baton::builder().workers(1).config(&config).start();
+    let status = baton.status();
+    let pid = pick(&status);
+    // What is open stays open; no other number is below the limit.
+    let limit = process::limit_open_files(pid, 1);
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(baton.public)).collect();
+    for client in &mut clients {
+        client
+            .send("GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n")
+            .unwrap();
+    }
+    is_idle(&[status.master_brain_pid, status.worker(1).pid]);
+    // There really was no fd for the last one.
+    let last = &clients[49].stream;
+    last.set_nonblocking(true).unwrap();
+    assert!(last.peek(&mut [0]).is_err(), "it is answered already");
+    last.set_nonblocking(false).unwrap();
+
+    process::limit_open_files(pid, limit);
+    for client in &mut clients {
+        assert_eq!(client.response().expect("a client is lost").status, 200);
+    }
+    let after = baton.status();
+    assert_eq!(after.worker(1).pid, status.worker(1).pid);
+    assert_eq!(after.master_brain_pid, status.master_brain_pid);
+}
+
+#[test]
+fn a_master_at_its_limit_of_open_files_lets_clients_wait() {
+    without_fds(|status| status.master_brain_pid);
+}
+
+#[test]
+fn a_worker_at_its_limit_of_open_files_loses_nobody() {
+    without_fds(|status| status.worker(1).pid);
+}
+
+#[test]
+fn one_listener_serves_both_families() {
+    let baton = Baton::builder()
+        .listeners_from_config()
+        .config("[[listen]]\naddress = \"[::]:0\"\nipv6_only = false\n")
+        .start();
+    let port = baton.public.port();
+    for address in ["127.0.0.1", "::1"] {
+        let to = SocketAddr::new(address.parse().unwrap(), port);
+        assert_eq!(ask(to).unwrap().1.status, 200, "{address}");
+    }
+    // The default keeps them apart, so that another may have the port of the other family.
+    let baton = Baton::builder()
+        .listeners_from_config()
+        .config("[[listen]]\naddress = \"[::1]:0\"\n")
+        .start();
+    assert_eq!(ask(baton.public).unwrap().1.status, 200);
+    let other = SocketAddr::new("127.0.0.1".parse().unwrap(), baton.public.port());
+    assert!(ask(other).is_err());
 }
 
 #[test]
