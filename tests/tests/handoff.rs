@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use harness::http::{self, Client, Who};
 use harness::socket::{self, Options, loopback};
-use harness::{Baton, eventually, process};
+use harness::websocket::WebSocket;
+use harness::{Baton, eventually, process, rooms};
 
 /// Connects from `from` and asks who serves.
 fn whoami_from(to: SocketAddr, from: IpAddr) -> (Client, Who) {
@@ -347,4 +348,68 @@ fn a_killed_brain_of_the_master_is_replaced_under_its_guard() {
     assert_eq!(baton.status().master_pid, before.master_pid);
     let who: BTreeSet<u64> = (0..20).map(|_| http::whoami(baton.public).worker).collect();
     assert_eq!(who.len(), 2);
+}
+
+#[test]
+fn connections_outlive_the_brain_and_the_guard_of_their_worker() {
+    let baton = Baton::builder().workers(1).start();
+    let mut kept = Client::connect(baton.public);
+    let mut echo = WebSocket::connect(baton.public, "/echo");
+    let mut member = rooms::Client::connect(baton.public);
+    let start = member.join("r");
+    for round in 1..=6 {
+        let worker = baton.status().worker(1).clone();
+        // The brain dies, then the guard, then the brain again.
+        let victim = if round % 2 == 0 {
+            worker.guard_pid
+        } else {
+            worker.pid
+        };
+        process::kill(victim);
+        let who = http::ask_whoami(&mut kept).expect("the connection goes on");
+        assert_eq!(who.worker, 1);
+        echo.text("still here");
+        assert_eq!(echo.receive_text(), "still here");
+        let position = member.publish("r", round.into());
+        assert_eq!(position.offset, start.offset + round);
+        assert_eq!(member.message()["data"], round);
+        baton.status_when("another has its place", |status| {
+            let pids = |worker: &harness::status::Worker| [worker.pid, worker.guard_pid];
+            status
+                .ready()
+                .iter()
+                .any(|worker| !pids(worker).contains(&victim))
+        });
+    }
+}
+
+#[test]
+fn a_room_goes_on_over_the_deaths_of_the_master() {
+    let baton = Baton::builder().workers(2).start();
+    let mut one = rooms::Client::on_worker(baton.public, 1);
+    let mut two = rooms::Client::on_worker(baton.public, 2);
+    let start = one.join("r");
+    two.join("r");
+    for round in 1..=6 {
+        let status = baton.status();
+        let victim = if round % 2 == 0 {
+            status.master_pid
+        } else {
+            status.master_brain_pid
+        };
+        process::kill(victim);
+        // Said while nobody is there to put it in order, or just after.
+        let position = one.publish("r", round.into());
+        assert_eq!(
+            (&position.epoch, position.offset),
+            (&start.epoch, start.offset + round)
+        );
+        assert_eq!(two.message()["data"], round);
+        assert_eq!(one.message()["data"], round);
+        let (first, second) = (http::whoami(baton.public), http::whoami(baton.public));
+        assert_ne!(first.worker, second.worker);
+        eventually("status answers again", || {
+            baton.run(&["status", "--json"]).status.success()
+        });
+    }
 }
