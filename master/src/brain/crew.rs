@@ -52,6 +52,8 @@ impl Brain<'_> {
         match action {
             Action::Spawn { seat, ring, part } => {
                 if let Err(error) = self.spawn(seat, ring, part) {
+                    // If it runs, it sees its channel end, and ends.
+                    Link::forget(ring, self.state);
                     let why = format!("cannot start it: {error}");
                     self.supervise(Event::SpawnFailed { ring, why });
                 }

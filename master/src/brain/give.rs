@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
-use protocol::ids::Cid;
+use protocol::ids::{Cid, Role};
 use protocol::message::{MAX_BATCH, ToWorker};
 
 use super::Brain;
@@ -54,7 +54,8 @@ impl Brain<'_> {
         })
     }
 
-    fn has(&self, ring: u16) -> u32 {
+    /// How many connections a worker has or was given.
+    pub(super) fn has(&self, ring: u16) -> u32 {
         let load = self.connections.load(ring);
         load.given + load.held
     }
@@ -85,8 +86,9 @@ impl Brain<'_> {
             return false;
         };
         let limits = &self.config.limits;
-        // One that is refused is gone soon, and may be one too many.
-        let most = match connection.refuse {
+        // One that is refused is gone soon, and an operator is to come in when all is full.
+        let may_exceed = connection.refuse || connection.role == Role::Admin;
+        let most = match may_exceed {
             true => u32::MAX,
             false => self.config.settings.max_connections,
         };

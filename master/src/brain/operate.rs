@@ -131,7 +131,9 @@ impl Brain<'_> {
                         configuration: order == Order::Reload && self.preparation.is_refused,
                     },
                 };
-                self.tell_client(index, &answer);
+                self.server.answer(index, &answer);
+                // Its next request may be there already.
+                self.on_client(index);
             }
         }
     }
@@ -263,24 +265,20 @@ impl Brain<'_> {
     }
 
     pub(super) fn on_client(&mut self, index: usize) {
-        match self.server.hear(index) {
-            Heard::Nothing | Heard::Gone => {}
-            Heard::Request(request) => self.on_request(index, request),
-            Heard::Nonsense(error) => self.tell_client(index, &Answer::error(error)),
+        loop {
+            match self.server.hear(index) {
+                Heard::Nothing | Heard::Gone => return,
+                Heard::Request(request) => self.on_request(index, request),
+                Heard::Nonsense(error) => self.server.answer(index, &Answer::error(error)),
+            }
         }
-    }
-
-    fn tell_client(&mut self, index: usize, answer: &Answer) {
-        self.server.answer(index, answer);
-        // The next request may be there already.
-        self.on_client(index);
     }
 
     fn on_request(&mut self, index: usize, request: Request) {
         match request {
             Request::Status => {
                 let status = self.status();
-                self.tell_client(index, &Answer::with(&status));
+                self.server.answer(index, &Answer::with(&status));
             }
             Request::Stop { fast } => {
                 let within_ms = if fast {
@@ -288,7 +286,8 @@ impl Brain<'_> {
                 } else {
                     self.config.timeouts.stop_ms
                 };
-                self.tell_client(index, &Answer::with(&Stopping { within_ms }));
+                self.server
+                    .answer(index, &Answer::with(&Stopping { within_ms }));
                 self.stop(fast, 0);
             }
             Request::Reload => self.order(Caller::Client(index), Order::Reload),
@@ -354,7 +353,8 @@ impl Brain<'_> {
             guard_pid: link.map(|link| link.guard_pid),
             life: self.state.get(Head::lives(worker.seat.0)) as u32,
             state,
-            connections: figure(Figure::Connections),
+            // By our own table: what has been accepted is never missing here.
+            connections: link.map_or(0, |_| self.has(worker.ring)),
             rooms: figure(Figure::Rooms),
         }
     }
