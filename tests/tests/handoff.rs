@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
-use std::time::Duration;
 
 use harness::http::{self, Client, Who};
 use harness::socket::{self, Options, loopback};
@@ -163,6 +162,35 @@ fn ip_hash_is_faithful_and_moves_few_on_scaling() {
 /// Workers that may stand still for long, with a small window.
 const PATIENT: &str = "[timeouts]\nhung = \"5m\"\n[limits]\nwindow = 8\n";
 
+/// Clients that have all asked, parted into those that are answered, `served` of them at least, and
+/// those that still wait.
+#[track_caller]
+fn ask_all(to: SocketAddr, number: usize, served: usize) -> (Vec<Client>, Vec<Client>) {
+    let mut clients: Vec<Client> = (0..number).map(|_| Client::connect(to)).collect();
+    for client in &mut clients {
+        client
+            .send("GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n")
+            .unwrap();
+    }
+    let is_answered = |client: &Client| {
+        client.stream.set_nonblocking(true).unwrap();
+        let answered = client.stream.peek(&mut [0]).is_ok();
+        client.stream.set_nonblocking(false).unwrap();
+        answered
+    };
+    eventually(&format!("{served} of {number} are served"), || {
+        clients.iter().filter(|client| is_answered(client)).count() >= served
+    });
+    clients.into_iter().partition(is_answered)
+}
+
+/// Reads the answer that has been asked for.
+#[track_caller]
+fn who_answers(client: &mut Client) -> Who {
+    let response = client.response().expect("a client is lost");
+    Who::parse(&response.text()).unwrap_or_else(|| panic!("{response:?}"))
+}
+
 #[test]
 fn a_stopped_worker_is_passed_over() {
     let baton = Baton::builder().workers(2).config(PATIENT).start();
@@ -172,32 +200,13 @@ fn a_stopped_worker_is_passed_over() {
 
     // Those that were given to it wait in its channel, as many as the window holds; all others are
     // served at once.
-    let mut waiting = Vec::new();
-    let mut served = 0;
-    for _ in 0..100 {
-        let mut client = Client::connect(baton.public);
-        client
-            .stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        match http::ask_whoami(&mut client) {
-            Ok(who) => {
-                assert_eq!(who.pid, other.pid);
-                served += 1;
-            }
-            Err(_) => waiting.push(client),
-        }
+    let (mut served, mut waiting) = ask_all(baton.public, 100, 92);
+    for client in &mut served {
+        assert_eq!(who_answers(client).pid, other.pid);
     }
-    assert!(waiting.len() <= 8, "{} wait", waiting.len());
-    assert!(served >= 92);
-
     process::go_on(stopped.pid);
     for client in &mut waiting {
-        client
-            .stream
-            .set_read_timeout(Some(harness::DEADLINE))
-            .unwrap();
-        assert_eq!(client.response().unwrap().status, 200);
+        who_answers(client);
     }
 }
 
@@ -211,30 +220,13 @@ fn what_a_killed_worker_had_not_taken_is_served_by_another() {
         process::stop(victim.pid);
 
         // All have asked; those that are not answered are in its channel, not acknowledged.
-        let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(baton.public)).collect();
-        let mut waiting = Vec::new();
-        for mut client in clients.drain(..) {
-            client
-                .stream
-                .set_read_timeout(Some(Duration::from_millis(300)))
-                .unwrap();
-            match http::ask_whoami(&mut client) {
-                Ok(who) => assert_ne!(who.pid, victim.pid),
-                Err(_) => waiting.push(client),
-            }
-        }
+        let (_served, mut waiting) = ask_all(baton.public, 40, 32);
         assert!(!waiting.is_empty(), "it holds nothing");
 
         process::kill(victim.guard_pid);
         process::kill(victim.pid);
         for client in &mut waiting {
-            client
-                .stream
-                .set_read_timeout(Some(harness::DEADLINE))
-                .unwrap();
-            let response = client.response().expect("a client is lost");
-            let who = Who::parse(&response.text()).expect("an answer");
-            assert_ne!(who.pid, victim.pid);
+            assert_ne!(who_answers(client).pid, victim.pid);
         }
         // And the seat is taken again.
         baton.status_when("the seat has a new life", |status| {
