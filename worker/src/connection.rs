@@ -263,6 +263,10 @@ impl Brain {
             }
             break;
         }
+        // A brain that dies before the end has begun leaves word that it was to begin.
+        if let Some(reason) = end {
+            io.meta = io.meta.because(reason);
+        }
         // What the steps did counts from this commit on, all at once.
         let deadline_moves = io.change(&self.slots, slot, at, before, self.now);
         self.ring.commit_into(&mut io.record, RING);

@@ -92,6 +92,11 @@ pub fn recover(brain: &mut Brain) {
                 brain.slots.cid(slot)
             );
             brain.begin_close(slot, CloseReason::Internal);
+        } else if let Some(reason) = meta.reason
+            && !meta.has(Flag::Leaving)
+        {
+            // Its last step had been taken.
+            brain.begin_close(slot, reason);
         }
         if meta.has(Flag::Unacked) {
             // The ack may have been sent or not; it is sent again, and decides.
