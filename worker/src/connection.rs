@@ -166,6 +166,23 @@ impl Brain {
         }
     }
 
+    /// Output that may wait before the connection's input waits too. Who sends a long message to
+    /// `/echo` and only then reads must get all of it back, so one message may wait, as long as
+    /// there is plenty of memory.
+    fn high_water(&self, phase: Phase) -> usize {
+        match phase {
+            Phase::Echo => {
+                let plenty = self.arena.free_bytes() / 8;
+                self.settings
+                    .websocket
+                    .echo_max_message
+                    .min(plenty)
+                    .max(HIGH_WATER)
+            }
+            _ => HIGH_WATER,
+        }
+    }
+
     /// Takes steps on the unread input, and commits them.
     fn steps(&mut self, slot: u32) -> Progress {
         let Some(before) = self.slots.meta(slot) else {
@@ -176,7 +193,7 @@ impl Brain {
         }
         if before.has(Flag::Lagging)
             || before.has(Flag::Opening)
-            || self.slots.pending(slot) > HIGH_WATER
+            || self.slots.pending(slot) > self.high_water(before.phase)
         {
             return Progress::Waits;
         }
@@ -191,8 +208,9 @@ impl Brain {
         let mut at = 0;
         let mut progress = Progress::More;
         let mut end = None;
+        let high_water = self.high_water(before.phase);
         for _ in 0..STEPS {
-            if io.out.len() > HIGH_WATER {
+            if io.out.len() > high_water {
                 progress = Progress::Waits;
                 break;
             }
