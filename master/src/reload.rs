@@ -6,6 +6,7 @@
 //! A reload during a reload joins one queued run, scaling queues behind it, a stop wins over all.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use protocol::ids::Seat;
 
@@ -22,6 +23,18 @@ pub enum Order {
     /// One more than there are to be by then.
     More,
     Fewer,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Order::Reload => f.write_str("the reload"),
+            Order::Scale(1) => f.write_str("scaling to 1 worker"),
+            Order::Scale(workers) => write!(f, "scaling to {workers} workers"),
+            Order::More => f.write_str("one worker more"),
+            Order::Fewer => f.write_str("one worker fewer"),
+        }
+    }
 }
 
 /// What the caller does.

@@ -105,10 +105,10 @@ impl Brain<'_> {
             (Order::Scale(_) | Order::More | Order::Fewer, _) => {}
         }
         match result {
-            Ok(()) => log::info!("{order:?} is done"),
+            Ok(()) => log::info!("{order}: done"),
             Err(why) => {
                 for line in why.lines() {
-                    log::error!("{order:?} failed: {line}");
+                    log::error!("{order}: failed: {line}");
                 }
             }
         }
