@@ -398,8 +398,9 @@ fn a_room_goes_on_over_the_deaths_of_the_master() {
         );
         assert_eq!(two.message()["data"], round);
         assert_eq!(one.message()["data"], round);
-        let (first, second) = (http::whoami(baton.public), http::whoami(baton.public));
-        assert_ne!(first.worker, second.worker);
+        // Each brain of the master begins its round anew, and one may come in between.
+        let served: BTreeSet<u64> = (0..4).map(|_| http::whoami(baton.public).worker).collect();
+        assert_eq!(served.len(), 2);
         eventually("status answers again", || {
             baton.run(&["status", "--json"]).status.success()
         });

@@ -76,8 +76,23 @@ pub fn held_program(path: &Path) -> io::Result<OwnedFd> {
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_SEAL;
-    fcntl(copy.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    seal(&copy, seals)?;
     Ok(copy.into())
+}
+
+/// Sealing against writing fails while anybody in the kernel holds a page of the file, for which it
+/// waits a little (`memfd_wait_for_pins` in mm/memfd.c). Pages that were just written may still be on
+/// their way to a list of the memory management's: that passes.
+fn seal(file: &File, seals: SealFlag) -> io::Result<()> {
+    const TRIES: usize = 20;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals)) {
+            Err(Errno::EBUSY) if tries < TRIES => {}
+            sealed => return Ok(sealed.map(drop)?),
+        }
+    }
 }
 
 fn executable_memfd(name: &CStr) -> io::Result<OwnedFd> {
