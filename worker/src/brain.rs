@@ -173,7 +173,7 @@ impl Brain {
             self.on_time();
             self.tell_master();
             if self.retired() {
-                log::info!("retired: no connection is left");
+                log::info!("retired with {} connections left", self.slots.live());
                 logs::flush();
                 guard::exit(0);
             }
