@@ -10,7 +10,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use protocol::ids::{Cid, Role};
 use protocol::journal::Record;
-use protocol::message::{Given, Proxy};
+use protocol::message::{Given, Past, Proxy};
 use protocol::row::MAX_RINGS;
 
 use rustc_hash::FxHashMap;
@@ -66,6 +66,7 @@ impl Connection {
             proxy: self.proxy,
             refuse: self.refuse,
             consumed: self.consumed.into(),
+            past: Past::None,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::ids::{Cid, Role, Seat};
 use crate::settings::Settings;
@@ -11,7 +12,7 @@ use crate::settings::Settings;
 /// Raised when a message changes its meaning. Neighbouring versions work together.
 pub const VERSION: u32 = 1;
 
-/// Connections in one [`ToWorker::Give`] at most. One at a time costs some 4 µs a connection,
+/// Fds in one [`ToWorker::Give`] at most. One at a time costs some 4 µs a connection,
 /// 8 to 64 at once less than 1 µs.
 pub const MAX_BATCH: usize = 64;
 
@@ -24,12 +25,18 @@ pub enum ToWorker {
         worker: Seat,
         settings: Box<Settings>,
     },
-    /// Take these connections; one fd for each, in order. Each is answered by its number in
-    /// [`ToMaster::Ack`] or [`ToMaster::Refuse`]. One given twice (its cookie is known) is
-    /// acknowledged again and its second fd closed.
+    /// Take these connections; for each its fd, and behind it the file of [`Past::File`]. Each is
+    /// answered by its number in [`ToMaster::Ack`] or [`ToMaster::Refuse`]. One given twice (its
+    /// cookie is known) is acknowledged again and its second fd closed.
     Give { connections: Vec<Given> },
-    /// The master has taken what [`ToMaster::Return`] gave.
+    /// Give these connections away, with [`ToMaster::Give`]; one that has been given already is
+    /// given once more. Numbers that the worker does not have are closed, and were said so.
+    Part { cids: Vec<Cid> },
+    /// What [`ToMaster::Give`] or [`ToMaster::Return`] gave has been taken by another worker: it
+    /// is to be forgotten.
     Took { cids: Vec<Cid> },
+    /// Nobody could take these: the worker that gave them goes on with them.
+    Keep { cids: Vec<Cid> },
     /// Reopen the log: one fd, the new file.
     Reopen,
     /// Take nothing more, say goodbye to every connection, end when all are gone or after
@@ -53,6 +60,31 @@ pub struct Given {
     pub refuse: bool,
     /// Bytes that were consumed from the socket before this give (a PROXY header's).
     pub consumed: u64,
+    #[serde(default)]
+    pub past: Past,
+}
+
+/// What a connection that has lived brings along: the giver's snapshot of it, which the master
+/// passes on and does not look into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Past {
+    /// It has none: not a byte has been read.
+    #[default]
+    None,
+    Here(ByteBuf),
+    /// In a file of its own, whose fd follows the connection's: the snapshot is its whole content.
+    File,
+    /// It has one that is lost. Only who has taken it before can acknowledge it.
+    Lost,
+}
+
+/// A connection that a worker gives away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Parted {
+    pub cid: Cid,
+    /// As the worker knows it: behind a proxy, what the header said.
+    pub peer: SocketAddr,
+    pub past: Past,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +107,9 @@ pub enum ToMaster {
         guard_pid: i32,
         brain_pid: i32,
         life: u32,
+        /// Brain after brain died: this one serves nobody, and gives what it has away.
+        #[serde(default)]
+        evacuates: bool,
     },
     /// It serves.
     Ready,
@@ -90,6 +125,10 @@ pub enum ToMaster {
         peer: SocketAddr,
         consumed: u64,
     },
+    /// These are given away, as [`ToWorker::Part`] asked; fds as in [`ToWorker::Give`]. The giver
+    /// keeps everything and touches nothing of it until it hears [`ToWorker::Took`] or
+    /// [`ToWorker::Keep`].
+    Give { connections: Vec<Parted> },
     /// All connections are gone after [`ToWorker::Retire`]; the process ends now.
     Retired,
 }

@@ -176,6 +176,7 @@ fn hello(life: Life) -> ToMaster {
         guard_pid: life.guard_pid,
         brain_pid: std::process::id() as i32,
         life: life.number as u32,
+        evacuates: false,
     }
 }
 

@@ -62,6 +62,8 @@ impl Brain {
                     self.returned(cid);
                 }
             }
+            // Nobody asks for it yet.
+            ToWorker::Part { .. } | ToWorker::Keep { .. } => {}
             ToWorker::Reopen => match fds.pop() {
                 Some(file) => logs::reopen(file),
                 None => log::error!("cannot reopen the log: the file was lost on the way"),

@@ -239,6 +239,7 @@ impl Master {
             proxy: Proxy::None,
             refuse: false,
             consumed: 0,
+            past: protocol::message::Past::None,
         };
         let give = ToWorker::Give {
             connections: vec![given.clone()],

@@ -212,12 +212,15 @@ impl Brain<'_> {
                 brain_pid,
                 life,
                 version: _,
+                evacuates: _,
             } => self.on_hello(ring, guard_pid, brain_pid, life),
             ToMaster::Ready => self.supervise(Event::Ready { ring }),
             ToMaster::Ack { cids } => self.on_ack(ring, &cids),
             ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
             ToMaster::Closed { cids } => self.on_closed(ring, &cids),
             ToMaster::Return { cid, .. } => self.on_return(ring, cid, fds.pop()),
+            // Nobody was asked to.
+            ToMaster::Give { .. } => self.supervise(Event::Hostile { ring }),
             ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
         }
     }
