@@ -9,9 +9,11 @@
 //!    [`row`]: figures in their headers; [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`truth`], [`logging`]: how a process lives, and lives on.
 //! 6. [`output`]: where protocols put their bytes.
+//! 7. [`fault`]: deaths at a chosen place, for tests.
 
 pub mod arena;
 pub mod channel;
+pub mod fault;
 pub mod guard;
 pub mod ids;
 pub mod journal;
