@@ -20,7 +20,7 @@ use protocol::row::Figure;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
-use crate::brain::{Brain, Local};
+use crate::brain::{A_WHILE_MS, Brain, Local};
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::rooms::Rooms;
@@ -51,6 +51,8 @@ pub fn run(birth: &Birth, life: Life) -> ! {
 impl Brain {
     fn start(birth: &Birth, life: Life) -> io::Result<Brain> {
         let state = birth.state.clone();
+        let short_lives = state.get(Head::ShortLives);
+        state.set(Head::ShortLives, short_lives + 1);
         logs::start(&birth.args, &state)?;
         let ring_segment = Arc::new(Segment::map(owned(roles::RING), Access::ReadWrite)?);
         let log_segment = Arc::new(Segment::map(owned(roles::LOG), Access::Read)?);
@@ -70,6 +72,7 @@ impl Brain {
         let poll = Poll::new()?;
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
         let now = clock.now_ms(clock::monotonic_ms());
+        let evacuates = short_lives >= u64::from(settings.short_lives);
         let mut brain = Brain {
             args: birth.args.clone(),
             seat: birth.args.seat,
@@ -83,6 +86,8 @@ impl Brain {
             clock,
             timers: Timers::new(now),
             page: birth.page,
+            settled_at: (!evacuates).then_some(now + A_WHILE_MS),
+            evacuates,
             life,
             state,
             journal,

@@ -42,6 +42,9 @@ pub const RING: u8 = 1;
 const LONGEST_WAIT_MS: u64 = 1_000;
 const _: () = assert!(LONGEST_WAIT_MS < clock::LONGEST_TURN_MS);
 
+/// A brain that has lived for so long was not born into a crash loop.
+pub const A_WHILE_MS: u64 = 1_000;
+
 const CHANNEL: Token = Token(usize::MAX - 1);
 const LOG_BELL: Token = Token(usize::MAX - 2);
 const GUARD_BELL: Token = Token(usize::MAX - 3);
@@ -76,6 +79,9 @@ pub struct Brain {
     pub(crate) seat: Seat,
     pub(crate) ring_number: u16,
     pub(crate) life: Life,
+    /// When it will have lived for a while.
+    pub(crate) settled_at: Option<u64>,
+    pub(crate) evacuates: bool,
     pub(crate) pid: i32,
     pub(crate) state: State,
     pub(crate) journal: Journal,
@@ -171,6 +177,7 @@ impl Brain {
             self.fan_out();
             self.flush();
             self.on_time();
+            self.settle_down();
             self.tell_master();
             if self.retired() {
                 log::info!("retired with {} connections left", self.slots.live());
@@ -331,6 +338,20 @@ impl Brain {
                 log::debug!("cannot tell the master: {e}");
                 false
             }
+        }
+    }
+
+    /// Too many brains before this one died soon: it is not to serve, but to give everything away.
+    #[must_use]
+    pub fn evacuates(&self) -> bool {
+        self.evacuates
+    }
+
+    /// A brain that has lived for a while ends a row of short lives.
+    fn settle_down(&mut self) {
+        if self.settled_at.is_some_and(|at| self.now >= at) {
+            self.settled_at = None;
+            self.state.set(Head::ShortLives, 0);
         }
     }
 

@@ -87,6 +87,9 @@ pub enum Head {
     RetireBy,
     /// How far our clock, in which deadlines are, is behind the monotonic one.
     Skipped,
+    /// Brains in a row that have not lived for [`A_WHILE_MS`](crate::brain::A_WHILE_MS), with the
+    /// one that lives now until it has.
+    ShortLives,
 }
 
 impl Head {

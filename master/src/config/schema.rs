@@ -60,7 +60,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         };
         d.listen.into_iter().map(listening).collect()
     });
-    let (limits, max_connections) = s.section("limits", limits);
+    let (limits, max_connections, short_lives) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
     let (memory, of_worker) = s.section("memory", memory);
     let retire_ms = timeouts.retire_ms;
@@ -76,6 +76,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             memory: of_worker,
             retry_spread_ms,
             retire_ms,
+            short_lives,
         },
         log: s.section("log", log),
         ..config
@@ -147,7 +148,7 @@ fn listen(s: &mut Section<'_, '_>) -> Listening {
     }
 }
 
-fn limits(s: &mut Section<'_, '_>) -> (Limits, u32) {
+fn limits(s: &mut Section<'_, '_>) -> (Limits, u32, u32) {
     let d = Limits::default();
     let limits = Limits {
         connections: s.number("connections", d.connections, 1..=1_000_000),
@@ -156,8 +157,16 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, u32) {
         refused: s.number("refused", d.refused, 0..=5_000),
         rooms: s.number("rooms", d.rooms, 1..=1_000_000),
     };
-    let per_worker = Settings::default().max_connections;
-    (limits, s.number("per_worker", per_worker, 1..=60_000))
+    let Settings {
+        max_connections: per_worker,
+        short_lives,
+        ..
+    } = Settings::default();
+    (
+        limits,
+        s.number("per_worker", per_worker, 1..=60_000),
+        s.number("short_lives", short_lives, 3..=1_000),
+    )
 }
 
 fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
