@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use protocol::fault;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Down, Refusal, Up};
@@ -190,7 +191,9 @@ impl Sequencer {
                 let _ = append(&mut self.log, &mut self.answer, &refused);
             }
             self.record.set(state::read_index(ring), next);
+            fault::point("master:append");
             self.commit(state);
+            fault::point("master:appended");
         }
         self.bytes = bytes;
         good

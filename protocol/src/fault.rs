@@ -21,12 +21,17 @@ pub enum Naive {
 }
 
 #[cfg(feature = "faults")]
-pub use armed::{naive, point, poison};
+pub use armed::{naive, point, poison, shared_point};
 
 /// A place to die at.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn point(_name: &str) {}
+
+/// A place in code that master and worker share: `NAME` is `master:NAME` or `worker:NAME`.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn shared_point(_name: &str) {}
 
 /// A place where certain bytes kill.
 #[cfg(not(feature = "faults"))]
@@ -73,6 +78,17 @@ mod armed {
         if passed(name) >= wanted && fs::rename(&file, reached(directory, name)).is_ok() {
             forget(name);
             die(words.next().unwrap_or("kill"));
+        }
+    }
+
+    /// A place in code that master and worker share.
+    pub fn shared_point(name: &str) {
+        static PROCESS: LazyLock<String> = LazyLock::new(|| {
+            let name = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+            name.trim().trim_start_matches("baton-").to_owned()
+        });
+        if DIRECTORY.is_some() {
+            point(&format!("{}:{name}", *PROCESS));
         }
     }
 

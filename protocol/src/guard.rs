@@ -29,6 +29,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::fault;
+
 pub mod page;
 pub mod program;
 pub mod signals;
@@ -117,6 +119,7 @@ pub fn run<C>(
         }
         let progress = page.progress();
         let number = page.next_life();
+        fault::shared_point("guard");
         let status = match clone_brain(thread_id) {
             Ok(0) => {
                 page.set_brain_pid(nix::unistd::getpid().as_raw());

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::fault;
 use crate::memory::Segment;
 
 /// Pairs in one record at most. A step that would change more is cut in two.
@@ -108,14 +109,18 @@ impl Journal {
                 let address = u64::from(word.segment) << 32 | u64::from(word.index);
                 state.word(at).store(address, Ordering::Relaxed);
                 state.word(at + 1).store(*value, Ordering::Relaxed);
+                fault::shared_point("journal-pair");
             }
+            fault::shared_point("journal-before");
             // From this store on the step has happened.
             state
                 .word(self.base)
                 .store(record.len as u64, Ordering::Release);
             fence(Ordering::Release);
+            fault::shared_point("journal-valid");
             for (word, value) in record.pairs() {
                 self.store(*word, *value);
+                fault::shared_point("journal-store");
             }
             state.word(self.base).store(0, Ordering::Release);
         }
@@ -146,6 +151,7 @@ impl Journal {
         }
         for (word, value) in pairs {
             self.store(word, value);
+            fault::shared_point("journal-recover");
         }
         state.word(self.base).store(0, Ordering::Release);
         Ok(len > 0)

@@ -119,10 +119,16 @@ impl Writer {
         true
     }
 
+    /// Is there something to be committed?
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        self.staged != self.head
+    }
+
     /// Puts the head behind all that is staged into the record, as a word of `segment` (the
     /// stream's number in the journal). Call [`committed`](Writer::committed) after the commit.
     pub fn commit_into(&self, record: &mut Record, segment: u8) {
-        if self.staged != self.head {
+        if self.has_staged() {
             record.set(
                 Word {
                     segment,

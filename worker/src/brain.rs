@@ -16,6 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use protocol::arena::Arena;
 use protocol::channel::Channel;
+use protocol::fault;
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Journal;
@@ -314,6 +315,7 @@ impl Brain {
             if !self.say(&ToMaster::Closed { cids }) {
                 break;
             }
+            fault::point("worker:closed");
             self.slots.told(count);
         }
         self.figure(Figure::Connections)

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use mio::unix::SourceFd;
 use nix::sys::socket::{MsgFlags, recv};
+use protocol::fault::{self, Naive};
 use protocol::journal::Record;
 use protocol::output::{Buffer, Full};
 use protocol::row;
@@ -128,6 +129,7 @@ impl Brain {
                 false
             }
             Ok(n) => {
+                fault::point("worker:read");
                 let consumed = self.slots.get(slot, Field::Consumed) + n as u64;
                 self.slots.set(slot, Field::Consumed, consumed);
                 self.heard(slot, meta);
@@ -287,9 +289,19 @@ impl Brain {
         }
         // What the steps did counts from this commit on, all at once.
         let deadline_moves = io.change(&self.slots, slot, at, before, self.now);
+        fault::point("worker:step");
+        if self.ring.has_staged() {
+            if fault::naive(Naive::Publish) {
+                let mut alone = Record::new();
+                self.ring.commit_into(&mut alone, RING);
+                self.journal.commit(&mut alone);
+            }
+            fault::point("worker:publish");
+        }
         self.ring.commit_into(&mut io.record, RING);
         self.journal.commit(&mut io.record);
         self.published |= self.ring.committed();
+        fault::point("worker:commit");
         buffers::settle(io.out, io.message);
         if deadline_moves {
             self.reschedule(slot);

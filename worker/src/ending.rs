@@ -2,6 +2,7 @@
 
 use mio::unix::SourceFd;
 use nix::sys::socket::{Shutdown, shutdown};
+use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
 
@@ -234,6 +235,7 @@ impl Brain {
             ..Default::default()
         };
         self.slots.release(slot);
+        fault::point("worker:close");
         let _ = nix::unistd::close(meta.fd);
     }
 

@@ -8,6 +8,7 @@
 //! one reads on from there: everything here can be done twice. Who has been given a record already
 //! has a cursor behind it.
 
+use protocol::fault;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
 use protocol::record::{Asker, Down, Refusal, Up};
@@ -51,6 +52,7 @@ impl Brain {
                         Some(down) => self.on_record(at, next, down),
                         None => log::error!("the record at {at} of the log is not one"),
                     }
+                    fault::point("worker:fan-out");
                     self.turn.read = next;
                 }
                 Ok(None) => break,
@@ -366,6 +368,7 @@ impl Brain {
                     break;
                 }
                 self.rooms.told(room);
+                fault::point("worker:members");
                 let mut record = Record::new();
                 if count == 0 {
                     self.rooms.drop_room(&mut record, room);

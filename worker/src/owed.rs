@@ -8,6 +8,7 @@
 use std::io::IoSlice;
 
 use protocol::arena::Extent;
+use protocol::fault;
 use protocol::ids::Position;
 use protocol::journal::Record;
 use protocol::record::Down;
@@ -101,6 +102,7 @@ impl Brain {
             }
         }
         self.mind_the_lagging();
+        fault::point("worker:flushed");
         if self.turn.read != self.turn.from {
             self.state.set(Head::LogRead, self.turn.read);
         }
@@ -165,6 +167,12 @@ impl Brain {
                 return self.finish(slot, CloseReason::SocketError);
             }
         };
+        if n > 0 {
+            fault::point("worker:write");
+        }
+        if n > 0 && n < waiting + owed {
+            fault::point("worker:write-part");
+        }
         self.note_written(slot, meta, first, waiting, owed, n);
     }
 
@@ -254,6 +262,7 @@ impl Brain {
                 Field::Produced,
                 written + rest.len() as u64,
             );
+            fault::point("worker:cut");
             self.journal.commit(&mut record);
             if let Some(old) = old {
                 self.arena.free(old);
@@ -306,6 +315,7 @@ impl Brain {
                 let asked = pending.len();
                 match nix::unistd::write(meta.socket(), pending) {
                     Ok(n) => {
+                        fault::point("worker:catch-up");
                         let written = self.slots.get(slot, Field::Written) + n as u64;
                         self.slots.set(slot, Field::Written, written);
                         total += n;
@@ -437,6 +447,7 @@ impl Brain {
             Field::Meta,
             meta.with(Flag::Lagging, !caught_up).pack(),
         );
+        fault::point("worker:materialise");
         self.journal.commit(&mut record);
         out.settle();
         let local = self.local(slot);

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use protocol::arena::Extent;
+use protocol::fault::{self, Naive};
 use protocol::guard;
 use protocol::journal::Record;
 use protocol::record::Down;
@@ -81,6 +82,7 @@ pub fn recover(brain: &mut Brain) {
             }
         }
     }
+    fault::point("worker:recover");
     sweep(brain);
     for slot in 0..used {
         let Some(meta) = brain.slots.meta(slot) else {
@@ -107,6 +109,7 @@ pub fn recover(brain: &mut Brain) {
         } else {
             brain.begin(slot);
         }
+        fault::point("worker:recover-each");
     }
     if let Some(InHand::Log(at)) = poisoned {
         log::error!("the log record at {at} has killed {DEATHS} brains: skipped");
@@ -158,6 +161,9 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, CloseReason> {
         brain.lagging.push(slot);
     }
     let truth = truth::truth(meta.socket()).map_err(|_| CloseReason::SocketError)?;
+    if fault::naive(Naive::Truth) {
+        return Ok(false);
+    }
     // Closed both ways: what was read of it cannot be told any more.
     let truth = truth.ok_or(CloseReason::SocketError)?;
     let read = repair_input(brain, slot, meta, truth.consumed)?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use mio::Interest;
 use mio::unix::SourceFd;
 use protocol::channel::{Received, cookie};
+use protocol::fault;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::message::{Given, Proxy, ToMaster, ToWorker};
@@ -73,6 +74,7 @@ impl Brain {
     }
 
     fn take_one(&mut self, given: &Given, fd: OwnedFd) {
+        fault::point("worker:receive");
         let cookie = cookie(&fd);
         if self.has_taken(given.cid, cookie) {
             // Given again by a master that did not see the ack. This second fd of the same
@@ -122,6 +124,7 @@ impl Brain {
         }
         Slots::change_peer(&mut record, slot, given.peer);
         self.journal.commit(&mut record);
+        fault::point("worker:take");
         // From here on the slot owns the fd.
         let _ = fd.into_raw_fd();
         let local = self.local(slot);
@@ -143,6 +146,7 @@ impl Brain {
                 self.acks = cids;
                 return;
             }
+            fault::point("worker:ack");
         }
         if !self.refused.is_empty() {
             let cids = std::mem::take(&mut self.refused);
@@ -205,6 +209,7 @@ impl Brain {
             peer: self.slots.peer(slot),
             consumed: self.slots.get(slot, Field::Consumed),
         };
+        fault::point("worker:give-back");
         match self.channel.send(&message, &[meta.socket().as_fd()]) {
             Ok(sent) => sent,
             Err(e) => {

@@ -11,6 +11,7 @@ use nix::sys::socket::{
     SockFlag, SockaddrLike, SockaddrStorage, accept4, getpeername, getsockname,
 };
 use protocol::channel::cookie;
+use protocol::fault;
 use protocol::ids::{Cid, Role};
 use protocol::message::Proxy;
 
@@ -133,6 +134,7 @@ impl Brain<'_> {
 
     /// A fresh connection gets its slot, or is turned away.
     fn admit(&mut self, listener: &Listener, fd: OwnedFd) {
+        fault::point("master:accept");
         let Some(mut connection) = describe(listener, &fd) else {
             return;
         };
@@ -150,7 +152,10 @@ impl Brain<'_> {
         connection.fd = Some(fd.as_raw_fd());
         match self.connections.add(self.state, connection) {
             // The slot owns it from now on.
-            Some(_) => _ = fd.into_raw_fd(),
+            Some(_) => {
+                fault::point("master:note");
+                _ = fd.into_raw_fd();
+            }
             None => self.gate.turned_away += 1,
         }
         self.assign_full_batches();

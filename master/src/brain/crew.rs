@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::channel::{Channel, Received};
+use protocol::fault;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::logging;
@@ -136,7 +137,9 @@ impl Brain<'_> {
         };
         // Its ring is new: nothing of it has been read.
         self.state.set(state::read_index(ring), 0);
+        fault::point("master:spawn");
         let pid = spawn::spawn(&args, &birth)?;
+        fault::point("master:spawned");
         drop(birth);
         // It is not reaped before we do it, so the pid is still its.
         link.set_guard(pid)?;
@@ -188,7 +191,10 @@ impl Brain<'_> {
                 return;
             };
             match link.channel.receive::<ToMaster>() {
-                Ok(Received::Message { message, fds }) => self.on_message(ring, message, fds),
+                Ok(Received::Message { message, fds }) => {
+                    fault::point("master:receive");
+                    self.on_message(ring, message, fds);
+                }
                 Ok(Received::Empty) => return,
                 Ok(Received::Closed) => {
                     self.on_closed_channel(ring);

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
+use protocol::fault;
 use protocol::ids::{Cid, Role};
 use protocol::message::{MAX_BATCH, ToWorker};
 
@@ -146,8 +147,9 @@ impl Brain<'_> {
         let mut batch = std::mem::take(&mut link.batch);
         while !batch.is_empty() {
             let now: Vec<u32> = batch.drain(..batch.len().min(MAX_BATCH)).collect();
+            fault::point("master:give");
             match send(self.state, &self.connections, link, &now) {
-                Ok(true) => {}
+                Ok(true) => fault::point("master:given"),
                 // They were not sent, so they were not given.
                 Ok(false) | Err(_) => {
                     link.refuses_until = self.now + REST;
@@ -176,6 +178,7 @@ impl Brain<'_> {
 
     pub(super) fn on_ack(&mut self, ring: u16, cids: &[Cid]) {
         for cid in cids {
+            fault::point("master:ack");
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
         }
@@ -196,6 +199,7 @@ impl Brain<'_> {
 
     pub(super) fn on_closed(&mut self, ring: u16, cids: &[Cid]) {
         for cid in cids {
+            fault::point("master:closed");
             if let Some((slot, _)) = self.slot_of(ring, *cid) {
                 drop(self.connections.remove(self.state, slot));
             }
@@ -222,6 +226,7 @@ impl Brain<'_> {
         };
         match fd {
             Some(fd) => {
+                fault::point("master:return");
                 self.connections
                     .returned(self.state, slot, ring, fd.into_raw_fd());
                 self.say_took(ring, slot, cid);
@@ -241,6 +246,7 @@ impl Brain<'_> {
     pub(super) fn say_took(&mut self, ring: u16, slot: u32, cid: Cid) {
         if let Some(link) = self.links.get_mut(&ring) {
             link.took(vec![cid]);
+            fault::point("master:took");
             self.connections.told_took(self.state, slot);
         }
     }

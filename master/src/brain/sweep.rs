@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 use protocol::channel::cookie;
+use protocol::fault;
 
 use super::Brain;
 use crate::connections::Holder;
@@ -21,7 +22,9 @@ impl Brain<'_> {
     pub(super) fn take_over(&mut self, left: Vec<RawFd>) -> io::Result<()> {
         log::warn!("the last brain died: taking over");
         self.adopt_workers()?;
+        fault::point("master:recover");
         self.sweep(left);
+        fault::point("master:recover-swept");
         let rings: Vec<u16> = self.links.keys().copied().collect();
         for ring in rings {
             self.repeat(ring);
@@ -55,6 +58,7 @@ impl Brain<'_> {
             }
             // SAFETY: it is open, and nothing of this brain or of the state owns it.
             let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+            fault::point("master:sweep");
             match cookie_of_connected(owned.as_fd()) {
                 Some(cookie) => match cookies.get(&cookie) {
                     Some(slot) => closed += u64::from(!self.adopt_returned(*slot, owned)),

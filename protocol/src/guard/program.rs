@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::signals;
+use crate::fault;
 
 /// Replaces this brain, whose guard is dead, by the guard program, under the same pid; that one
 /// clones the next brain. Of the fds above 2 only `keep` stay (under their numbers). `args` begin
@@ -48,6 +49,7 @@ pub fn exec_program(
     if let Err(e) = kept {
         return e;
     }
+    fault::shared_point("exec");
     // SAFETY: argv ends in null and its strings outlive the call; nothing here changes the
     // environment while it is read (neither guards nor brains do).
     unsafe { libc::fexecve(program.as_raw_fd(), argv.as_ptr(), environ) };
