@@ -254,8 +254,6 @@ struct Brain<'a> {
     server: Server,
     callers: operate::Callers,
     preparation: prepare::Preparation,
-    /// Some connection may be given back, so each message is looked at before it is received.
-    returns: bool,
     last_seat: Option<Seat>,
     random: u64,
     /// Rings that have something new.
@@ -302,7 +300,6 @@ impl<'a> Brain<'a> {
             server: Server::new(),
             callers: operate::Callers::default(),
             preparation: prepare::Preparation::default(),
-            returns: life.number > 1,
             last_seat: None,
             random: RANDOM_SEED ^ u64::from(std::process::id()),
             rung: Vec::new(),

@@ -140,7 +140,6 @@ impl Brain<'_> {
         };
         if connection.proxy != Proxy::None && self.config.policy == Policy::IpHash {
             connection.proxy = Proxy::ReadAndReturn;
-            self.returns = true;
         }
         if connection.role == Role::Public && self.is_over_a_limit(&connection) {
             if self.connections.refusing() >= self.config.limits.refused {
