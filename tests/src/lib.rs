@@ -5,13 +5,15 @@
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`], [`rooms`]: clients, each with a deadline on every read.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
-//! 5. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
+//! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst.
+//! 6. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
 //!
 //! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
 //! the clients of `tests/clients`, which are written in other languages, against a daemon;
 //! `src/bin/handoff-bench.rs` measures it beside `tests/peers`.
 
 pub mod baton;
+pub mod faults;
 pub mod http;
 pub mod process;
 pub mod programs;
@@ -19,6 +21,7 @@ pub mod rooms;
 pub mod socket;
 pub mod status;
 pub mod temp;
+pub mod traffic;
 pub mod wait;
 pub mod websocket;
 

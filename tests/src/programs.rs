@@ -1,7 +1,7 @@
 //! Where the daemon's programs are, and that they are there.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -13,21 +13,55 @@ pub fn directory() -> PathBuf {
     BUILT
         .get_or_init(|| match env::var_os("BATON_PROGRAMS") {
             Some(directory) => directory.into(),
-            None => build(),
+            None => {
+                let profile = profile();
+                let release: &[&str] = match profile.ends_with("release") {
+                    true => &["--release"],
+                    false => &[],
+                };
+                build(target(&profile), release);
+                profile
+            }
         })
         .clone()
 }
 
-fn build() -> PathBuf {
+/// The directory of the two that die where a test wants it ([`faults`](crate::faults)). With
+/// `BATON_FAULT_PROGRAMS=DIR` they are taken from there as they are.
+pub fn faulty() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| match env::var_os("BATON_FAULT_PROGRAMS") {
+            Some(directory) => directory.into(),
+            None => {
+                // A directory of their own: the others' programs have the same names.
+                let target = target(&profile()).join("faults");
+                let features = "baton-master/faults,baton-worker/faults";
+                build(&target, &["--features", features]);
+                target.join("debug")
+            }
+        })
+        .clone()
+}
+
+/// The directory of this program's profile.
+fn profile() -> PathBuf {
     // target/PROFILE/deps/TEST or target/PROFILE/PROGRAM
     let exe = env::current_exe().expect("the path of this program");
     let mut profile = exe.parent().expect("a program is in a directory");
     if profile.ends_with("deps") {
         profile = profile.parent().expect("deps is in a profile's directory");
     }
-    let target = profile
+    profile.to_owned()
+}
+
+fn target(profile: &Path) -> &Path {
+    profile
         .parent()
-        .expect("a profile is in the target directory");
+        .expect("a profile is in the target directory")
+}
+
+fn build(target: &Path, options: &[&str]) {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -40,11 +74,8 @@ fn build() -> PathBuf {
             "baton-worker",
         ])
         .arg("--target-dir")
-        .arg(target);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
+        .arg(target)
+        .args(options);
     let status = cargo.status().expect("cargo runs");
     assert!(status.success(), "baton cannot be built: {status}");
-    profile.to_owned()
 }

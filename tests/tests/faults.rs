@@ -1,0 +1,113 @@
+//! A process of baton dies at one place after another, each between a deed and the word that says
+//! so, while clients check every byte: no connection is closed, nothing is lost, doubled or changed.
+
+use harness::faults::Faults;
+use harness::traffic::Traffic;
+use harness::{Baton, eventually, process};
+
+/// Sockets that each guard has open, master first: brains share these.
+fn sockets(baton: &Baton) -> Vec<usize> {
+    let status = baton.status();
+    let guards = [status.master_pid].into_iter();
+    let guards = guards.chain(status.workers.iter().map(|worker| worker.guard_pid));
+    guards
+        .map(|pid| {
+            let files = process::open_files(pid);
+            let is_socket = |file: &&String| file.starts_with("socket:");
+            files.iter().filter(is_socket).count()
+        })
+        .collect()
+}
+
+/// Dies at the point, by itself, in the midst of traffic; each time at another pass.
+fn dies_at(point: &str, passes: &[u64]) {
+    dies_by(point, passes, |_| {});
+}
+
+/// The same, with something that makes a process come by.
+fn dies_by(point: &str, passes: &[u64], cause: impl Fn(&Baton)) {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let before = sockets(&baton);
+    let traffic = Traffic::start(baton.public);
+    traffic.go_on(2);
+    for passes in passes {
+        faults.arm(point, *passes);
+        cause(&baton);
+        faults.wait_for(point);
+        traffic.go_on(3);
+    }
+    traffic.stop();
+    // Neither a connection nor a copy of one is left.
+    eventually("all sockets of clients are closed", || {
+        sockets(&baton) == before
+    });
+    baton.status_when("no connection is counted any more", |status| {
+        status.workers.iter().all(|worker| worker.connections == 0) && status.ready().len() == 2
+    });
+}
+
+/// Whose brain is to die, so that another recovers.
+fn kill_worker(baton: &Baton) {
+    process::kill(baton.status().worker(1).pid);
+}
+
+fn kill_master(baton: &Baton) {
+    process::kill(baton.status().master_brain_pid);
+}
+
+/// One test for each point.
+macro_rules! points {
+    ($($name:ident: $point:literal, $passes:expr $(, $cause:expr)?;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                points!(@ $point, $passes $(, $cause)?);
+            }
+        )*
+    };
+    (@ $point:literal, $passes:expr) => { dies_at($point, &$passes) };
+    (@ $point:literal, $passes:expr, $cause:expr) => { dies_by($point, &$passes, $cause) };
+}
+
+points! {
+    // A connection on its way in.
+    master_accepted_and_not_noted: "master:accept", [1, 3];
+    master_noted_and_not_given: "master:note", [1, 3];
+    master_about_to_give: "master:give", [1, 3];
+    master_has_given: "master:given", [1, 3];
+    master_heeded_and_not_received: "master:heard", [1, 3, 4];
+    master_hears_an_ack: "master:ack", [1, 3];
+    master_hears_of_an_end: "master:closed", [1, 3];
+    worker_received_and_not_in_a_slot: "worker:receive", [1, 3];
+    worker_in_a_slot_and_not_acknowledged: "worker:take", [1, 3];
+    worker_acknowledged_and_not_read: "worker:ack", [1, 3];
+    // Bytes in, bytes out.
+    worker_read_and_not_noted: "worker:read", [1, 20, 50];
+    worker_stepped_and_not_committed: "worker:step", [1, 20, 50];
+    worker_published_and_not_committed: "worker:publish", [1, 5, 11];
+    worker_committed_and_not_written: "worker:commit", [1, 20, 50];
+    worker_wrote_and_did_not_note: "worker:write", [1, 20, 50];
+    worker_in_the_log: "worker:fan-out", [1, 5, 11];
+    worker_wrote_a_turn: "worker:flushed", [1, 20, 50];
+    worker_counted_its_members: "worker:members", [1, 2];
+    worker_gives_up_a_slot: "worker:close", [1, 2];
+    worker_said_that_one_is_gone: "worker:closed", [1, 2];
+    // Inside of a record.
+    worker_before_a_record_is_whole: "worker:journal-pair", [1, 7, 40];
+    worker_before_a_record_is_valid: "worker:journal-before", [1, 7, 40];
+    worker_before_a_record_is_applied: "worker:journal-valid", [1, 7, 40];
+    worker_while_a_record_is_applied: "worker:journal-store", [1, 7, 40];
+    master_before_a_record_is_whole: "master:journal-pair", [1, 7, 40];
+    master_before_a_record_is_valid: "master:journal-before", [1, 7, 40];
+    master_before_a_record_is_applied: "master:journal-valid", [1, 7, 40];
+    master_while_a_record_is_applied: "master:journal-store", [1, 7, 40];
+    // The log.
+    master_appended_and_not_committed: "master:append", [1, 5];
+    master_committed_and_rang_no_bell: "master:appended", [1, 5];
+    // Recovery, in the middle of it.
+    worker_while_it_recovers: "worker:recover", [1, 1], kill_worker;
+    worker_while_it_goes_on_with_each: "worker:recover-each", [1, 2], kill_worker;
+    master_while_it_recovers: "master:recover", [1, 1], kill_master;
+    master_after_its_sweep: "master:recover-swept", [1, 1], kill_master;
+}
