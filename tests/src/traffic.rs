@@ -48,17 +48,23 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Some clients of each kind.
-    #[track_caller]
-    pub fn start(to: SocketAddr) -> Traffic {
-        let room = "traffic".to_owned();
-        let mut traffic = Traffic {
+    /// Nobody yet.
+    #[must_use]
+    pub fn none(to: SocketAddr) -> Traffic {
+        Traffic {
             to,
-            room: room.clone(),
+            room: "traffic".to_owned(),
             stop: Arc::default(),
             clients: Vec::new(),
             subscribers: Vec::new(),
-        };
+        }
+    }
+
+    /// Some clients of each kind.
+    #[track_caller]
+    pub fn start(to: SocketAddr) -> Traffic {
+        let mut traffic = Traffic::none(to);
+        let room = traffic.room.clone();
         for _ in 0..3 {
             let mut client = Client::connect(to);
             let joined = client.join(&room);
@@ -96,7 +102,8 @@ impl Traffic {
         traffic
     }
 
-    fn spawn(&mut self, mut round: impl FnMut() + Send + 'static) {
+    /// One more client, which does this again and again.
+    pub fn spawn(&mut self, mut round: impl FnMut() + Send + 'static) {
         let (stop, rounds) = (self.stop.clone(), Arc::new(AtomicU64::new(0)));
         let counter = rounds.clone();
         let thread = thread::spawn(move || {
@@ -133,6 +140,9 @@ impl Traffic {
         self.stop.store(true, Ordering::Relaxed);
         for (_, thread) in self.clients {
             thread.join().expect("a client of the traffic has failed");
+        }
+        if self.subscribers.is_empty() {
+            return;
         }
         // Behind everything that was published.
         Client::connect(self.to).publish(&self.room, json!("end"));
@@ -204,7 +214,6 @@ fn come_and_go(client: &mut Client, round: u64) {
 
 /// A connection that comes, is served and goes.
 fn newcomer(to: SocketAddr) {
-    // One that is killed while it accepts may have reset what it never read: not so here.
     let stream = socket::connect(to).expect("connections are accepted");
     let mut client = http::Client::over(stream);
     assert_eq!(client.get("/healthz").status, 200);

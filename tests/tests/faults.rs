@@ -3,7 +3,7 @@
 
 use harness::faults::Faults;
 use harness::traffic::Traffic;
-use harness::{Baton, eventually, process};
+use harness::{Baton, eventually, http, process};
 
 /// Sockets that each guard has open, master first: brains share these.
 fn sockets(baton: &Baton) -> Vec<usize> {
@@ -38,13 +38,76 @@ fn dies_by(point: &str, passes: &[u64], cause: impl Fn(&Baton)) {
         traffic.go_on(3);
     }
     traffic.stop();
+    leaves_nothing(&baton, &before);
+}
+
+fn leaves_nothing(baton: &Baton, before: &[usize]) {
     // Neither a connection nor a copy of one is left.
     eventually("all sockets of clients are closed", || {
-        sockets(&baton) == before
+        sockets(baton) == before
     });
     baton.status_when("no connection is counted any more", |status| {
         status.workers.iter().all(|worker| worker.connections == 0) && status.ready().len() == 2
     });
+}
+
+/// The same for connections behind a proxy, which says who the client is.
+fn dies_behind_a_proxy(point: &str, policy: &str) {
+    let faults = Faults::new();
+    let baton = faults
+        .builder()
+        .listeners_from_config()
+        .config(&format!(
+            "policy = \"{policy}\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+             proxy_protocol = true\nproxy_trusted = [\"127.0.0.0/8\"]\n"
+        ))
+        .start();
+    let before = sockets(&baton);
+    let to = baton.public;
+    let mut traffic = Traffic::none(to);
+    for client in 1..5 {
+        let mut count = 0;
+        traffic.spawn(move || {
+            let mut connection = http::Client::connect(to);
+            count += 1;
+            let header = format!(
+                "PROXY TCP4 198.51.{client}.{} 192.0.2.1 40000 80\r\n",
+                count % 250
+            );
+            // What is behind the header is not lost either, wherever the connection goes.
+            let request = "GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n";
+            connection.send(header + request).expect("it is read");
+            assert_eq!(connection.response().expect("an answer").status, 200);
+            assert_eq!(connection.get("/healthz").status, 200);
+        });
+    }
+    for passes in [1, 4, 9] {
+        faults.arm(point, passes);
+        faults.wait_for(point);
+        traffic.go_on(3);
+    }
+    traffic.stop();
+    leaves_nothing(&baton, &before);
+}
+
+#[test]
+fn worker_read_a_proxy_header_and_did_not_note_it() {
+    dies_behind_a_proxy("worker:proxy", "round-robin");
+}
+
+#[test]
+fn worker_read_a_proxy_header_and_gave_nothing_back_yet() {
+    dies_behind_a_proxy("worker:proxy", "ip-hash");
+}
+
+#[test]
+fn master_has_one_back_and_did_not_note_it() {
+    dies_behind_a_proxy("master:return", "ip-hash");
+}
+
+#[test]
+fn master_said_that_it_took_one_back() {
+    dies_behind_a_proxy("master:took", "ip-hash");
 }
 
 /// Whose brain is to die, so that another recovers.

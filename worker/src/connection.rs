@@ -318,23 +318,32 @@ impl Brain {
     /// The header that comes before everything else on a listener behind a proxy. It is peeked and
     /// then read by itself, so that nothing behind it has been read when the connection goes back.
     fn read_proxy_header(&mut self, slot: u32, meta: Meta) {
-        let mut header = [0; proxy::MAX_HEADER];
-        let len = match recv(meta.fd, &mut header, MsgFlags::MSG_PEEK) {
-            Ok(0) => return self.finish(slot, CloseReason::PeerEnd),
-            Ok(n) => n,
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return,
-            Err(_) => return self.finish(slot, CloseReason::SocketError),
+        let mut peeked = [0; proxy::MAX_HEADER];
+        // A brain before may have read it and died.
+        let read = buffers::unread(&self.arena, &self.slots, slot);
+        let header = match read.is_empty() {
+            false => read,
+            true => match recv(meta.fd, &mut peeked, MsgFlags::MSG_PEEK) {
+                Ok(0) => return self.finish(slot, CloseReason::PeerEnd),
+                Ok(n) => &peeked[..n],
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => return,
+                Err(_) => return self.finish(slot, CloseReason::SocketError),
+            },
         };
-        let (len, source) = match proxy::parse(&header[..len]) {
+        let (len, source) = match proxy::parse(header) {
             Ok(proxy::Parsed::Incomplete) => return,
             Ok(proxy::Parsed::Header { len, source }) => (len, source),
             Err(_) => return self.finish(slot, CloseReason::BadProxyHeader),
         };
-        match recv(meta.fd, &mut header[..len], MsgFlags::empty()) {
-            Ok(n) if n == len => {}
-            _ => return self.finish(slot, CloseReason::SocketError),
+        if read.is_empty() {
+            let read = |room: &mut [u8]| nix::unistd::read(meta.socket(), &mut room[..len]);
+            match buffers::fill_input(&self.arena, &self.slots, &self.journal, slot, len, read) {
+                Ok(Ok(n)) if n == len => fault::point("worker:proxy"),
+                Ok(_) => return self.finish(slot, CloseReason::SocketError),
+                Err(Full) => return self.finish(slot, CloseReason::Overloaded),
+            }
         }
-        let consumed = self.slots.get(slot, Field::Consumed) + len as u64;
+        let consumed = self.slots.get(slot, Field::Parsed) + len as u64;
         let give_back = meta.has(Flag::Return);
         let meta = meta
             .in_phase(Phase::Http)

@@ -215,8 +215,7 @@ fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), CloseReason> {
 /// Bytes that were read and not noted lie behind the noted ones.
 fn repair_input(brain: &Brain, slot: u32, meta: Meta, consumed: u64) -> Result<bool, CloseReason> {
     let noted = brain.slots.get(slot, Field::Consumed);
-    let closing = matches!(meta.phase, Phase::Closing | Phase::Proxy);
-    if consumed == noted || closing {
+    if consumed == noted || meta.phase == Phase::Closing {
         return Ok(false);
     }
     let extent =
