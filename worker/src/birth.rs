@@ -20,9 +20,11 @@ use protocol::row::Figure;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
+use crate::arrive::Arrivals;
 use crate::brain::{A_WHILE_MS, Brain, Local};
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
+use crate::part::Parting;
 use crate::rooms::Rooms;
 use crate::slots::Slots;
 use crate::state::{self, Head, MAX_ARENA, State};
@@ -88,6 +90,7 @@ impl Brain {
             page: birth.page,
             settled_at: (!evacuates).then_some(now + A_WHILE_MS),
             evacuates,
+            rests_at: now,
             life,
             state,
             journal,
@@ -106,6 +109,8 @@ impl Brain {
             refused: Vec::new(),
             unacked: Vec::new(),
             highest_cid: Cid(0),
+            arrivals: Arrivals::default(),
+            parting: Parting::default(),
             date: HttpDate::new(now),
             published: false,
             members_told_at: 0,
@@ -120,9 +125,13 @@ impl Brain {
         brain.messages_in = brain.figure(Figure::MessagesIn).load(Ordering::Relaxed);
         brain.gaps = brain.figure(Figure::Gaps).load(Ordering::Relaxed);
         if life.number > 1 {
-            brain.to_say.push(hello(life));
+            brain.to_say.push(hello(life, evacuates));
         }
-        brain.to_say.push(ToMaster::Ready);
+        if evacuates {
+            log::error!("{short_lives} brains died soon: giving all connections away");
+        } else {
+            brain.to_say.push(ToMaster::Ready);
+        }
         brain.register()?;
         recover::recover(&mut brain);
         Ok(brain)
@@ -148,7 +157,7 @@ fn settings(channel: &mut Channel, life: Life, seat: Seat, state: &State) -> io:
         return Ok(settings);
     }
     wait_for(channel, PollFlags::POLLOUT)?;
-    channel.send(&hello(life), &[])?;
+    channel.send(&hello(life, false), &[])?;
     loop {
         match channel.receive::<ToWorker>().map_err(io::Error::other)? {
             Received::Message {
@@ -175,13 +184,13 @@ fn settings(channel: &mut Channel, life: Life, seat: Seat, state: &State) -> io:
     }
 }
 
-fn hello(life: Life) -> ToMaster {
+fn hello(life: Life, evacuates: bool) -> ToMaster {
     ToMaster::Hello {
         version: message::VERSION,
         guard_pid: life.guard_pid,
         brain_pid: std::process::id() as i32,
         life: life.number as u32,
-        evacuates: false,
+        evacuates,
     }
 }
 

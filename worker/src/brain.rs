@@ -27,9 +27,11 @@ use protocol::row::{self, Figure};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
+use crate::arrive::Arrivals;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
+use crate::part::Parting;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, Slots};
 use crate::state::{Head, State};
@@ -64,6 +66,8 @@ pub struct Local {
     pub waits: bool,
     /// As the slot's flag.
     pub lagging: bool,
+    /// It is to be given away and not read any more ([`crate::part`]).
+    pub parting: bool,
     /// Its end was announced with the last event: read on to it.
     pub ended: bool,
     /// Bytes that must be unread together for its parser to go on.
@@ -83,6 +87,7 @@ pub struct Brain {
     /// When it will have lived for a while.
     pub(crate) settled_at: Option<u64>,
     pub(crate) evacuates: bool,
+    pub(crate) rests_at: u64,
     pub(crate) pid: i32,
     pub(crate) state: State,
     pub(crate) journal: Journal,
@@ -112,6 +117,8 @@ pub struct Brain {
     /// Taken, and not to be read before the ack is sent.
     pub(crate) unacked: Vec<u32>,
     pub(crate) highest_cid: Cid,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) parting: Parting,
     pub(crate) now: u64,
     pub(crate) date: HttpDate,
     pub(crate) published: bool,
@@ -154,8 +161,6 @@ impl Brain {
     pub(crate) fn live(&mut self) -> ! {
         let mut events = Events::with_capacity(1024);
         loop {
-            // A brain that dies while it waits dies of nothing that it has in hand.
-            self.state.set(Head::InHand, 0);
             let timeout = self.timeout();
             if let Err(e) = self.poll.poll(&mut events, Some(timeout))
                 && e.kind() != io::ErrorKind::Interrupted
@@ -172,13 +177,18 @@ impl Brain {
             for event in &events {
                 self.on_event(event);
             }
-            for slot in std::mem::take(&mut self.again) {
-                self.drive(slot);
+            if !self.evacuates {
+                for slot in std::mem::take(&mut self.again) {
+                    self.drive(slot);
+                }
+                self.fan_out();
+                self.flush();
+                self.on_time();
+                self.settle_down();
             }
-            self.fan_out();
-            self.flush();
-            self.on_time();
-            self.settle_down();
+            // A brain that dies from here on, or while it waits, dies of nothing that it has in hand.
+            self.state.set(Head::InHand, 0);
+            self.give_away();
             self.tell_master();
             if self.retired() {
                 log::info!("retired with {} connections left", self.slots.live());
@@ -189,6 +199,9 @@ impl Brain {
     }
 
     fn timeout(&self) -> Duration {
+        if self.evacuates {
+            return Duration::from_millis(LONGEST_WAIT_MS);
+        }
         if !self.again.is_empty() || self.log_is_ahead() {
             return Duration::ZERO;
         }
@@ -349,11 +362,16 @@ impl Brain {
         self.evacuates
     }
 
-    /// A brain that has lived for a while ends a row of short lives.
+    /// A brain that has lived for a while ends a row of short lives, and what is not used is let
+    /// go.
     fn settle_down(&mut self) {
         if self.settled_at.is_some_and(|at| self.now >= at) {
             self.settled_at = None;
             self.state.set(Head::ShortLives, 0);
+        }
+        if self.now >= self.rests_at {
+            self.rests_at = self.now + LONGEST_WAIT_MS;
+            self.slots.rest();
         }
     }
 
@@ -367,7 +385,8 @@ impl Brain {
         if by == 0 {
             return false;
         }
-        if self.slots.live() == 0 && self.slots.untold().is_empty() {
+        let nothing_left = self.slots.live() == 0 && self.slots.untold().is_empty();
+        if nothing_left || self.evacuates {
             self.say(&ToMaster::Retired);
             return true;
         }
@@ -384,6 +403,7 @@ impl Brain {
         for slot in 0..self.slots.used() {
             if let Some(meta) = self.slots.meta(slot)
                 && !meta.has(Flag::Leaving)
+                && !meta.has(Flag::Given)
             {
                 self.say_goodbye(slot);
             }

@@ -185,6 +185,13 @@ impl CloseReason {
         CloseReason::ALL.get(usize::from(number)).copied()
     }
 
+    /// The reason with this word ([`as_str`](CloseReason::as_str)), if there is one.
+    #[must_use]
+    pub fn named(word: &str) -> Option<CloseReason> {
+        let mut all = CloseReason::ALL.iter();
+        all.find(|reason| reason.as_str() == word).copied()
+    }
+
     /// Somebody's fault: worth a line in the log of a service in normal operation.
     #[must_use]
     pub fn is_fault(self) -> bool {

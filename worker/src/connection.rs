@@ -59,6 +59,8 @@ impl Brain {
         }
         self.note_in_hand(InHand::Connection(slot));
         match meta.phase {
+            // It is about to be given away.
+            _ if self.local(slot).parting => {}
             Phase::Closing => self.drain(slot),
             Phase::Proxy => self.read_proxy_header(slot, meta),
             Phase::Http | Phase::Echo | Phase::Rooms => self.serve(slot),

@@ -223,9 +223,25 @@ impl Brain {
 
     /// Gives up the slot and our copy of the socket, without a word to the peer.
     pub fn forget(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot) else {
-            return;
-        };
+        if let Some(meta) = self.strip(slot) {
+            self.slots.release(slot);
+            fault::point("worker:close");
+            let _ = nix::unistd::close(meta.fd);
+        }
+    }
+
+    /// The same, of a connection that another worker has.
+    pub fn forget_moved(&mut self, slot: u32) {
+        if let Some(meta) = self.strip(slot) {
+            self.slots.release_moved(&self.journal, slot);
+            fault::point("worker:close-moved");
+            let _ = nix::unistd::close(meta.fd);
+        }
+    }
+
+    /// Takes from a slot everything but its words.
+    fn strip(&mut self, slot: u32) -> Option<Meta> {
+        let meta = self.slots.meta(slot)?;
         // Before the close: while another copy lives, epoll would keep what it was told of ours.
         let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
         buffers::release_all(&self.arena, &self.slots, slot);
@@ -234,12 +250,10 @@ impl Brain {
             generation: local.generation.wrapping_add(1),
             ..Default::default()
         };
-        self.slots.release(slot);
-        fault::point("worker:close");
-        let _ = nix::unistd::close(meta.fd);
+        Some(meta)
     }
 
-    fn leave_rooms(&mut self, slot: u32) {
+    pub fn leave_rooms(&mut self, slot: u32) {
         for (room, _) in self.rooms.rooms_of(&self.slots, slot) {
             let mut record = Record::new();
             self.rooms.leave(&mut record, &self.slots, slot, room);
@@ -307,7 +321,7 @@ impl Brain {
 
     /// The wheel has come to the connection: something may be due.
     pub fn on_deadline(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.meta(slot).filter(|m| !m.has(Flag::Given)) else {
             return;
         };
         let (at, due) = self.due(slot, meta);

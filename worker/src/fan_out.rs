@@ -350,8 +350,9 @@ impl Brain {
                 break;
             }
         }
-        if self.rooms.next_dirty().is_some() && self.now >= self.members_told_at + MEMBERS_EVERY_MS
-        {
+        let due = self.now >= self.members_told_at + MEMBERS_EVERY_MS;
+        // Those that arrive wait for it.
+        if self.rooms.next_dirty().is_some() && (due || !self.arrivals.slots.is_empty()) {
             self.members_told_at = self.now;
             for _ in 0..RECORDS {
                 let Some(room) = self.rooms.next_dirty() else {

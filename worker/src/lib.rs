@@ -5,12 +5,15 @@
 //! ([`slots`]) and the buffers that they name ([`buffers`]); every step changes them through a
 //! journal, so that it has happened wholly or not at all.
 //!
-//! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`] (from the master, into a slot),
-//! [`connection`] (read, step, commit), [`http`] or [`websocket`] (pure protocols), [`owed`] (how
-//! what it is owed goes out), [`ending`]. To follow a message: [`websocket`], [`client`] (its
-//! words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the members in
-//! [`rooms`]), [`owed`]. And when a brain has died: [`recover`].
+//! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
+//! (from the master, into a slot), [`connection`] (read, step, commit), [`http`] or [`websocket`]
+//! (pure protocols), [`owed`] (how what it is owed goes out), [`ending`]; or it is given to another
+//! worker while it lives ([`part`], as a [`snapshot`], to the other's [`take`] and [`arrive`]). To
+//! follow a message: [`websocket`], [`client`] (its words), [`requests`] (up the ring), the master,
+//! [`fan_out`] (down the log, to the members in [`rooms`]), [`owed`]. And when a brain has died:
+//! [`recover`].
 
+pub mod arrive;
 pub mod birth;
 pub mod brain;
 pub mod buffers;
@@ -24,11 +27,13 @@ pub mod http;
 pub mod logs;
 pub mod owed;
 pub mod page;
+pub mod part;
 pub mod proxy;
 pub mod recover;
 pub mod requests;
 pub mod rooms;
 pub mod slots;
+pub mod snapshot;
 pub mod state;
 pub mod take;
 pub mod timers;

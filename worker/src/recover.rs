@@ -88,6 +88,10 @@ pub fn recover(brain: &mut Brain) {
         let Some(meta) = brain.slots.meta(slot) else {
             continue;
         };
+        if meta.has(Flag::Given) {
+            brain.give_again(slot);
+            continue;
+        }
         if poisoned == Some(InHand::Connection(slot)) {
             log::error!(
                 "{} has killed {DEATHS} brains: closed",
@@ -102,10 +106,7 @@ pub fn recover(brain: &mut Brain) {
         }
         if meta.has(Flag::Unacked) {
             // The ack may have been sent or not; it is sent again, and decides.
-            brain.acks.push(brain.slots.cid(slot));
-            brain.unacked.push(slot);
-        } else if meta.has(Flag::Given) {
-            // Whether it was sent is not known; the master asks for it again if it was not.
+            brain.await_ack(slot);
         } else {
             brain.begin(slot);
         }
@@ -159,6 +160,10 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, CloseReason> {
     };
     if meta.has(Flag::Lagging) {
         brain.lagging.push(slot);
+    }
+    if meta.has(Flag::Given) {
+        // Another worker may be reading it by now.
+        return Ok(false);
     }
     let truth = truth::truth(meta.socket()).map_err(|_| CloseReason::SocketError)?;
     if fault::naive(Naive::Truth) {
@@ -309,6 +314,11 @@ fn repair_output(
 /// A slot that cannot be gone on with costs its own connection.
 fn give_up(brain: &mut Brain, slot: u32, reason: CloseReason) {
     match brain.slots.meta(slot) {
+        // Its peer may be another worker's by now.
+        Some(meta) if meta.has(Flag::Given) => {
+            brain.leave_rooms(slot);
+            brain.forget(slot);
+        }
         Some(_) => brain.finish(slot, reason),
         None => {
             log::error!("slot {slot} is corrupt and given up");
@@ -350,6 +360,7 @@ fn is_leftover(fd: RawFd) -> bool {
         target.starts_with("socket:")
             || target.contains("[eventpoll]")
             || target.contains("[eventfd]")
+            || target.contains(crate::part::FILE)
     })
 }
 

@@ -12,7 +12,9 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use protocol::ids::{Cid, Role};
-use protocol::journal::{Record, Word};
+use protocol::journal::{Journal, Record, Word};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::close::CloseReason;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
@@ -63,7 +65,8 @@ pub enum Field {
 const _: () = assert!(Field::Misc as usize + 1 == SLOT_WORDS);
 
 /// What a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
     /// A PROXY header comes first.
@@ -97,7 +100,7 @@ pub enum Flag {
     WeEnded = 128,
     /// It was told to go away (`bye`, Close).
     Leaving = 256,
-    /// It is given back and not touched again, unless it is refused.
+    /// It is given away and not touched again, unless the master says to keep it.
     Given = 512,
 }
 
@@ -209,6 +212,9 @@ pub struct Slots {
     untold: Vec<(Cid, u32)>,
     used: u32,
     live: u32,
+    /// Where which connection is, while connections move; it is made when it is first asked.
+    by_cid: Option<FxHashMap<Cid, u32>>,
+    asked: bool,
 }
 
 impl Slots {
@@ -222,6 +228,8 @@ impl Slots {
             untold: Vec::new(),
             used,
             live: 0,
+            by_cid: None,
+            asked: false,
         };
         for slot in (0..used).rev() {
             match slots.get(slot, Field::Meta) {
@@ -260,12 +268,64 @@ impl Slots {
         Some(slot)
     }
 
+    /// A slot that was taken, and is not needed after all.
+    pub fn put_back(&mut self, slot: u32) {
+        self.live -= 1;
+        self.free.push(slot);
+    }
+
+    /// A record has made this connection the slot's.
+    pub fn taken(&mut self, slot: u32) {
+        let cid = self.cid(slot);
+        if let Some(index) = &mut self.by_cid {
+            index.insert(cid, slot);
+        }
+    }
+
+    /// The slot of a connection.
+    pub fn find(&mut self, cid: Cid) -> Option<u32> {
+        self.asked = true;
+        if self.by_cid.is_none() {
+            let live = (0..self.used).filter(|slot| self.meta(*slot).is_some());
+            self.by_cid = Some(live.map(|slot| (self.cid(slot), slot)).collect());
+        }
+        let slot = *self.by_cid.as_ref()?.get(&cid)?;
+        (self.cid(slot) == cid && self.meta(slot).is_some()).then_some(slot)
+    }
+
+    /// To be called now and then: when nothing has moved since the last time, the memory for
+    /// [`find`](Slots::find) goes.
+    pub fn rest(&mut self) {
+        if !std::mem::take(&mut self.asked) {
+            self.by_cid = None;
+        }
+    }
+
     /// The slot gives up its fd's number, which its caller then closes: in this order, or the next
     /// fd of that number would answer for it. It is free once the master has been told.
     pub fn release(&mut self, slot: u32) {
         self.set(slot, Field::Meta, 0);
         self.live -= 1;
         self.untold.push((self.cid(slot), slot));
+        self.leave_index(slot);
+    }
+
+    /// As [`release`](Slots::release), of a connection that another worker has taken: that it is
+    /// gone from here is nothing to tell the master.
+    pub fn release_moved(&mut self, journal: &Journal, slot: u32) {
+        self.leave_index(slot);
+        let mut record = Record::new();
+        Slots::change(&mut record, slot, Field::Meta, 0);
+        Slots::change(&mut record, slot, Field::Cid, 0);
+        journal.commit(&mut record);
+        self.put_back(slot);
+    }
+
+    fn leave_index(&mut self, slot: u32) {
+        let cid = self.cid(slot);
+        if let Some(index) = &mut self.by_cid {
+            index.remove(&cid);
+        }
     }
 
     /// Connections that are gone and of which the master has not been told, each with its slot.

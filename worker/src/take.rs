@@ -1,9 +1,10 @@
 //! What the master says: connections are taken into slots, and the rest of the channel's messages.
 //!
 //! A connection that is given is first committed to its slot, then acknowledged, and only then
-//! read: the sent acknowledgement decides whose it is.
+//! read: the sent acknowledgement decides whose it is. One that has lived in another worker brings
+//! a snapshot along ([`arrive`](crate::arrive)).
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -11,11 +12,13 @@ use protocol::channel::{Received, cookie};
 use protocol::fault;
 use protocol::ids::Cid;
 use protocol::journal::Record;
-use protocol::message::{Given, Proxy, ToMaster, ToWorker};
+use protocol::message::{Given, Past, Proxy, ToMaster, ToWorker};
 
+use crate::arrive;
 use crate::brain::Brain;
 use crate::logs;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::state::Head;
 
 impl Brain {
     /// Reads the channel to its end.
@@ -50,21 +53,24 @@ impl Brain {
                 self.settings = *settings;
             }
             ToWorker::Give { connections } => {
-                // Fds that were lost on the way are the last ones.
-                let lost = connections.iter().skip(fds.len()).map(|given| given.cid);
-                self.refused.extend(lost);
-                for (given, fd) in connections.iter().zip(fds) {
-                    self.take_one(given, fd);
+                let mut fds = fds.into_iter();
+                for given in connections {
+                    let fd = fds.next();
+                    let file = match given.past {
+                        Past::File => fds.next(),
+                        Past::None | Past::Here(_) | Past::Lost => None,
+                    };
+                    match fd {
+                        Some(fd) => self.take_one(&given, fd, file),
+                        // It was lost on the way.
+                        None => self.refused.push(given.cid),
+                    }
                 }
                 self.send_acks();
             }
-            ToWorker::Took { cids } => {
-                for cid in cids {
-                    self.returned(cid);
-                }
-            }
-            // Nobody asks for it yet.
-            ToWorker::Part { .. } | ToWorker::Keep { .. } => {}
+            ToWorker::Part { cids } => self.part(&cids),
+            ToWorker::Took { cids } => self.took(&cids),
+            ToWorker::Keep { cids } => self.keep(&cids),
             ToWorker::Reopen => match fds.pop() {
                 Some(file) => logs::reopen(file),
                 None => log::error!("cannot reopen the log: the file was lost on the way"),
@@ -73,33 +79,81 @@ impl Brain {
         }
     }
 
-    fn take_one(&mut self, given: &Given, fd: OwnedFd) {
+    fn take_one(&mut self, given: &Given, fd: OwnedFd, file: Option<OwnedFd>) {
         fault::point("worker:receive");
         let cookie = cookie(&fd);
-        if self.has_taken(given.cid, cookie) {
+        if self.has_taken(given, cookie) {
             // Given again by a master that did not see the ack. This second fd of the same
             // connection is closed as it is dropped.
             self.acks.push(given.cid);
             return;
         }
-        let full = self.slots.live() >= self.settings.max_connections || self.is_retiring();
+        let snapshot = match arrive::snapshot(&given.past, file) {
+            Ok(snapshot) => snapshot,
+            Err(unfit) => return self.refuse(given.cid, &unfit),
+        };
+        let full = self.slots.live() >= self.settings.max_connections
+            || self.is_retiring()
+            || self.evacuates;
         let Some(slot) = (!full).then(|| self.slots.take()).flatten() else {
             self.refused.push(given.cid);
             return;
         };
+        let record = match &snapshot {
+            None => Ok(self.fresh(given, fd.as_raw_fd(), slot)),
+            Some(snapshot) => self.arrive(slot, given, fd.as_raw_fd(), snapshot),
+        };
+        let mut record = match record {
+            Ok(record) => record,
+            Err(unfit) => {
+                self.slots.put_back(slot);
+                return self.refuse(given.cid, &unfit);
+            }
+        };
+        Slots::change(&mut record, slot, Field::Cookie, cookie);
+        Slots::change_peer(&mut record, slot, given.peer);
+        self.journal.commit(&mut record);
+        self.slots.taken(slot);
+        fault::point("worker:take");
+        // From here on the slot owns the fd.
+        let _ = fd.into_raw_fd();
+        let lagging = self.slots.meta(slot).is_some_and(|m| m.has(Flag::Lagging));
+        let local = self.local(slot);
+        *local = crate::brain::Local {
+            generation: local.generation.wrapping_add(1),
+            readable: true,
+            lagging,
+            ..Default::default()
+        };
+        if lagging {
+            self.lagging.push(slot);
+        }
+        if snapshot.is_some() {
+            self.await_ack(slot);
+        } else {
+            self.acks.push(given.cid);
+            self.unacked.push(slot);
+        }
+    }
+
+    fn refuse(&mut self, cid: Cid, unfit: &arrive::Unfit) {
+        log::warn!("{cid} cannot be taken: {unfit}");
+        self.refused.push(cid);
+    }
+
+    /// The record that makes the slot a connection's of which nothing has been read.
+    fn fresh(&self, given: &Given, fd: RawFd, slot: u32) -> Record {
         let phase = match given.proxy {
             Proxy::None => Phase::Http,
             Proxy::Read | Proxy::ReadAndReturn => Phase::Proxy,
         };
-        let meta = Meta::new(fd.as_raw_fd(), phase, given.role)
+        let meta = Meta::new(fd, phase, given.role)
             .with(Flag::Unacked, true)
             .with(Flag::Refuse, given.refuse)
             .with(Flag::Return, given.proxy == Proxy::ReadAndReturn);
-        let log_read = self.state.get(crate::state::Head::LogRead);
         let mut record = Record::new();
         for (field, value) in [
             (Field::Cid, given.cid.0),
-            (Field::Cookie, cookie),
             (Field::Consumed, given.consumed),
             (Field::Parsed, given.consumed),
             (Field::InExtent, 0),
@@ -113,7 +167,7 @@ impl Brain {
             (Field::Session0, 0),
             (Field::Session1, 0),
             (Field::Session2, 0),
-            (Field::Cursor, log_read),
+            (Field::Cursor, self.state.get(Head::LogRead)),
             (Field::Heard, self.now),
             (Field::Since, self.now),
             (Field::Stalled, 0),
@@ -122,24 +176,29 @@ impl Brain {
         ] {
             Slots::change(&mut record, slot, field, value);
         }
-        Slots::change_peer(&mut record, slot, given.peer);
-        self.journal.commit(&mut record);
-        fault::point("worker:take");
-        // From here on the slot owns the fd.
-        let _ = fd.into_raw_fd();
-        let local = self.local(slot);
-        let generation = local.generation.wrapping_add(1);
-        *local = crate::brain::Local {
-            generation,
-            readable: true,
-            ..Default::default()
-        };
-        self.acks.push(given.cid);
-        self.unacked.push(slot);
+        record
+    }
+
+    /// It is acknowledged when the log has been read as far as it goes now; by a brain that does
+    /// not read it, at once.
+    pub fn await_ack(&mut self, slot: u32) {
+        if self.evacuates {
+            self.acks.push(self.slots.cid(slot));
+            self.unacked.push(slot);
+        } else {
+            self.arrivals.log = self.log.head();
+            self.arrivals.slots.push(slot);
+        }
     }
 
     /// Tells the master what was taken; then, and only then, those connections are read.
     pub fn send_acks(&mut self) {
+        if !self.arrivals.slots.is_empty() && self.arrivals_are_settled() {
+            for slot in std::mem::take(&mut self.arrivals.slots) {
+                self.acks.push(self.slots.cid(slot));
+                self.unacked.push(slot);
+            }
+        }
         if !self.acks.is_empty() {
             let cids = std::mem::take(&mut self.acks);
             if !self.say(&ToMaster::Ack { cids: cids.clone() }) {
@@ -166,7 +225,7 @@ impl Brain {
 
     /// Watches a connection's socket and tries it once: readiness does not survive a move.
     pub fn begin(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.meta(slot).filter(|_| !self.evacuates) else {
             return;
         };
         let token = self.token(slot);
@@ -186,16 +245,22 @@ impl Brain {
     }
 
     /// Is this very connection in a slot? Numbers rise, so nearly always the first look says no.
-    fn has_taken(&mut self, cid: Cid, cookie: u64) -> bool {
-        if cid > self.highest_cid {
-            self.highest_cid = cid;
+    fn has_taken(&mut self, given: &Given, cookie: u64) -> bool {
+        if given.cid > self.highest_cid {
+            self.highest_cid = given.cid;
             return false;
         }
-        (0..self.slots.used()).any(|slot| {
-            self.slots.cid(slot) == cid
-                && self.slots.get(slot, Field::Cookie) == cookie
-                && self.slots.meta(slot).is_some()
-        })
+        let Some(slot) = self.slots.find(given.cid) else {
+            return false;
+        };
+        let is_given = self.slots.meta(slot).is_some_and(|m| m.has(Flag::Given));
+        if is_given && (given.past != Past::None || given.consumed > 0) {
+            // It was given away and now comes back, before the word that another had taken it.
+            self.leave_rooms(slot);
+            self.forget_moved(slot);
+            return false;
+        }
+        self.slots.get(slot, Field::Cookie) == cookie
     }
 
     /// Gives a connection back to the master, which chooses again by the address that its PROXY
@@ -216,20 +281,6 @@ impl Brain {
                 log::warn!("cannot give {} back: {e}", self.slots.cid(slot));
                 false
             }
-        }
-    }
-
-    /// The master has it: our copy goes, and nothing is said to the peer.
-    fn returned(&mut self, cid: Cid) {
-        let slot = (0..self.slots.used()).find(|&slot| {
-            self.slots.cid(slot) == cid
-                && self
-                    .slots
-                    .meta(slot)
-                    .is_some_and(|meta| meta.has(Flag::Given))
-        });
-        if let Some(slot) = slot {
-            self.forget(slot);
         }
     }
 }

@@ -231,8 +231,8 @@ impl Brain<'_> {
             ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
             ToMaster::Closed { cids } => self.on_closed(ring, &cids),
             ToMaster::Return { cid, .. } => self.on_return(ring, cid, fds.pop()),
-            // Nobody was asked to.
-            ToMaster::Give { .. } => self.supervise(Event::Hostile { ring }),
+            // Nobody was asked to yet; one that gives back behind a proxy may say it again so.
+            ToMaster::Give { .. } => {}
             ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
         }
     }
