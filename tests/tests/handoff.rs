@@ -406,3 +406,31 @@ fn a_room_goes_on_over_the_deaths_of_the_master() {
         });
     }
 }
+
+/// A guard that died before its brain's hello was read had a successor that the master did not know:
+/// it took the next hello for a lie and killed, again and again, a pid that was gone.
+#[test]
+fn a_worker_may_change_twice_while_the_master_looks_away() {
+    let baton = Baton::builder().workers(1).start();
+    let mut kept = Client::connect(baton.public);
+    let status = baton.status();
+    let mut pair = (status.worker(1).guard_pid, status.worker(1).pid);
+    process::stop(status.master_brain_pid);
+    for _ in 0..3 {
+        process::kill(pair.0);
+        // The brain becomes the guard of the next.
+        let next = || process::children(pair.1).first().copied();
+        eventually("there is a next brain", || next().is_some());
+        pair = (pair.1, next().expect("it is there"));
+        // It serves, so it has said hello.
+        http::ask_whoami(&mut kept).expect("the connection goes on");
+    }
+    process::go_on(status.master_brain_pid);
+    let status = baton.status_when("the master knows them", |status| {
+        let worker = &status.workers[0];
+        (worker.guard_pid, worker.pid) == pair && worker.state == "ready"
+    });
+    assert_eq!(status.workers.len(), 1);
+    http::ask_whoami(&mut kept).expect("the connection goes on");
+    assert_eq!(http::whoami(baton.public).pid, pair.1);
+}

@@ -242,14 +242,20 @@ impl Brain<'_> {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
+        let (seat, number) = (link.seat.0.to_string(), ring.to_string());
         // Pids are what we kill: they are believed as far as they can be checked. A new guard is
-        // the brain that we knew, under its pid.
-        if guard != link.guard_pid && guard != link.brain_pid || parent(brain) != Some(guard) {
-            log::error!(
+        // the brain that we knew, under its pid; or, if that has died before we read what it said,
+        // one that runs with this ring's arguments, as no process does that is not its own.
+        let is_known = guard == link.guard_pid
+            || guard == link.brain_pid
+            || arguments(guard).is_some_and(|is| is.starts_with(&[seat, number]));
+        if !is_known || parent(brain) != Some(guard) {
+            // Said by one that has died since, mostly: the one after it speaks for itself.
+            log::warn!(
                 "{}: says that {brain} is its brain, and {guard} its guard",
                 self.name(ring)
             );
-            return self.supervise(Event::Hostile { ring });
+            return;
         }
         link.brain_pid = brain;
         if guard != link.guard_pid {
@@ -479,6 +485,17 @@ fn look_ahead(channel: &mut Channel) -> Ahead {
         // One that is none, or the end, behind which nothing comes.
         None => Ahead::Other,
     }
+}
+
+/// What a process was started with, behind its program's name.
+fn arguments(pid: i32) -> Option<Vec<String>> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = bytes.split(|byte| *byte == 0).skip(1);
+    Some(
+        arguments
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect(),
+    )
 }
 
 /// The parent of a process.
