@@ -3,7 +3,8 @@
 
 use harness::faults::Faults;
 use harness::traffic::Traffic;
-use harness::{Baton, eventually, http, process};
+use harness::{Baton, eventually, http, process, rooms};
+use serde_json::json;
 
 /// Sockets that each guard has open, master first: brains share these.
 fn sockets(baton: &Baton) -> Vec<usize> {
@@ -108,6 +109,35 @@ fn master_has_one_back_and_did_not_note_it() {
 #[test]
 fn master_said_that_it_took_one_back() {
     dies_behind_a_proxy("master:took", "ip-hash");
+}
+
+/// It had an answer of its own for the client, and messages of a room behind it: both are out, and
+/// the answer's buffer was still in the slot, which then named more bytes than the buffer has.
+#[test]
+fn worker_wrote_an_answer_and_messages_together() {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let before = sockets(&baton);
+    let mut traffic = Traffic::start(baton.public);
+    let mut publisher = rooms::Client::connect(baton.public);
+    traffic.spawn(move || {
+        for _ in 0..20 {
+            publisher.tell(json!({ "send": "busy", "data": "x".repeat(500) }));
+        }
+        publisher.publish("busy", json!("the last of them"));
+    });
+    let mut member = rooms::Client::connect(baton.public);
+    member.join("busy");
+    traffic.spawn(move || {
+        member.ok(json!({ "ping": true }));
+    });
+    for passes in [1, 3, 7] {
+        faults.arm("worker:written", passes);
+        faults.wait_for("worker:written");
+        traffic.go_on(3);
+    }
+    traffic.stop();
+    leaves_nothing(&baton, &before);
 }
 
 /// Whose brain is to die, so that another recovers.

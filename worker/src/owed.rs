@@ -196,7 +196,16 @@ impl Brain {
             Slots::change(&mut record, slot, Field::Written, written);
             Slots::change(&mut record, slot, Field::Produced, written);
             Slots::change(&mut record, slot, Field::Cursor, self.turn.read);
-            self.journal.commit(&mut record);
+            let old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
+            if let Some(old) = old {
+                // The frames were never in it: what has been produced ends elsewhere now.
+                Slots::change(&mut record, slot, Field::OutExtent, 0);
+                self.journal.commit(&mut record);
+                fault::point("worker:written");
+                self.arena.free(old);
+            } else {
+                self.journal.commit(&mut record);
+            }
         } else {
             self.note_cut(slot, meta, first, waiting, owed, n);
         }
@@ -233,9 +242,6 @@ impl Brain {
         let written = self.slots.get(slot, Field::Written) + n as u64;
         let mut record = Record::new();
         Slots::change(&mut record, slot, Field::Written, written);
-        if n >= waiting {
-            Slots::change(&mut record, slot, Field::Produced, written);
-        }
         Slots::change(&mut record, slot, Field::Cursor, cursor);
         Slots::change(
             &mut record,
@@ -243,33 +249,25 @@ impl Brain {
             Field::Meta,
             meta.with(Flag::Lagging, true).pack(),
         );
-        if !rest.is_empty() {
+        let mut old = None;
+        if n >= waiting {
             // All own bytes have gone, so the rest begins a new extent.
-            let Some(extent) = buffers::keep(&self.arena, &rest) else {
-                return self.finish(slot, CloseReason::Overloaded);
-            };
-            let old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
-            Slots::change(
-                &mut record,
-                slot,
-                Field::OutExtent,
-                Extent::pack(Some(extent)),
-            );
-            Slots::change(&mut record, slot, Field::OutBase, written);
-            Slots::change(
-                &mut record,
-                slot,
-                Field::Produced,
-                written + rest.len() as u64,
-            );
-            fault::point("worker:cut");
-            self.journal.commit(&mut record);
-            if let Some(old) = old {
-                self.arena.free(old);
+            old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
+            let mut new = None;
+            if !rest.is_empty() {
+                new = buffers::keep(&self.arena, &rest);
+                if new.is_none() {
+                    return self.finish(slot, CloseReason::Overloaded);
+                }
             }
-        } else {
-            self.journal.commit(&mut record);
+            let produced = written + rest.len() as u64;
+            Slots::change(&mut record, slot, Field::OutExtent, Extent::pack(new));
+            Slots::change(&mut record, slot, Field::OutBase, written);
+            Slots::change(&mut record, slot, Field::Produced, produced);
         }
+        fault::point("worker:cut");
+        self.journal.commit(&mut record);
+        old.into_iter().for_each(|old| self.arena.free(old));
         self.begin_to_lag(slot, left as u32);
     }
 
