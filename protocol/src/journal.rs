@@ -127,6 +127,11 @@ impl Journal {
         record.len = 0;
     }
 
+    /// For a new brain that cannot believe it: forgets what it says.
+    pub fn clear(&self) {
+        self.segments[0].word(self.base).store(0, Ordering::Release);
+    }
+
     /// For a new brain: applies the record that its predecessor made valid and may not have
     /// applied to the end. `false` if there was none.
     pub fn recover(&self) -> Result<bool, Corrupt> {

@@ -25,6 +25,7 @@ use crate::brain::{A_WHILE_MS, Brain, Local};
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::part::Parting;
+use crate::poison::Verdict;
 use crate::rooms::Rooms;
 use crate::slots::Slots;
 use crate::state::{self, Head, MAX_ARENA, State};
@@ -62,7 +63,11 @@ impl Brain {
             state::JOURNAL,
             vec![state.segment().clone(), ring_segment.clone()],
         );
-        journal.recover().map_err(io::Error::other)?;
+        if let Err(e) = journal.recover() {
+            // A step that was under way is lost; the slots are checked, each by itself.
+            log::error!("{e}: cleared");
+            journal.clear();
+        }
         if life.number == 1 {
             state.set(Head::LogRead, Reader::new(log_segment.clone()).head());
         }
@@ -91,6 +96,7 @@ impl Brain {
             settled_at: (!evacuates).then_some(now + A_WHILE_MS),
             evacuates,
             rests_at: now,
+            verdict: Verdict::default(),
             life,
             state,
             journal,

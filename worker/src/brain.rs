@@ -32,6 +32,7 @@ use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::part::Parting;
+use crate::poison::Verdict;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, Slots};
 use crate::state::{Head, State};
@@ -88,6 +89,7 @@ pub struct Brain {
     pub(crate) settled_at: Option<u64>,
     pub(crate) evacuates: bool,
     pub(crate) rests_at: u64,
+    pub(crate) verdict: Verdict,
     pub(crate) pid: i32,
     pub(crate) state: State,
     pub(crate) journal: Journal,

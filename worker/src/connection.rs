@@ -20,8 +20,8 @@ use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::http::{self, Endpoint};
 use crate::page;
+use crate::poison::InHand;
 use crate::proxy;
-use crate::recover::InHand;
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::websocket::{self, Kind, Rules, Session};
@@ -213,7 +213,10 @@ impl Brain {
         let mut progress = Progress::More;
         let mut end = None;
         let high_water = self.high_water(before.phase);
-        for _ in 0..STEPS {
+        // What killed the last brain is to be alone in its record when it kills again.
+        let careful = self.verdict.suspects(InHand::Connection(slot));
+        let most = if careful { 1 } else { STEPS };
+        for _ in 0..most {
             if io.out.len() > high_water {
                 progress = Progress::Waits;
                 break;
@@ -292,6 +295,7 @@ impl Brain {
         // What the steps did counts from this commit on, all at once.
         let deadline_moves = io.change(&self.slots, slot, at, before, self.now);
         fault::point("worker:step");
+        fault::poison("worker:poison", &input[..at]);
         if self.ring.has_staged() {
             if fault::naive(Naive::Publish) {
                 let mut alone = Record::new();

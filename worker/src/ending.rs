@@ -12,6 +12,7 @@ use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::http::{self, Wait};
 use crate::page;
+use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::websocket::{self, Session};
 
@@ -111,9 +112,8 @@ impl Brain {
         if !matches!(meta.phase, Phase::Echo | Phase::Rooms) {
             return;
         }
-        let Some(mut session) = self.session(slot) else {
-            return;
-        };
+        // Words that are no session's are no reason to end without a word.
+        let mut session = self.session(slot).unwrap_or_default();
         if !session.is_open() {
             return;
         }
@@ -324,6 +324,7 @@ impl Brain {
         let Some(meta) = self.slots.meta(slot).filter(|m| !m.has(Flag::Given)) else {
             return;
         };
+        self.note_in_hand(InHand::Connection(slot));
         let (at, due) = self.due(slot, meta);
         if at > self.now {
             if due == Due::Ping {

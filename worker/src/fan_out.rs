@@ -17,7 +17,7 @@ use protocol::stream::Lost;
 use crate::brain::{Brain, RING};
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
-use crate::recover::InHand;
+use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag};
 use crate::state::Head;
@@ -49,6 +49,7 @@ impl Brain {
                 Ok(Some(next)) => {
                     self.note_in_hand(InHand::Log(at));
                     match Down::decode(&bytes) {
+                        Some(down) if self.is_given_up(at) => self.on_given_up(at, next, down),
                         Some(down) => self.on_record(at, next, down),
                         None => log::error!("the record at {at} of the log is not one"),
                     }
@@ -72,6 +73,20 @@ impl Brain {
             }
         }
         self.tell_members();
+    }
+
+    /// A record that killed one brain after another: whom it concerns is told that it is lost.
+    fn on_given_up(&mut self, at: u64, next: u64, down: Down<'_>) {
+        match down {
+            Down::Message { .. } => self.on_record(at, next, down),
+            Down::Opened { asker, .. }
+            | Down::Count { asker, .. }
+            | Down::Refused { asker, .. } => {
+                self.opening_ends(asker);
+                self.answer(at, next, asker, refused(asker.id, Refusal::Internal));
+            }
+            Down::Presence { .. } => {}
+        }
     }
 
     fn on_record(&mut self, at: u64, next: u64, down: Down<'_>) {
@@ -163,6 +178,12 @@ impl Brain {
         if self.rooms.members(room).is_empty() {
             return;
         }
+        if self.is_given_up(at) {
+            let frame = self.turn.frame(given_up(&name, position));
+            self.gaps += self.owe_room(at, next, room, position.offset, frame);
+            return;
+        }
+        fault::poison("worker:poison-log", data);
         let frame = self.turn.frame(ToClient::Message {
             room: &name,
             position,
@@ -391,6 +412,7 @@ impl Brain {
     pub fn frames_for(
         &self,
         slot: u32,
+        at: u64,
         down: &Down<'_>,
         into: &mut Vec<u8>,
     ) -> Option<(RoomIx, Position)> {
@@ -421,17 +443,23 @@ impl Brain {
                     .find(|(r, _)| *r == room)?;
                 if position.offset > member.1 {
                     let name = self.rooms.name(room);
-                    put(
-                        into,
-                        ToClient::Message {
-                            room: &name,
-                            position: *position,
-                            from,
-                            data,
-                        },
-                    );
+                    let message = ToClient::Message {
+                        room: &name,
+                        position: *position,
+                        from,
+                        data,
+                    };
+                    match self.is_given_up(at) {
+                        false => put(into, message),
+                        true => put(into, given_up(&name, *position)),
+                    }
                     return Some((room, *position));
                 }
+            }
+            Down::Opened { asker, .. } | Down::Count { asker, .. }
+                if mine(asker) && self.is_given_up(at) =>
+            {
+                put(into, refused(asker.id, Refusal::Internal));
             }
             Down::Opened {
                 position,
@@ -466,6 +494,16 @@ impl Brain {
             | Down::Presence { .. } => {}
         }
         None
+    }
+}
+
+/// In place of a message that killed one brain after another.
+fn given_up(room: &[u8], position: Position) -> ToClient<'_> {
+    ToClient::Gap {
+        room,
+        from: position,
+        to: position,
+        why: Why::Internal,
     }
 }
 

@@ -11,12 +11,13 @@
 //! worker while it lives ([`part`], as a [`snapshot`], to the other's [`take`] and [`arrive`]). To
 //! follow a message: [`websocket`], [`client`] (its words), [`requests`] (up the ring), the master,
 //! [`fan_out`] (down the log, to the members in [`rooms`]), [`owed`]. And when a brain has died:
-//! [`recover`].
+//! [`recover`], [`checks`], [`poison`].
 
 pub mod arrive;
 pub mod birth;
 pub mod brain;
 pub mod buffers;
+pub mod checks;
 pub mod client;
 pub mod clock;
 pub mod close;
@@ -28,6 +29,7 @@ pub mod logs;
 pub mod owed;
 pub mod page;
 pub mod part;
+pub mod poison;
 pub mod proxy;
 pub mod recover;
 pub mod requests;

@@ -19,6 +19,7 @@ use crate::buffers;
 use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::fan_out;
+use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag, Meta, Slots};
 use crate::state::Head;
@@ -102,6 +103,7 @@ impl Brain {
             }
         }
         self.mind_the_lagging();
+        self.nothing_in_hand();
         fault::point("worker:flushed");
         if self.turn.read != self.turn.from {
             self.state.set(Head::LogRead, self.turn.read);
@@ -118,6 +120,7 @@ impl Brain {
         if meta.has(Flag::Unacked) || meta.has(Flag::Given) {
             return;
         }
+        self.note_in_hand(InHand::Connection(slot));
         if meta.has(Flag::Lagging) {
             return self.catch_up(slot);
         }
@@ -403,13 +406,14 @@ impl Brain {
         let mut bytes = Vec::new();
         while cursor < self.turn.read {
             bytes.clear();
-            let next = self.log.next(cursor, &mut bytes).ok()??;
+            let at = cursor;
+            let next = self.log.next(at, &mut bytes).ok()??;
             cursor = next;
             let Some(down) = Down::decode(&bytes) else {
                 continue;
             };
             let mut owed = Owed::default();
-            owed.message = self.frames_for(slot, &down, &mut owed.bytes);
+            owed.message = self.frames_for(slot, at, &down, &mut owed.bytes);
             owed.answer = match owed.message {
                 Some(_) => answer_len(&owed.bytes),
                 None => owed.bytes.len(),
@@ -465,6 +469,7 @@ impl Brain {
             if !self.local(slot).lagging {
                 return false;
             }
+            self.note_in_hand(InHand::Connection(slot));
             if self.local(slot).owed as usize > self.settings.rooms.slow_bytes {
                 match self.settings.rooms.slow {
                     Slow::Gap => {

@@ -2,8 +2,8 @@
 //!
 //! The journal has been made good already. What is left: for each slot, what the kernel did for the
 //! brain that died before it could note it ([`protocol::truth`]); fds that no slot names; lists that
-//! are this brain's own. And the rule for what kills brains: three deaths at one place, and that
-//! place is given up.
+//! are this brain's own. Memory may hold anything after what has happened: a slot that contradicts
+//! itself, its socket or another slot costs its own connection, and nothing else.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -21,67 +21,48 @@ use protocol::truth;
 use crate::birth::borrowed;
 use crate::brain::{Brain, Local};
 use crate::buffers;
+use crate::checks::{self, Doubt};
 use crate::close::CloseReason;
+use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
 
-/// So many deaths at one place give it up.
-const DEATHS: u64 = 3;
-
-/// What the brain works on, noted before the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InHand {
-    Connection(u32),
-    Log(u64),
-}
-
-impl InHand {
-    fn pack(self) -> u64 {
-        match self {
-            InHand::Connection(slot) => 1 << 62 | u64::from(slot),
-            InHand::Log(at) => 2 << 62 | at,
-        }
-    }
-
-    fn unpack(word: u64) -> Option<InHand> {
-        match word >> 62 {
-            1 => Some(InHand::Connection(word as u32)),
-            2 => Some(InHand::Log(word & !(3 << 62))),
-            _ => None,
-        }
-    }
-}
-
-impl Brain {
-    pub fn note_in_hand(&self, in_hand: InHand) {
-        self.state.set(Head::InHand, in_hand.pack());
-    }
-
-    /// How far the connection has come, for the count of deaths at one place.
-    fn input_offset(&self, in_hand: InHand) -> u64 {
-        match in_hand {
-            InHand::Connection(slot) => self.slots.get(slot, Field::Parsed),
-            InHand::Log(at) => at,
-        }
-    }
-}
-
 /// Takes over from the brain before.
 pub fn recover(brain: &mut Brain) {
-    let poisoned = count_death(brain);
+    brain.verdict = brain.count_death();
+    let verdict = brain.verdict;
     let mut repaired = 0;
+    let mut fds = HashSet::new();
+    let mut doubtful = brain.rooms.take_doubtful();
     let used = brain.slots.used();
+    if let Some(at) = verdict.convicted_record() {
+        brain.give_up_record(at);
+    }
     brain.turn.begin(brain.state.get(Head::LogRead));
     for slot in 0..used {
+        if brain.slots.get(slot, Field::Meta) == 0 {
+            continue;
+        }
         brain.highest_cid = brain.highest_cid.max(brain.slots.cid(slot));
-        if brain.slots.get(slot, Field::Meta) != 0 {
-            match adopt(brain, slot) {
+        let place = InHand::Connection(slot);
+        brain.note_in_hand(place);
+        if !checks::is_its_own(brain, slot, &mut fds) {
+            checks::disown(brain, slot);
+        } else if verdict.damns(place) {
+            checks::drop_slot(brain, slot);
+        } else {
+            let adopted = match adopt(brain, slot) {
+                Ok(_) if doubtful.contains(&slot) => Err(Doubt::Speaks),
+                adopted => adopted,
+            };
+            match adopted {
                 Ok(true) => repaired += 1,
                 Ok(false) => {}
-                Err(reason) => give_up(brain, slot, reason),
+                Err(doubt) => doubts(brain, slot, doubt, &mut doubtful),
             }
         }
     }
+    brain.nothing_in_hand();
     fault::point("worker:recover");
     sweep(brain);
     for slot in 0..used {
@@ -92,9 +73,12 @@ pub fn recover(brain: &mut Brain) {
             brain.give_again(slot);
             continue;
         }
-        if poisoned == Some(InHand::Connection(slot)) {
+        if verdict.convicts(InHand::Connection(slot)) {
+            brain.name_poison(slot);
+            brain.begin_close(slot, CloseReason::Internal);
+        } else if doubtful.contains(&slot) {
             log::error!(
-                "{} has killed {DEATHS} brains: closed",
+                "{} has a slot that is corrupt: closed",
                 brain.slots.cid(slot)
             );
             brain.begin_close(slot, CloseReason::Internal);
@@ -112,13 +96,6 @@ pub fn recover(brain: &mut Brain) {
         }
         fault::point("worker:recover-each");
     }
-    if let Some(InHand::Log(at)) = poisoned {
-        log::error!("the log record at {at} has killed {DEATHS} brains: skipped");
-        let mut bytes = Vec::new();
-        if let Ok(Some(next)) = brain.log.next(at, &mut bytes) {
-            brain.state.set(Head::LogRead, next);
-        }
-    }
     if brain.life.number > 1 {
         log::warn!(
             "life {}: {} connections go on, {repaired} of them repaired",
@@ -129,28 +106,30 @@ pub fn recover(brain: &mut Brain) {
     }
 }
 
-/// Counts deaths at one place without progress; returns a place that has had its number.
-fn count_death(brain: &Brain) -> Option<InHand> {
-    let in_hand = InHand::unpack(brain.state.get(Head::InHand))?;
-    let offset = brain.input_offset(in_hand);
-    let again = brain.state.get(Head::DeathPlace) == in_hand.pack()
-        && brain.state.get(Head::DeathInput) == offset;
-    let deaths = if again {
-        brain.state.get(Head::Deaths) + 1
-    } else {
-        1
-    };
-    brain.state.set(Head::DeathPlace, in_hand.pack());
-    brain.state.set(Head::DeathInput, offset);
-    brain.state.set(Head::Deaths, deaths);
-    brain.state.set(Head::InHand, 0);
-    (deaths >= DEATHS).then_some(in_hand)
+/// A slot that cannot be gone on with costs its own connection.
+fn doubts(brain: &mut Brain, slot: u32, doubt: Doubt, doubtful: &mut HashSet<u32>) {
+    match doubt {
+        // Its peer may be another worker's by now.
+        _ if brain.slots.meta(slot).is_some_and(|m| m.has(Flag::Given)) => {
+            log::error!(
+                "{} has a slot that is corrupt: forgotten",
+                brain.slots.cid(slot)
+            );
+            brain.leave_rooms(slot);
+            brain.forget(slot);
+        }
+        Doubt::Ends(reason) => brain.finish(slot, reason),
+        Doubt::Speaks => _ = doubtful.insert(slot),
+    }
 }
 
 /// Checks a slot and brings it up to the kernel's truth. `true`: something was to be repaired.
-fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, CloseReason> {
-    let meta = brain.slots.meta(slot).ok_or(CloseReason::Internal)?;
-    claim_buffers(brain, slot)?;
+fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, Doubt> {
+    let meta = brain
+        .slots
+        .meta(slot)
+        .ok_or(Doubt::Ends(CloseReason::Internal))?;
+    let sound = checks::claim_buffers(brain, slot);
     let local = brain.local(slot);
     *local = Local {
         generation: local.generation.wrapping_add(1),
@@ -161,60 +140,21 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, CloseReason> {
     if meta.has(Flag::Lagging) {
         brain.lagging.push(slot);
     }
+    sound?;
     if meta.has(Flag::Given) {
         // Another worker may be reading it by now.
         return Ok(false);
     }
-    let truth = truth::truth(meta.socket()).map_err(|_| CloseReason::SocketError)?;
+    let truth = truth::truth(meta.socket()).map_err(|_| Doubt::Ends(CloseReason::SocketError))?;
     if fault::naive(Naive::Truth) {
         return Ok(false);
     }
     // Closed both ways: what was read of it cannot be told any more.
-    let truth = truth.ok_or(CloseReason::SocketError)?;
-    let read = repair_input(brain, slot, meta, truth.consumed)?;
-    let wrote = repair_output(brain, slot, meta, truth.written)?;
+    let truth = truth.ok_or(Doubt::Ends(CloseReason::SocketError))?;
+    let wrote = repair_output(brain, slot, meta, truth.written).map_err(Doubt::Ends)?;
+    let read = repair_input(brain, slot, meta, truth.consumed).map_err(|_| Doubt::Speaks)?;
+    checks::words(brain, slot, meta)?;
     Ok(read || wrote)
-}
-
-/// The extents that the slot names become this arena's; its spans lie in them.
-fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), CloseReason> {
-    let get = |field| brain.slots.get(slot, field);
-    let mut sound = true;
-    let spans = [
-        (
-            Field::InExtent,
-            get(Field::InBase),
-            get(Field::Parsed),
-            get(Field::Consumed),
-        ),
-        (
-            Field::OutExtent,
-            get(Field::OutBase),
-            get(Field::Written),
-            get(Field::Produced),
-        ),
-        (Field::MessageExtent, 0, 0, get(Field::MessageLen)),
-    ];
-    for (field, base, start, end) in spans {
-        match Extent::unpack(get(field)) {
-            Some(extent) if brain.arena.claim(extent) => {
-                let inside =
-                    base <= start && start <= end && end - base <= extent.capacity() as u64;
-                sound &= inside;
-            }
-            Some(_) => {
-                // Somebody else's, or nobody's: not to be freed with this slot.
-                brain.slots.set(slot, field, 0);
-                sound = false;
-            }
-            None => sound &= start == end,
-        }
-    }
-    if sound {
-        Ok(())
-    } else {
-        Err(CloseReason::Internal)
-    }
 }
 
 /// Bytes that were read and not noted lie behind the noted ones.
@@ -267,13 +207,14 @@ fn repair_output(
     let mut frames = Vec::new();
     while beyond > 0 {
         bytes.clear();
-        let Ok(Some(next)) = brain.log.next(cursor, &mut bytes) else {
+        let at = cursor;
+        let Ok(Some(next)) = brain.log.next(at, &mut bytes) else {
             return Err(CloseReason::Internal);
         };
         cursor = next;
         frames.clear();
         if let Some(down) = Down::decode(&bytes) {
-            brain.frames_for(slot, &down, &mut frames);
+            brain.frames_for(slot, at, &down, &mut frames);
         }
         if beyond < frames.len() {
             break;
@@ -309,22 +250,6 @@ fn repair_output(
         brain.arena.free(old);
     }
     Ok(true)
-}
-
-/// A slot that cannot be gone on with costs its own connection.
-fn give_up(brain: &mut Brain, slot: u32, reason: CloseReason) {
-    match brain.slots.meta(slot) {
-        // Its peer may be another worker's by now.
-        Some(meta) if meta.has(Flag::Given) => {
-            brain.leave_rooms(slot);
-            brain.forget(slot);
-        }
-        Some(_) => brain.finish(slot, reason),
-        None => {
-            log::error!("slot {slot} is corrupt and given up");
-            brain.slots.release(slot);
-        }
-    }
 }
 
 /// Fds that no slot and no role knows were received and not noted; whoever gave them gives them

@@ -4,6 +4,7 @@
 //! is in the step's record, and what it says to the master is staged in the ring, whose head is in
 //! that record too.
 
+use protocol::fault;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
@@ -82,6 +83,7 @@ impl Client<'_> {
         out: &mut impl Output,
         record: &mut Record,
     ) -> Result<Flow, Full> {
+        fault::poison("worker:poison", message);
         let request = match client::parse(message, &self.settings.rooms) {
             Ok(request) => request,
             Err(bad) => {

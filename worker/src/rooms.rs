@@ -5,6 +5,7 @@
 //! ("cells") are words in the state; the lists through which they are found are this brain's, and
 //! the next brain makes its own from the words ([`Rooms::new`]).
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use protocol::ids::Position;
@@ -22,6 +23,9 @@ pub const ROOM_WORDS: usize = 32;
 
 /// Bytes of a room's name at most (DESIGN: 200 bytes of UTF-8).
 pub const MAX_NAME: usize = (ROOM_WORDS - 4) * 8;
+
+/// Of a cell that is nobody's: its place.
+const NOWHERE: u32 = u32::MAX;
 
 /// A room's place in this worker's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,10 +63,12 @@ pub struct Rooms {
     /// Rooms whose count has changed since the master was told.
     dirty: Vec<u32>,
     held: u32,
+    doubtful: HashSet<u32>,
 }
 
 impl Rooms {
-    /// The rooms as the brain before left them. Cells that name no live slot or room are dropped.
+    /// The rooms as the brain before left them. Rooms that cannot be are dropped; connections whose
+    /// memberships contradict each other are [doubtful](Rooms::take_doubtful), and in no room.
     #[must_use]
     pub fn new(state: State, slots: &Slots) -> Rooms {
         let mut rooms = Rooms {
@@ -74,34 +80,99 @@ impl Rooms {
             free_cells: Vec::new(),
             dirty: Vec::new(),
             held: 0,
+            doubtful: HashSet::new(),
             state,
         };
         let used = (rooms.state.get(Head::RoomsUsed) as u32).min(MAX_ROOMS);
         for ix in 0..used {
             rooms.rooms.push(Room::default());
-            if rooms.load(room_word(ix, 0)) == 0 {
-                rooms.free_rooms.push(ix);
-            } else {
+            if rooms.is_sound(ix) {
                 rooms.by_number.insert(rooms.number(RoomIx(ix)), ix);
                 rooms.by_name.insert(rooms.name(RoomIx(ix)).into(), ix);
                 rooms.held += 1;
                 rooms.mark_dirty(ix);
+            } else {
+                rooms.store(room_word(ix, 0), 0);
+                rooms.free_rooms.push(ix);
             }
         }
         let used = (rooms.state.get(Head::CellsUsed) as u32).min(MAX_CELLS);
-        rooms.places = vec![0; used as usize];
+        rooms.places = vec![NOWHERE; used as usize];
+        for slot in (0..slots.used()).filter(|slot| slots.meta(*slot).is_some()) {
+            match rooms.chain(slots, slot) {
+                Some(cells) => {
+                    for (ix, cell) in cells {
+                        rooms.enter(ix, slot, cell, rooms.load(cell_word(cell, 1)));
+                    }
+                }
+                None => {
+                    slots.set(slot, Field::Cells, 0);
+                    rooms.doubtful.insert(slot);
+                }
+            }
+        }
         for cell in 0..used {
-            let owner = rooms.load(cell_word(cell, 0));
-            let (slot, ix) = ((owner as u32).wrapping_sub(1), (owner >> 32) as u32);
-            let held = rooms.rooms.len() > ix as usize && rooms.load(room_word(ix, 0)) != 0;
-            if owner == 0 || !held || slots.meta(slot).is_none() {
+            if rooms.places[cell as usize] == NOWHERE {
                 rooms.store(cell_word(cell, 0), 0);
                 rooms.free_cells.push(cell);
-            } else {
-                rooms.enter(ix, slot, cell, rooms.load(cell_word(cell, 1)));
             }
         }
         rooms
+    }
+
+    /// Is this place a room's, and no other's?
+    fn is_sound(&self, ix: u32) -> bool {
+        let word = self.load(room_word(ix, 0));
+        let len = (word >> 32) as usize;
+        let name = self.name(RoomIx(ix));
+        word as u32 != 0
+            && (1..=MAX_NAME).contains(&len)
+            && std::str::from_utf8(&name).is_ok()
+            && !self.by_number.contains_key(&self.number(RoomIx(ix)))
+            && !self.by_name.contains_key(name.as_slice())
+    }
+
+    /// The memberships of a connection, room and cell, as its words name them. `None`: they cannot
+    /// be.
+    fn chain(&self, slots: &Slots, slot: u32) -> Option<Vec<(u32, u32)>> {
+        let cells = slots.get(slot, Field::Cells);
+        let count = (cells >> 32) as usize;
+        let mut seen = HashSet::new();
+        let mut chain = Vec::new();
+        let mut at = cells as u32;
+        while let Some(cell) = at.checked_sub(1) {
+            let place = self.places.get(cell as usize)?;
+            let owner = self.load(cell_word(cell, 0));
+            let (of, ix) = ((owner as u32).wrapping_sub(1), (owner >> 32) as u32);
+            let held = self.rooms.len() > ix as usize && self.load(room_word(ix, 0)) != 0;
+            if *place != NOWHERE || of != slot || !held || !seen.insert(ix) || chain.len() >= count
+            {
+                return None;
+            }
+            chain.push((ix, cell));
+            at = self.load(cell_word(cell, 2)) as u32;
+        }
+        (chain.len() == count).then_some(chain)
+    }
+
+    /// Connections whose memberships were given up, being impossible.
+    pub fn take_doubtful(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.doubtful)
+    }
+
+    /// Takes a connection out of all rooms, whatever its own words say.
+    pub fn forget_member(&mut self, slot: u32) {
+        for ix in 0..self.rooms.len() as u32 {
+            while let Some(member) = self.rooms[ix as usize]
+                .members
+                .iter()
+                .find(|m| m.slot == slot)
+            {
+                let cell = member.cell;
+                self.store(cell_word(cell, 0), 0);
+                self.exit(ix, cell);
+            }
+        }
     }
 
     #[must_use]
@@ -383,119 +454,5 @@ fn change(record: &mut Record, index: usize, value: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use protocol::ids::Role;
-    use protocol::journal::Journal;
-
-    use super::*;
-    use crate::slots::{Meta, Phase};
-    use crate::state::JOURNAL;
-
-    struct Fixture {
-        state: State,
-        journal: Journal,
-        slots: Slots,
-        rooms: Rooms,
-    }
-
-    fn fixture(connections: u32) -> Fixture {
-        let state = State::create().unwrap();
-        let journal = Journal::new(JOURNAL, vec![state.segment().clone()]);
-        let mut slots = Slots::new(state.clone());
-        for fd in 0..connections {
-            let slot = slots.take().unwrap();
-            slots.set_meta(slot, Meta::new(fd as i32, Phase::Rooms, Role::Public));
-        }
-        let rooms = Rooms::new(state.clone(), &slots);
-        Fixture {
-            state,
-            journal,
-            slots,
-            rooms,
-        }
-    }
-
-    impl Fixture {
-        fn step(&mut self, f: impl FnOnce(&mut Rooms, &mut Record, &Slots)) {
-            let mut record = Record::new();
-            f(&mut self.rooms, &mut record, &self.slots);
-            self.journal.commit(&mut record);
-        }
-    }
-
-    const ORIGIN: Position = Position {
-        epoch: 1,
-        offset: 0,
-    };
-
-    /// Random joins and leaves against sets, with a new brain now and then.
-    #[test]
-    fn members_are_as_they_joined_and_left_over_brains() {
-        let mut f = fixture(20);
-        for number in 0..10u32 {
-            let name = format!("room {number}");
-            f.step(|rooms, record, _| {
-                rooms
-                    .hold(record, number + 100, ORIGIN, 0, name.as_bytes())
-                    .unwrap();
-            });
-        }
-        let mut model = vec![std::collections::BTreeSet::new(); 10];
-        let mut seed = 3u64;
-        for turn in 0..4000 {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let (slot, number) = ((seed >> 33) as u32 % 20, (seed >> 40) as u32 % 10);
-            let room = f.rooms.numbered(number + 100).unwrap();
-            let member = f.rooms.is_member(&f.slots, slot, room);
-            assert_eq!(member, model[number as usize].contains(&slot));
-            if member {
-                f.step(|rooms, record, slots| assert!(rooms.leave(record, slots, slot, room)));
-                model[number as usize].remove(&slot);
-            } else {
-                f.step(|rooms, record, slots| rooms.join(record, slots, slot, room, turn).unwrap());
-                model[number as usize].insert(slot);
-            }
-            if turn % 500 == 0 {
-                f.rooms = Rooms::new(f.state.clone(), &f.slots);
-            }
-        }
-        for (number, members) in model.iter().enumerate() {
-            let room = f.rooms.find(format!("room {number}").as_bytes()).unwrap();
-            let mut now: Vec<u32> = f.rooms.members(room).iter().map(|m| m.slot).collect();
-            now.sort_unstable();
-            assert!(now.iter().eq(members.iter()));
-        }
-        for slot in 0..20 {
-            let count = model.iter().filter(|m| m.contains(&slot)).count();
-            assert_eq!(f.rooms.count_of(&f.slots, slot) as usize, count);
-            assert_eq!(f.rooms.rooms_of(&f.slots, slot).len(), count);
-        }
-    }
-
-    #[test]
-    fn a_room_that_is_dropped_is_gone_and_its_place_is_used_again() {
-        let mut f = fixture(1);
-        f.step(|rooms, record, _| {
-            rooms.hold(record, 5, ORIGIN, 0, b"a").unwrap();
-        });
-        let room = f.rooms.find(b"a").unwrap();
-        f.step(|rooms, record, slots| rooms.join(record, slots, 0, room, 0).unwrap());
-        assert_eq!(f.rooms.next_dirty(), Some(room));
-        f.rooms.told(room);
-        assert_eq!(f.rooms.next_dirty(), None);
-        f.step(|rooms, record, slots| assert!(rooms.leave(record, slots, 0, room)));
-        assert_eq!(f.rooms.next_dirty(), Some(room));
-        f.rooms.told(room);
-        f.step(|rooms, record, _| rooms.drop_room(record, room));
-        assert_eq!(
-            (f.rooms.find(b"a"), f.rooms.numbered(5), f.rooms.held()),
-            (None, None, 0)
-        );
-        f.step(|rooms, record, _| {
-            assert_eq!(rooms.hold(record, 6, ORIGIN, 0, b"b"), Ok(room));
-        });
-        assert_eq!(f.rooms.name(room), b"b");
-    }
-}
+#[path = "rooms_tests.rs"]
+mod tests;

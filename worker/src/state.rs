@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! words 0..    magic, version, the marks and words below
+//! 48..         records that were given up
 //! 64..         the guard's page
 //! 1024..       the journal
 //! 16 KiB       the settings
@@ -38,6 +39,9 @@ pub const MAX_ARENA: u64 = 8 << 30;
 const MAGIC: u64 = u64::from_le_bytes(*b"batonwrk");
 const VERSION: u64 = 1;
 
+/// Words: the places of the records that were given up last, + 1.
+pub const GIVEN_UP: usize = 48;
+pub const MAX_GIVEN_UP: usize = 16;
 /// Words of the guard's page.
 pub const PAGE: usize = 64;
 pub const PAGE_WORDS: usize = 960;
@@ -58,6 +62,8 @@ const SIZE: usize = ARENA + MAX_ARENA as usize;
 
 const _: () = assert!(
     Page::WORDS <= PAGE_WORDS
+        && (Head::GivenUp as usize) < GIVEN_UP
+        && GIVEN_UP + MAX_GIVEN_UP <= PAGE
         && PAGE + PAGE_WORDS <= JOURNAL
         && (JOURNAL + journal::WORDS) * 8 <= SETTINGS
 );
@@ -75,11 +81,12 @@ pub enum Head {
     /// Everything in the log before this has been given to, or is owed by slot to, everyone whom
     /// it concerns.
     LogRead,
-    /// What the brain is working on ([`crate::recover::InHand`]).
+    /// What the brain is working on ([`crate::poison::InHand`]).
     InHand,
-    /// The place of the last death, and how many deaths in a row were there.
+    /// The place of the last death, how far the work had come there, and how many deaths in a row
+    /// were there.
     DeathPlace,
-    DeathInput,
+    DeathProgress,
     Deaths,
     /// Bytes of the settings; 0: the master has not said them yet.
     SettingsLen,
@@ -90,6 +97,8 @@ pub enum Head {
     /// Brains in a row that have not lived for [`A_WHILE_MS`](crate::brain::A_WHILE_MS), with the
     /// one that lives now until it has.
     ShortLives,
+    /// Records of the log that were ever given up.
+    GivenUp,
 }
 
 impl Head {

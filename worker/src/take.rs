@@ -17,6 +17,7 @@ use protocol::message::{Given, Past, Proxy, ToMaster, ToWorker};
 use crate::arrive;
 use crate::brain::Brain;
 use crate::logs;
+use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
 
@@ -66,6 +67,7 @@ impl Brain {
                         None => self.refused.push(given.cid),
                     }
                 }
+                self.nothing_in_hand();
                 self.send_acks();
             }
             ToWorker::Part { cids } => self.part(&cids),
@@ -88,6 +90,12 @@ impl Brain {
             self.acks.push(given.cid);
             return;
         }
+        let place = InHand::Taking(given.cid);
+        self.note_in_hand(place);
+        if self.verdict.convicts(place) {
+            return self.turn_away(given);
+        }
+        fault::poison("worker:poison-take", given.peer.to_string().as_bytes());
         let snapshot = match arrive::snapshot(&given.past, file) {
             Ok(snapshot) => snapshot,
             Err(unfit) => return self.refuse(given.cid, &unfit),
@@ -133,6 +141,20 @@ impl Brain {
         } else {
             self.acks.push(given.cid);
             self.unacked.push(slot);
+        }
+    }
+
+    /// Taking it has killed one brain after another. One that has lived elsewhere goes on there;
+    /// a fresh one would kill the brains of the other workers, so it is nobody's any more.
+    fn turn_away(&mut self, given: &Given) {
+        let (cid, peer) = (given.cid, given.peer);
+        log::error!("{cid} from {peer} kills whoever takes it: turned away");
+        match (&given.past, self.slots.take()) {
+            (Past::None, Some(slot)) => {
+                self.slots.set(slot, Field::Cid, cid.0);
+                self.slots.release(slot);
+            }
+            _ => self.refused.push(cid),
         }
     }
 

@@ -30,6 +30,26 @@ pub use frame::{Head, MAX_HEAD, binary, ping, put_frame, text};
 pub use session::{Mode, Rules, Session};
 pub use step::{Next, PIECE, Step, step};
 
+/// What the frame at the start of `input` says, as far as it is there; for people to read. Bytes that
+/// are no frame are shown as they are.
+#[must_use]
+pub fn shown(input: &[u8]) -> Vec<u8> {
+    let begins = header::Header::parse(input, false);
+    let goes_on = || header::Header::parse(input, true);
+    match begins.or_else(|_| goes_on()) {
+        Ok(Some(header)) => {
+            let there = &input[header.len..];
+            let there = &there[..there
+                .len()
+                .min(header.payload.try_into().unwrap_or(usize::MAX))];
+            let mut text = vec![0; there.len()];
+            mask::unmask(there, header.mask, &mut text);
+            text
+        }
+        _ => input.to_vec(),
+    }
+}
+
 /// What a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
