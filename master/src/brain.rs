@@ -34,6 +34,7 @@ use crate::control::server::Server;
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::pid_file::PidFile;
+use crate::poison::{self, Verdict};
 use crate::readiness::Readiness;
 use crate::reload::Orders;
 use crate::run_dir::RunDir;
@@ -249,6 +250,7 @@ struct Brain<'a> {
     orders: Orders,
     links: BTreeMap<u16, Link>,
     sequencer: Sequencer,
+    verdict: Verdict,
     connections: Connections,
     gate: accept::Gate,
     server: Server,
@@ -280,6 +282,7 @@ impl<'a> Brain<'a> {
         // What is open before this brain opens anything is what the last one left.
         let left = sweep::open_fds()?;
         let (config, source) = prepare::kept(context);
+        let verdict = poison::note_death(state);
         let poll = Poll::new()?;
         let mut brain = Brain {
             context,
@@ -294,7 +297,8 @@ impl<'a> Brain<'a> {
             supervisor: Supervisor::new(crew::patience(&config)),
             orders: Orders::new(state.head(Head::Seats) as u16),
             links: BTreeMap::new(),
-            sequencer: Sequencer::recover(state, config.limits.rooms),
+            sequencer: Sequencer::recover(state, config.limits.rooms, verdict),
+            verdict,
             connections: Connections::recover(state),
             gate: accept::Gate::new(context.listeners.len())?,
             server: Server::new(),
@@ -371,7 +375,7 @@ impl<'a> Brain<'a> {
             self.sequence();
             self.accept();
             self.assign();
-            self.sequencer.rest(self.state);
+            poison::rest(self.state);
             if self.orphaned {
                 self.become_guard();
             }

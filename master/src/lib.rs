@@ -12,7 +12,7 @@
 //! 5. [`connections`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as the master
 //!    holds them.
 //! 6. [`sequencer`], [`rooms`], [`lru`]: messages on their way from the rings to the log.
-//! 7. [`state`]: where all of it is kept for the next brain.
+//! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
 #![allow(rustdoc::private_intra_doc_links)]
@@ -27,6 +27,7 @@ pub mod listener;
 pub mod lru;
 pub mod pid_file;
 pub mod pidfd;
+pub mod poison;
 pub mod readiness;
 pub mod reload;
 pub mod rooms;

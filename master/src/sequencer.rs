@@ -14,8 +14,9 @@ use protocol::memory::Segment;
 use protocol::record::{Asker, Down, Refusal, Up};
 use protocol::stream::{Reader, Writer};
 
+use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::rooms::{MAX_NAME, Rooms};
-use crate::state::{self, Head, LOG_SEGMENT, State};
+use crate::state::{self, LOG_SEGMENT, State};
 
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
 const TURN_RECORDS: usize = 256;
@@ -24,11 +25,11 @@ const TURN_BYTES: usize = 1 << 20;
 /// Presence records in one turn.
 const TURN_PRESENCE: usize = 512;
 
+/// Bytes of a message in our log.
+const SHOWN: usize = 256;
+
 /// The room number by which a worker takes back all that it has counted.
 const ALL_ROOMS: u32 = u32::MAX;
-
-/// A place where so many brains in a row died is passed over.
-const DEATHS: u64 = 3;
 
 /// A worker's ring, to be read.
 #[derive(Debug)]
@@ -65,8 +66,7 @@ pub struct Sequencer {
     record: Record,
     bytes: Vec<u8>,
     answer: Vec<u8>,
-    /// The place that killed one brain after another.
-    poison: Option<(u16, u64)>,
+    verdict: Verdict,
     /// Something was read or written since the bell was rung.
     news: bool,
     /// Rings whose workers count anew.
@@ -74,16 +74,16 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// For a brain that starts; `rooms` at most.
+    /// For a brain that starts; `rooms` at most. It goes by what the last one died of.
     #[must_use]
-    pub fn recover(state: &State, rooms: u32) -> Sequencer {
+    pub fn recover(state: &State, rooms: u32, verdict: Verdict) -> Sequencer {
         Sequencer {
             log: Writer::new(state.log().clone()),
             rooms: Rooms::recover(state, rooms),
             record: Record::new(),
             bytes: Vec::new(),
             answer: Vec::new(),
-            poison: note_death(state),
+            verdict,
             // The last brain may have died before it rang.
             news: true,
             recounting: Vec::new(),
@@ -133,14 +133,14 @@ impl Sequencer {
                 Err(_) => return Turn::Hostile,
             };
             bytes += self.bytes.len();
-            take_in_hand(state, ring.number, at);
+            let place = InHand::Record {
+                ring: ring.number,
+                at,
+            };
+            poison::take_in_hand(state, place);
             self.news = true;
-            if self.poison.take_if(|p| *p == (ring.number, at)).is_some() {
-                log::error!(
-                    "gave up the record at {at} of ring {}: {DEATHS} deaths at it",
-                    ring.number
-                );
-                state.set(state::read_index(ring.number), next);
+            if self.verdict.convicts(place) {
+                self.give_up(state, place, ring.number, next);
             } else if !self.step(state, ring.number, next) {
                 return Turn::Hostile;
             }
@@ -149,13 +149,6 @@ impl Sequencer {
             }
         }
         Turn::More
-    }
-
-    /// Nothing is in hand any more: the loop waits.
-    pub fn rest(&self, state: &State) {
-        if state.head(Head::InHandRing) != 0 {
-            state.set(Head::InHandRing.word(), 0);
-        }
     }
 
     /// Tells the members of rooms whose number has changed since it was told last. To be called a
@@ -174,17 +167,32 @@ impl Sequencer {
         self.rooms.has_changed()
     }
 
+    /// A record that has killed one brain after another: whoever asked is told, unless that killed
+    /// as well.
+    fn give_up(&mut self, state: &State, place: InHand, ring: u16, next: u64) {
+        let up = Up::decode(&self.bytes).filter(|_| !self.verdict.damns(place));
+        let what = up.as_ref().map_or_else(|| "dropped".to_owned(), describe);
+        log::error!(
+            "a record of ring {ring} has killed {DEATHS} brains and more: given up: {what}"
+        );
+        if let Some(asker) = up.as_ref().and_then(asker) {
+            let refused = Down::Refused {
+                reason: Refusal::Internal,
+                asker,
+            };
+            let _ = append(&mut self.log, &mut self.answer, &refused);
+        }
+        self.record.set(state::read_index(ring), next);
+        self.commit(state);
+    }
+
     /// One record; false: it is not one of ours.
     fn step(&mut self, state: &State, ring: u16, next: u64) -> bool {
         let bytes = std::mem::take(&mut self.bytes);
+        fault::poison("master:poison", &bytes);
         let up = Up::decode(&bytes);
-        let good = match up {
-            Some(Up::Publish { asker, .. } | Up::Open { asker, .. } | Up::Who { asker, .. }) => {
-                asker.ring == ring
-            }
-            Some(Up::Members { .. }) => true,
-            None => false,
-        };
+        let is_its_own = |up: &Up<'_>| asker(up).is_none_or(|asker| asker.ring == ring);
+        let good = up.as_ref().is_some_and(is_its_own);
         if let (Some(up), true) = (up, good) {
             if let Err((reason, asker)) = self.sequence(state, ring, &up) {
                 let refused = Down::Refused { reason, asker };
@@ -287,41 +295,47 @@ impl Sequencer {
     }
 }
 
+/// Who asked, if an answer is due.
+fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
+    match *up {
+        Up::Publish { asker, .. } | Up::Open { asker, .. } | Up::Who { asker, .. } => Some(asker),
+        Up::Members { .. } => None,
+    }
+}
+
+/// For the log: what it is, with the beginning of what a client wrote.
+fn describe(up: &Up<'_>) -> String {
+    match *up {
+        Up::Publish {
+            asker, room, data, ..
+        } => {
+            let shown = &data[..data.len().min(SHOWN)];
+            format!(
+                "a message for room \"{}\" by {}: \"{}\" ({} bytes)",
+                room.escape_ascii(),
+                asker.cid,
+                shown.escape_ascii(),
+                data.len()
+            )
+        }
+        Up::Open { asker, room } => format!("room \"{}\" for {}", room.escape_ascii(), asker.cid),
+        Up::Who { asker, room } => {
+            format!(
+                "who is in room \"{}\", for {}",
+                room.escape_ascii(),
+                asker.cid
+            )
+        }
+        Up::Members { room, count } => format!("{count} members of room {room}"),
+    }
+}
+
 /// False: it does not fit into a log of this size.
 fn append(log: &mut Writer, bytes: &mut Vec<u8>, down: &Down<'_>) -> bool {
     bytes.clear();
     down.encode(bytes);
     // The log waits for no reader: all but what is being written may go.
     log.stage(log.head(), bytes)
-}
-
-/// Says what is worked on, before it is.
-fn take_in_hand(state: &State, ring: u16, at: u64) {
-    let mut record = Record::new();
-    record.set(Head::InHandRing.word(), u64::from(ring) + 1);
-    record.set(Head::InHandAt.word(), at);
-    state.commit(&mut record);
-}
-
-/// For a new brain: what the last one was working on when it died, if that was the last of
-/// several deaths at that very place.
-fn note_death(state: &State) -> Option<(u16, u64)> {
-    let (ring, at) = (state.head(Head::InHandRing), state.head(Head::InHandAt));
-    let same = (state.head(Head::DeathRing), state.head(Head::DeathAt)) == (ring, at);
-    let deaths = if ring == 0 {
-        0
-    } else if same {
-        state.head(Head::Deaths) + 1
-    } else {
-        1
-    };
-    let mut record = Record::new();
-    record.set(Head::DeathRing.word(), ring);
-    record.set(Head::DeathAt.word(), at);
-    record.set(Head::Deaths.word(), deaths);
-    record.set(Head::InHandRing.word(), 0);
-    state.commit(&mut record);
-    (deaths >= DEATHS).then(|| (ring as u16 - 1, at))
 }
 
 #[cfg(test)]

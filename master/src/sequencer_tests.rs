@@ -13,6 +13,11 @@ use super::*;
 
 const ROOMS: u32 = 64;
 
+/// As the brain that takes over would make it.
+fn born(state: &State, rooms: u32) -> Sequencer {
+    Sequencer::recover(state, rooms, poison::note_death(state))
+}
+
 /// One worker's end of its ring.
 struct Worker {
     number: u16,
@@ -134,7 +139,7 @@ fn answers(state: &State) -> Vec<Vec<u8>> {
 #[test]
 fn questions_are_answered_at_a_place_in_the_log() {
     let state = State::create(1 << 16, 3).unwrap();
-    let mut sequencer = Sequencer::recover(&state, 1);
+    let mut sequencer = born(&state, 1);
     let mut worker = Worker::new(5, 1 << 14);
     let asker = asker(5, 0);
     for up in [
@@ -201,7 +206,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
 #[test]
 fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
     let state = State::create(1 << 13, 3).unwrap();
-    let mut sequencer = Sequencer::recover(&state, 10);
+    let mut sequencer = born(&state, 10);
     let mut worker = Worker::new(5, 1 << 16);
     let asker = asker(5, 0);
     let (room, from) = (b"r", b"u");
@@ -243,7 +248,7 @@ fn everything_once_and_in_order_over_wraps_full_rings_and_new_brains() {
         };
         let state = State::create(1 << 15, 1).unwrap();
         let reader = Reader::new(state.log().clone());
-        let mut sequencer = Sequencer::recover(&state, ROOMS);
+        let mut sequencer = born(&state, ROOMS);
         let mut workers: Vec<Worker> = (0..4).map(|i| Worker::new(i, 1 << 12)).collect();
         let (mut full, mut overrun, mut seen) = (0, 0, 0);
         let (mut checker, mut slow) = (Checker::default(), 0);
@@ -260,7 +265,7 @@ fn everything_once_and_in_order_over_wraps_full_rings_and_new_brains() {
                 }
                 _ => {
                     state.recover().unwrap();
-                    sequencer = Sequencer::recover(&state, ROOMS);
+                    sequencer = born(&state, ROOMS);
                     let mut bytes = Vec::new();
                     match reader.next(slow, &mut bytes) {
                         Ok(next) => slow = next.unwrap_or(slow),
@@ -288,7 +293,7 @@ fn a_hostile_ring_costs_its_worker_only() {
     let state = State::create(1 << 16, 1).unwrap();
     let reader = Reader::new(state.log().clone());
     let mut checker = Checker::default();
-    let mut sequencer = Sequencer::recover(&state, ROOMS);
+    let mut sequencer = born(&state, ROOMS);
     let mut good = Worker::new(1, 1 << 13);
     let mut random = 99u64;
     let mut next = move |n: u64| {
@@ -333,7 +338,7 @@ fn a_hostile_ring_costs_its_worker_only() {
 #[test]
 fn nobody_asks_in_anothers_name() {
     let state = State::create(1 << 16, 1).unwrap();
-    let mut sequencer = Sequencer::recover(&state, ROOMS);
+    let mut sequencer = born(&state, ROOMS);
     let mut worker = Worker::new(2, 1 << 13);
     let room = b"r";
     assert!(worker.send(
@@ -356,7 +361,7 @@ fn nobody_asks_in_anothers_name() {
 }
 
 #[test]
-fn the_place_of_three_deaths_is_passed_over() {
+fn the_record_of_three_deaths_is_refused() {
     let state = State::create(1 << 16, 1).unwrap();
     let mut worker = Worker::new(0, 1 << 13);
     for _ in 0..3 {
@@ -364,18 +369,23 @@ fn the_place_of_three_deaths_is_passed_over() {
     }
     for _ in 0..3 {
         // A brain takes the record in hand and dies of it.
-        let _ = Sequencer::recover(&state, ROOMS);
-        take_in_hand(&state, 0, 0);
+        let _ = born(&state, ROOMS);
+        poison::take_in_hand(&state, InHand::Record { ring: 0, at: 0 });
     }
-    let mut sequencer = Sequencer::recover(&state, ROOMS);
+    let mut sequencer = born(&state, ROOMS);
     sequencer.turn(&state, &worker.ring());
-    assert_eq!(answers(&state).len(), 2, "all but the first");
+    assert_eq!(answers(&state).len(), 3);
+    assert!(matches!(
+        Down::decode(&answers(&state)[0]),
+        Some(Down::Refused { .. })
+    ));
     // Deaths at different places convict nobody.
     for at in [8, 16, 8, 16, 8] {
-        let _ = Sequencer::recover(&state, ROOMS);
-        take_in_hand(&state, 0, at);
+        let _ = born(&state, ROOMS);
+        poison::take_in_hand(&state, InHand::Record { ring: 0, at });
     }
-    assert_eq!(Sequencer::recover(&state, ROOMS).poison, None);
+    let place = InHand::Record { ring: 0, at: 8 };
+    assert!(!born(&state, ROOMS).verdict.convicts(place));
 }
 
 /// Real processes, really killed, at random instants of a loop that does nothing but steps: what
@@ -408,7 +418,7 @@ fn killed_at_any_instant_a_step_has_happened_or_not() {
         seen += checker.read(&reader);
     }
     state.recover().unwrap();
-    let mut sequencer = Sequencer::recover(&state, ROOMS);
+    let mut sequencer = born(&state, ROOMS);
     for worker in &workers {
         assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
     }
@@ -453,7 +463,7 @@ fn sequence_until_killed(fds: &str) -> ! {
     let [state, log] = <[OwnedFd; 2]>::try_from(fds).unwrap();
     let state = State::adopt(state, log).unwrap();
     state.recover().unwrap();
-    let mut sequencer = Sequencer::recover(&state, ROOMS);
+    let mut sequencer = born(&state, ROOMS);
     let rings: Vec<Ring> = rings
         .into_iter()
         .enumerate()
@@ -463,6 +473,6 @@ fn sequence_until_killed(fds: &str) -> ! {
         for ring in &rings {
             assert_ne!(sequencer.turn(&state, ring), Turn::Hostile);
         }
-        sequencer.rest(&state);
+        poison::rest(&state);
     }
 }

@@ -78,11 +78,11 @@ pub enum Head {
     /// One more than the highest slot or room that was ever used.
     ConnectionsUsed,
     RoomsUsed,
-    /// What is being sequenced: a ring, plus one, and the position in it.
-    InHandRing,
+    /// What is being worked on ([`crate::poison::InHand`]).
+    InHandPlace,
     InHandAt,
     /// The place of the last death, and how many in a row were there.
-    DeathRing,
+    DeathPlace,
     DeathAt,
     Deaths,
     /// Of the workers' program, plus one.

@@ -9,7 +9,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::channel::{Channel, Received};
 use protocol::fault;
 use protocol::ids::{Cid, Seat};
-use protocol::journal::Record;
 use protocol::logging;
 use protocol::message::ToMaster;
 use protocol::roles::WorkerArgs;
@@ -19,6 +18,7 @@ use protocol::settings::Settings;
 use super::{Brain, Origin};
 use crate::config::{Config, Format};
 use crate::link::Link;
+use crate::poison::{self, DEATHS, InHand};
 use crate::run_dir::open_log;
 use crate::sequencer::Turn;
 use crate::spawn::{self, Birth};
@@ -183,7 +183,7 @@ impl Brain<'_> {
                     self.on_returning(ring, cid, peer, consumed);
                 }
                 Ahead::Word(message) => {
-                    self.on_message(ring, message, Vec::new());
+                    self.heed(ring, message);
                     fault::point("master:heard");
                     if let Some(link) = self.links.get_mut(&ring) {
                         let _ = link.channel.receive::<ToMaster>();
@@ -215,6 +215,22 @@ impl Brain<'_> {
         }
         self.busy = true;
         self.again.push(ring);
+    }
+
+    /// What a worker has said, unless it has killed one brain after another.
+    fn heed(&mut self, ring: u16, message: ToMaster) {
+        let mark = mark(&message);
+        let place = InHand::Word { ring, mark };
+        if self.verdict.convicts(place) {
+            let what: String = format!("{message:?}").chars().take(256).collect();
+            log::error!(
+                "{}: what it said has killed {DEATHS} brains: dropped: {what}",
+                self.name(ring)
+            );
+            return;
+        }
+        poison::take_in_hand(self.state, place);
+        self.on_message(ring, message, Vec::new());
     }
 
     fn on_message(&mut self, ring: u16, message: ToMaster, mut fds: Vec<OwnedFd>) {
@@ -444,10 +460,18 @@ impl Brain<'_> {
             self.links.insert(ring, link);
             self.rung.push(ring);
         }
-        let mut record = Record::new();
-        record.set(Head::InHandRing.word(), 0);
-        self.state.commit(&mut record);
         Ok(())
+    }
+}
+
+/// By which one word of a worker's is known from the next, about.
+fn mark(message: &ToMaster) -> u64 {
+    match message {
+        ToMaster::Ack { cids } | ToMaster::Refuse { cids } | ToMaster::Closed { cids } => {
+            cids.first().map_or(0, |cid| cid.0)
+        }
+        ToMaster::Hello { life, .. } => u64::from(*life),
+        _ => 0,
     }
 }
 
