@@ -101,15 +101,18 @@ pub fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), Doubt> {
     result
 }
 
-/// The words that stand for themselves.
-pub fn words(brain: &Brain, slot: u32, meta: Meta) -> Result<(), Doubt> {
-    let get = |field| brain.slots.get(slot, field);
-    // A deadline that is counted from the future would never come.
+/// A deadline that is counted from the future would never come.
+pub fn times(brain: &Brain, slot: u32) {
     for field in [Field::Heard, Field::Since, Field::Stalled] {
-        if get(field) > brain.now {
+        if brain.slots.get(slot, field) > brain.now {
             brain.slots.set(slot, field, brain.now);
         }
     }
+}
+
+/// The words that stand for themselves.
+pub fn words(brain: &Brain, slot: u32, meta: Meta) -> Result<(), Doubt> {
+    let get = |field| brain.slots.get(slot, field);
     let session = [Field::Session0, Field::Session1, Field::Session2].map(get);
     let sound = match meta.phase {
         Phase::Http => http::State::unpack([session[0], session[1]]).is_some(),

@@ -130,6 +130,7 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, Doubt> {
         .meta(slot)
         .ok_or(Doubt::Ends(CloseReason::Internal))?;
     let sound = checks::claim_buffers(brain, slot);
+    checks::times(brain, slot);
     let local = brain.local(slot);
     *local = Local {
         generation: local.generation.wrapping_add(1),

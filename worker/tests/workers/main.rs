@@ -1,6 +1,7 @@
-//! Real workers, whose master is the test ([`master`]): one [`alone`], and connections that move
-//! between two ([`moves`]).
+//! Real workers, whose master is the test ([`master`]): one [`alone`], connections that move
+//! between two ([`moves`]), and one whose memory is [`corrupt`].
 
 mod alone;
+mod corrupt;
 mod master;
 mod moves;
