@@ -82,6 +82,12 @@ impl Writer {
         self.head
     }
 
+    /// Can a reader be there? If not, the header is not what was written.
+    #[must_use]
+    pub fn can_be_read_at(&self, position: u64) -> bool {
+        position <= self.head && self.head - position <= self.size && self.head.is_multiple_of(8)
+    }
+
     /// Writes a record of `len` bytes behind what is staged, filled in by `fill`. Nothing before
     /// `keep` is overwritten: a ring's read index, or for the log, which overruns its readers, its
     /// own head. `false`: there is no room, and nothing is changed.

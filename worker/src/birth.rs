@@ -127,6 +127,10 @@ impl Brain {
             gaps: 0,
             to_say: Vec::new(),
         };
+        if !brain.ring.can_be_read_at(brain.ring_read()) {
+            // What the clients of this worker have published is not to be had any more.
+            return Err(io::Error::other("the ring is corrupt"));
+        }
         brain.deliveries = brain.figure(Figure::Deliveries).load(Ordering::Relaxed);
         brain.messages_in = brain.figure(Figure::MessagesIn).load(Ordering::Relaxed);
         brain.gaps = brain.figure(Figure::Gaps).load(Ordering::Relaxed);
