@@ -144,21 +144,43 @@ fn a_second_start_is_told_who_runs() {
 }
 
 #[test]
-fn a_reload_is_waited_for_though_the_brain_dies() {
-    let running = json!({"running": true, "last_result": null});
-    let ok = json!({"running": false, "last_result": "ok"});
-    let failed = json!({"running": false, "last_result": "it failed"});
+fn what_is_asked_is_asked_again_if_the_brain_dies() {
     let answers = vec![
         None,
-        status(running.clone()),
-        status(ok),
         None,
-        status(running),
-        status(failed),
+        Some(Answer::done()),
+        None,
+        Some(Answer::error("it failed")),
+        None,
+        Some(Answer::done()),
     ];
     let master = Played::new("brain-dies", "exec sleep 1000", answers);
     master.expect(&["reload"], 0, "reloaded\n", "");
     master.expect(&["reload"], 1, "", "baton: it failed\n");
+    master.expect(&["scale", "3"], 0, "3 workers\n", "");
+    let asked: Vec<_> = master.asked.try_iter().collect();
+    let scale = Request::Scale { workers: 3 };
+    let reload = Request::Reload;
+    assert_eq!(
+        asked,
+        [reload, reload, reload, reload, reload, scale, scale]
+    );
+}
+
+#[test]
+fn brains_that_die_of_what_is_asked_are_not_asked_for_ever() {
+    let answers = vec![None; 5];
+    let master = Played::new("poison", "exec sleep 1000", answers);
+    let error = "baton: the master ended before it answered; see its log\n";
+    master.expect(&["reload"], 1, "", error);
+}
+
+#[test]
+fn stop_is_asked_again_if_the_brain_dies() {
+    let answer = Answer::with(&Stopping { within_ms: 10_000 });
+    let master = Played::new("stop-again", "exec sleep 0.3", vec![None, Some(answer)]);
+    master.expect(&["stop"], 0, "stopped\n", "");
+    assert_eq!(master.asked.try_iter().count(), 2);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub fn stop(run: &RunDir, fast: bool) -> Result {
             .map(|Stopping { within_ms }| Duration::from_millis(within_ms))
             .map_err(client::Error::Misunderstood)?,
         Err(client::Error::NotRunning) => Duration::ZERO,
+        // It has stopped, and could not say so.
+        Err(client::Error::Gone) if pid_file::running(&run.pid_file())?.is_none() => Duration::ZERO,
         // Its brain is away, or hangs; a signal waits in the guard for the next.
         Err(_) if fast => {
             tree.signal_master(Signal::SIGINT);
