@@ -1,7 +1,7 @@
 //! What serves: the master's guard begins here, and each of its brains.
 //!
-//! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`] and
-//! [`give`] (connections), [`crew`] (workers: their processes, messages and orders),
+//! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`], [`give`]
+//! and [`moving`] (connections), [`crew`] (workers: their processes, messages and orders),
 //! [`operate`] (signals and commands), [`prepare`] (what a reload reads), [`sweep`] (what the
 //! last brain left) and [`inherit`] (a brain whose guard is dead becomes the guard).
 
@@ -9,6 +9,7 @@ mod accept;
 mod crew;
 mod give;
 mod inherit;
+mod moving;
 mod operate;
 mod prepare;
 mod sweep;
@@ -33,6 +34,8 @@ use crate::connections::Connections;
 use crate::control::server::Server;
 use crate::link::Link;
 use crate::listener::Listener;
+use crate::moves::Moves;
+use crate::pasts::Pasts;
 use crate::pid_file::PidFile;
 use crate::poison::{self, Verdict};
 use crate::readiness::Readiness;
@@ -252,6 +255,8 @@ struct Brain<'a> {
     sequencer: Sequencer,
     verdict: Verdict,
     connections: Connections,
+    moves: Moves,
+    pasts: Pasts,
     gate: accept::Gate,
     server: Server,
     callers: operate::Callers,
@@ -295,11 +300,16 @@ impl<'a> Brain<'a> {
             born: Instant::now(),
             now: 1,
             supervisor: Supervisor::new(crew::patience(&config)),
-            orders: Orders::new(state.head(Head::Seats) as u16),
+            orders: match life.number {
+                1 => Orders::new(0),
+                _ => Orders::resume(state.head(Head::Seats) as u16),
+            },
             links: BTreeMap::new(),
             sequencer: Sequencer::recover(state, config.limits.rooms, verdict),
             verdict,
             connections: Connections::recover(state),
+            moves: Moves::default(),
+            pasts: Pasts::default(),
             gate: accept::Gate::new(context.listeners.len())?,
             server: Server::new(),
             callers: operate::Callers::default(),
@@ -373,6 +383,7 @@ impl<'a> Brain<'a> {
             }
             self.on_time();
             self.sequence();
+            self.move_connections();
             self.accept();
             self.assign();
             poison::rest(self.state);
@@ -403,7 +414,9 @@ impl<'a> Brain<'a> {
         let mut at = self.next_tick;
         let presence = self.sequencer.rooms().has_changed();
         let recounted = self.recounting.iter().map(|(_, at)| *at).min();
+        let moves = !self.moves.is_idle() || self.connections.moving_count() > 0;
         for other in [
+            moves.then_some(self.now + moving::TURN),
             self.supervisor.due(),
             presence.then_some(self.next_presence),
             recounted,

@@ -3,73 +3,28 @@
 //!
 //! The table is in the [state](crate::state); what is kept here is rebuilt from it. A slot gives up
 //! its fd's number before the fd is closed: else the next fd of that number would answer for it.
+//!
+//! A live connection that moves from worker A to worker B goes
+//! `Worker{A} → Returning{A} → Nobody → Given{B} → Worker{B}`, with `from: A` until A has been told
+//! that it was taken; or back, `→ Worker{A}`, until A has been told to keep it.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+mod slot;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use protocol::ids::{Cid, Role};
 use protocol::journal::Record;
-use protocol::message::{Given, Past, Proxy};
+use protocol::message::Proxy;
 use protocol::row::MAX_RINGS;
 
 use rustc_hash::FxHashMap;
 
+pub use slot::{Connection, Holder, Word};
+use slot::{META, pack_meta, read, write};
+
 use crate::state::{self, Head, MAX_CONNECTIONS, State};
-
-// Words of a slot.
-const META: usize = 0;
-const CID: usize = 1;
-const COOKIE: usize = 2;
-const PEER: usize = 3; // two words
-const LOCAL: usize = 5; // two words
-const REST: usize = 7; // ports, bytes consumed
-
-/// Who has a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// The master: it is to be given.
-    Nobody,
-    /// This worker was given it and has not said that it took it; the master has the fd as well.
-    Given { ring: u16 },
-    /// This worker has it, and alone the fd.
-    Worker { ring: u16 },
-    /// This worker gives it back: its fd is on the way, or has just arrived.
-    Returning { ring: u16 },
-}
-
-/// A connection, as its slot says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    pub cid: Cid,
-    pub cookie: u64,
-    pub holder: Holder,
-    pub fd: Option<RawFd>,
-    pub role: Role,
-    pub proxy: Proxy,
-    pub refuse: bool,
-    /// It came back, and the worker that gave it back has not been told that it arrived.
-    pub took_from: Option<u16>,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
-    pub consumed: u32,
-}
-
-impl Connection {
-    #[must_use]
-    pub fn given(&self) -> Given {
-        Given {
-            cid: self.cid,
-            role: self.role,
-            peer: self.peer,
-            local: self.local,
-            proxy: self.proxy,
-            refuse: self.refuse,
-            consumed: self.consumed.into(),
-            past: Past::None,
-        }
-    }
-}
 
 /// What one worker has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,14 +33,18 @@ pub struct Load {
     pub given: u32,
     /// Acknowledged and not closed.
     pub held: u32,
+    /// Given away by it, with their past, and not decided.
+    pub leaving: u32,
 }
 
 #[derive(Debug)]
 pub struct Connections {
     by_cid: FxHashMap<Cid, u32>,
     free: Vec<u32>,
-    /// Slots of those that nobody has, the oldest first.
+    /// Slots of those that nobody has had, the oldest first.
     waiting: VecDeque<u32>,
+    /// Slots of those that have lived, and that nobody has.
+    moving: BTreeSet<u32>,
     loads: Vec<Load>,
     by_address: HashMap<IpAddr, u32>,
     public: u32,
@@ -99,6 +58,7 @@ impl Connections {
             by_cid: FxHashMap::default(),
             free: Vec::new(),
             waiting: VecDeque::new(),
+            moving: BTreeSet::new(),
             loads: vec![Load::default(); MAX_RINGS as usize],
             by_address: HashMap::new(),
             public: 0,
@@ -149,12 +109,24 @@ impl Connections {
     /// How many nobody has.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.moving.len()
     }
 
+    /// Of those that nobody has had.
     #[must_use]
     pub fn first_waiting(&self) -> Option<u32> {
         self.waiting.front().copied()
+    }
+
+    /// Those that have lived, and that nobody has.
+    #[must_use]
+    pub fn moving(&self) -> Vec<u32> {
+        self.moving.iter().copied().collect()
+    }
+
+    #[must_use]
+    pub fn moving_count(&self) -> u32 {
+        self.moving.len() as u32
     }
 
     #[must_use]
@@ -172,21 +144,9 @@ impl Connections {
         self.by_cid.values().copied()
     }
 
-    /// Given to this worker and not acknowledged, in the order of their numbers.
+    /// Those of which this holds, in the order of their numbers.
     #[must_use]
-    pub fn given_to(&self, state: &State, ring: u16) -> Vec<u32> {
-        self.those(state, |c| c.holder == Holder::Given { ring })
-    }
-
-    /// Came back from this worker, which has not been told so.
-    #[must_use]
-    pub fn took_from(&self, state: &State, ring: u16) -> Vec<Cid> {
-        let slots = self.those(state, |c| c.took_from == Some(ring));
-        let cids = slots.iter().filter_map(|slot| read(state, *slot));
-        cids.map(|c| c.cid).collect()
-    }
-
-    fn those(&self, state: &State, which: impl Fn(&Connection) -> bool) -> Vec<u32> {
+    pub fn those(&self, state: &State, which: impl Fn(&Connection) -> bool) -> Vec<u32> {
         let mut found: Vec<(Cid, u32)> = self
             .slots()
             .filter_map(|slot| read(state, slot).map(|c| (c, slot)))
@@ -234,24 +194,54 @@ impl Connections {
     pub fn acknowledged(&mut self, state: &State, cid: Cid, ring: u16) -> Option<OwnedFd> {
         let slot = self.find(cid)?;
         let connection = read(state, slot).filter(|c| c.holder == Holder::Given { ring })?;
+        self.hand_over(state, slot, ring);
+        connection.fd.map(own)
+    }
+
+    /// Nobody can take it: the worker that gave it away has it again, and is to be told so. The
+    /// master's copy is to be closed.
+    pub fn keep(&mut self, state: &State, slot: u32) -> Option<OwnedFd> {
+        let connection = read(state, slot)?;
+        self.hand_over(state, slot, connection.from?);
+        connection.fd.map(own)
+    }
+
+    fn hand_over(&mut self, state: &State, slot: u32, ring: u16) {
         self.change(state, slot, |c| {
             c.holder = Holder::Worker { ring };
             c.fd = None;
+            c.lived = false;
         });
-        connection.fd.map(own)
     }
 
-    /// It is closed, or lost with its worker. What is returned is to be closed.
+    /// It is closed, or lost with its worker. What is returned is to be closed. If it came from
+    /// another worker, which has not been told yet, its slot stays until then.
     pub fn remove(&mut self, state: &State, slot: u32) -> Option<OwnedFd> {
         let connection = read(state, slot)?;
-        state.set(state::connection(slot, META), 0);
-        self.count_out(slot, &connection);
-        self.free.push(slot);
+        let is_its_giver = match connection.holder {
+            Holder::Worker { ring } | Holder::Returning { ring } => Some(ring) == connection.from,
+            Holder::Nobody | Holder::Given { .. } | Holder::Closed => false,
+        };
+        if connection.from.is_some() && !is_its_giver {
+            self.change(state, slot, |c| {
+                c.holder = Holder::Closed;
+                c.fd = None;
+            });
+        } else {
+            self.free(state, slot, &connection);
+        }
         connection.fd.map(own)
     }
 
-    /// The worker gives it back: noted before its fd is received, so that the fd is known when
-    /// that is all that the next brain finds. False: the worker does not have it.
+    fn free(&mut self, state: &State, slot: u32, connection: &Connection) {
+        state.set(state::connection(slot, META), 0);
+        self.count_out(slot, connection);
+        self.free.push(slot);
+    }
+
+    /// The worker gives it back, before anything but its PROXY header was read: noted before its
+    /// fd is received, so that the fd is known when that is all that the next brain finds. False:
+    /// the worker does not have it.
     pub fn returning(
         &mut self,
         state: &State,
@@ -260,10 +250,32 @@ impl Connections {
         peer: SocketAddr,
         consumed: u32,
     ) -> bool {
-        let Some(slot) = self.find(cid) else {
-            return false;
-        };
-        let Some(connection) = read(state, slot) else {
+        self.leaves(state, cid, ring, |c| {
+            c.peer = peer;
+            c.consumed = consumed;
+            c.proxy = Proxy::None;
+            c.lived = false;
+        })
+    }
+
+    /// The worker gives it away, with its past: noted as well before its fd is received.
+    pub fn parting(&mut self, state: &State, cid: Cid, ring: u16, peer: SocketAddr) -> bool {
+        self.leaves(state, cid, ring, |c| {
+            c.peer = peer;
+            c.lived = true;
+        })
+    }
+
+    fn leaves(
+        &mut self,
+        state: &State,
+        cid: Cid,
+        ring: u16,
+        change: impl FnOnce(&mut Connection),
+    ) -> bool {
+        let slot = self.find(cid);
+        let Some((slot, connection)) = slot.and_then(|slot| Some((slot, read(state, slot)?)))
+        else {
             return false;
         };
         let has = matches!(connection.holder,
@@ -272,26 +284,30 @@ impl Connections {
         if has {
             self.change(state, slot, |c| {
                 c.holder = Holder::Returning { ring };
-                c.peer = peer;
-                c.consumed = consumed;
-                c.proxy = Proxy::None;
+                c.from = Some(ring);
+                change(c);
             });
         }
         has
     }
 
-    /// Its fd has arrived, and is the slot's from now on.
-    pub fn returned(&mut self, state: &State, slot: u32, ring: u16, fd: RawFd) {
+    /// Its fd has arrived, and is the slot's from now on, unless it has one.
+    pub fn returned(&mut self, state: &State, slot: u32, fd: OwnedFd) {
         self.change(state, slot, |c| {
             c.holder = Holder::Nobody;
-            c.fd = Some(fd);
-            c.took_from = Some(ring);
+            c.fd.get_or_insert_with(|| fd.into_raw_fd());
         });
     }
 
-    /// The worker that gave it back knows that it arrived.
-    pub fn told_took(&mut self, state: &State, slot: u32) {
-        self.change(state, slot, |c| c.took_from = None);
+    /// The worker that these came from, if it is still this one, knows what has become of them.
+    pub fn told(&mut self, state: &State, slots: &[u32], ring: u16) {
+        for slot in slots {
+            match read(state, *slot).filter(|c| c.from == Some(ring)) {
+                Some(c) if c.holder == Holder::Closed => self.free(state, *slot, &c),
+                Some(_) => self.change(state, *slot, |c| c.from = None),
+                None => {}
+            }
+        }
     }
 
     /// One step of one connection.
@@ -315,13 +331,20 @@ impl Connections {
     fn count_in(&mut self, slot: u32, connection: &Connection) {
         self.by_cid.insert(connection.cid, slot);
         match connection.holder {
+            Holder::Nobody if connection.lived => _ = self.moving.insert(slot),
             Holder::Nobody => self.waiting.push_back(slot),
             Holder::Given { ring } => self.loads[usize::from(ring)].given += 1,
             Holder::Worker { ring } | Holder::Returning { ring } => {
                 self.loads[usize::from(ring)].held += 1;
             }
+            Holder::Closed => {}
         }
-        if connection.refuse {
+        if let (Some(ring), true) = (connection.from, connection.is_undecided()) {
+            self.loads[usize::from(ring)].leaving += 1;
+        }
+        if connection.holder == Holder::Closed {
+            // It counts for nobody any more.
+        } else if connection.refuse {
             self.refusing += 1;
         } else if connection.role == Role::Public {
             self.public += 1;
@@ -332,6 +355,7 @@ impl Connections {
     fn count_out(&mut self, slot: u32, connection: &Connection) {
         self.by_cid.remove(&connection.cid);
         match connection.holder {
+            Holder::Nobody if connection.lived => _ = self.moving.remove(&slot),
             Holder::Nobody if self.waiting.front() == Some(&slot) => {
                 self.waiting.pop_front();
             }
@@ -340,8 +364,13 @@ impl Connections {
             Holder::Worker { ring } | Holder::Returning { ring } => {
                 self.loads[usize::from(ring)].held -= 1;
             }
+            Holder::Closed => {}
         }
-        if connection.refuse {
+        if let (Some(ring), true) = (connection.from, connection.is_undecided()) {
+            self.loads[usize::from(ring)].leaving -= 1;
+        }
+        if connection.holder == Holder::Closed {
+        } else if connection.refuse {
             self.refusing -= 1;
         } else if connection.role == Role::Public {
             self.public -= 1;
@@ -365,220 +394,5 @@ fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-// META: fd + 1 (32 bits) · ring (8) · ring that is to be told, + 1 (8) · holder (3) · proxy (2)
-// · admin · refuse · peer is IPv4 · local is IPv4
-const RING: u32 = 32;
-const TOOK: u32 = 40;
-const HOLDER: u32 = 48;
-const PROXY: u32 = 51;
-const ADMIN: u64 = 1 << 53;
-const REFUSE: u64 = 1 << 54;
-const PEER_V4: u64 = 1 << 55;
-const LOCAL_V4: u64 = 1 << 56;
-
-const _: () = assert!(MAX_RINGS < 255);
-
-fn pack_meta(c: &Connection) -> u64 {
-    let (holder, ring) = match c.holder {
-        Holder::Nobody => (1, 0),
-        Holder::Given { ring } => (2, ring),
-        Holder::Worker { ring } => (3, ring),
-        Holder::Returning { ring } => (4, ring),
-    };
-    let proxy = match c.proxy {
-        Proxy::None => 0,
-        Proxy::Read => 1,
-        Proxy::ReadAndReturn => 2,
-    };
-    let flag = |is: bool, bit: u64| if is { bit } else { 0 };
-    c.fd.map_or(0, |fd| fd as u64 + 1)
-        | u64::from(ring) << RING
-        | c.took_from.map_or(0, |ring| u64::from(ring) + 1) << TOOK
-        | holder << HOLDER
-        | proxy << PROXY
-        | flag(c.role == Role::Admin, ADMIN)
-        | flag(c.refuse, REFUSE)
-        | flag(c.peer.is_ipv4(), PEER_V4)
-        | flag(c.local.is_ipv4(), LOCAL_V4)
-}
-
-fn write(record: &mut Record, slot: u32, c: &Connection) {
-    let mut set = |field, value| record.set(state::connection(slot, field), value);
-    set(META, pack_meta(c));
-    set(CID, c.cid.0);
-    set(COOKIE, c.cookie);
-    for (at, address) in [(PEER, c.peer), (LOCAL, c.local)] {
-        let bits = match address.ip() {
-            IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
-            IpAddr::V6(v6) => u128::from(v6),
-        };
-        set(at, (bits >> 64) as u64);
-        set(at + 1, bits as u64);
-    }
-    let ports = u64::from(c.peer.port()) | u64::from(c.local.port()) << 16;
-    set(REST, ports | u64::from(c.consumed) << 32);
-}
-
-/// `None`: nothing is there.
-fn read(state: &State, slot: u32) -> Option<Connection> {
-    let get = |field| state.get(state::connection(slot, field));
-    let meta = get(META);
-    let ring = (meta >> RING) as u8 as u16;
-    let holder = match meta >> HOLDER & 7 {
-        1 => Holder::Nobody,
-        2 => Holder::Given { ring },
-        3 => Holder::Worker { ring },
-        4 => Holder::Returning { ring },
-        _ => return None,
-    };
-    let rest = get(REST);
-    let address = |at: usize, v4: u64, port: u16| {
-        let bits = u128::from(get(at)) << 64 | u128::from(get(at + 1));
-        let v6 = Ipv6Addr::from(bits);
-        let ip = v6.to_ipv4_mapped().filter(|_| meta & v4 != 0);
-        SocketAddr::new(ip.map_or(IpAddr::V6(v6), IpAddr::V4), port)
-    };
-    Some(Connection {
-        cid: Cid(get(CID)),
-        cookie: get(COOKIE),
-        holder,
-        fd: (meta as u32).checked_sub(1).map(|fd| fd as RawFd),
-        role: if meta & ADMIN != 0 {
-            Role::Admin
-        } else {
-            Role::Public
-        },
-        proxy: match meta >> PROXY & 3 {
-            0 => Proxy::None,
-            1 => Proxy::Read,
-            _ => Proxy::ReadAndReturn,
-        },
-        refuse: meta & REFUSE != 0,
-        took_from: ((meta >> TOOK) as u8).checked_sub(1).map(u16::from),
-        peer: address(PEER, PEER_V4, rest as u16),
-        local: address(LOCAL, LOCAL_V4, (rest >> 16) as u16),
-        consumed: (rest >> 32) as u32,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::os::fd::IntoRawFd;
-
-    use super::*;
-
-    fn connection(peer: &str) -> Connection {
-        let fd = std::fs::File::open("/dev/null").unwrap().into_raw_fd();
-        Connection {
-            cid: Cid(0),
-            cookie: 77,
-            holder: Holder::Nobody,
-            fd: Some(fd),
-            role: Role::Public,
-            proxy: Proxy::None,
-            refuse: false,
-            took_from: None,
-            peer: peer.parse().unwrap(),
-            local: "[::1]:80".parse().unwrap(),
-            consumed: 0,
-        }
-    }
-
-    fn bench() -> (State, Connections) {
-        let state = State::create(4096, 1).unwrap();
-        let connections = Connections::recover(&state);
-        (state, connections)
-    }
-
-    /// What is counted here is what the state says.
-    fn check(state: &State, connections: &Connections) {
-        let fresh = Connections::recover(state);
-        assert_eq!(fresh.by_cid, connections.by_cid);
-        assert_eq!(fresh.loads, connections.loads);
-        assert_eq!(fresh.by_address, connections.by_address);
-        let counts = |c: &Connections| (c.public, c.refusing, c.waiting.len());
-        assert_eq!(counts(&fresh), counts(connections));
-    }
-
-    #[test]
-    fn a_connection_of_any_kind_comes_back_as_it_was() {
-        let (state, mut connections) = bench();
-        for peer in ["1.2.3.4:5", "[2001:db8::1]:65535", "[::ffff:1.2.3.4]:1"] {
-            for proxy in [Proxy::None, Proxy::Read, Proxy::ReadAndReturn] {
-                for (role, refuse) in [(Role::Admin, false), (Role::Public, true)] {
-                    let mut c = connection(peer);
-                    (c.proxy, c.role, c.refuse) = (proxy, role, refuse);
-                    (c.took_from, c.consumed) = (Some(127), 70_000);
-                    let slot = connections.add(&state, c).unwrap();
-                    c.cid = Cid(u64::from(slot) + 1);
-                    assert_eq!(connections.get(&state, slot), Some(c));
-                }
-            }
-        }
-        check(&state, &connections);
-    }
-
-    #[test]
-    fn given_acknowledged_closed() {
-        let (state, mut connections) = bench();
-        let slot = connections.add(&state, connection("1.2.3.4:5")).unwrap();
-        assert_eq!(connections.first_waiting(), Some(slot));
-        connections.give(&state, slot, 3);
-        assert_eq!(connections.load(3), Load { given: 1, held: 0 });
-        check(&state, &connections);
-        assert!(connections.acknowledged(&state, Cid(1), 4).is_none());
-        assert!(connections.acknowledged(&state, Cid(1), 3).is_some());
-        assert!(connections.acknowledged(&state, Cid(1), 3).is_none());
-        assert_eq!(connections.load(3), Load { given: 0, held: 1 });
-        assert_eq!(connections.of_address([1, 2, 3, 4].into()), 1);
-        check(&state, &connections);
-        assert!(connections.remove(&state, slot).is_none());
-        assert!(connections.is_empty());
-        assert_eq!(connections.of_address([1, 2, 3, 4].into()), 0);
-        check(&state, &connections);
-    }
-
-    #[test]
-    fn what_is_taken_back_waits_again_and_numbers_are_never_used_twice() {
-        let (state, mut connections) = bench();
-        let slots: Vec<u32> = (0..3)
-            .map(|_| connections.add(&state, connection("1.2.3.4:5")).unwrap())
-            .collect();
-        for slot in &slots {
-            connections.give(&state, *slot, 0);
-        }
-        assert_eq!(connections.given_to(&state, 0), slots);
-        connections.take_back(&state, slots[1]);
-        assert_eq!(connections.first_waiting(), Some(slots[1]));
-        assert!(connections.remove(&state, slots[1]).is_some());
-        let again = connections.add(&state, connection("1.2.3.4:5")).unwrap();
-        assert_eq!(again, slots[1]);
-        assert_eq!(connections.get(&state, again).unwrap().cid, Cid(4));
-        check(&state, &connections);
-    }
-
-    #[test]
-    fn one_that_is_given_back_is_noted_before_its_fd_arrives() {
-        let (state, mut connections) = bench();
-        let slot = connections.add(&state, connection("1.2.3.4:5")).unwrap();
-        connections.give(&state, slot, 3);
-        connections.acknowledged(&state, Cid(1), 3);
-        let peer = "9.9.9.9:9".parse().unwrap();
-        assert!(!connections.returning(&state, Cid(1), 4, peer, 50));
-        assert!(!connections.returning(&state, Cid(2), 3, peer, 50));
-        assert!(connections.returning(&state, Cid(1), 3, peer, 50));
-        check(&state, &connections);
-        let fd = connection("1.2.3.4:5").fd.unwrap();
-        connections.returned(&state, slot, 3, fd);
-        let got = connections.get(&state, slot).unwrap();
-        assert_eq!(
-            (got.holder, got.peer, got.consumed),
-            (Holder::Nobody, peer, 50)
-        );
-        assert_eq!(connections.took_from(&state, 3), [Cid(1)]);
-        connections.told_took(&state, slot);
-        assert_eq!(connections.took_from(&state, 3), []);
-        assert_eq!(connections.of_address([9, 9, 9, 9].into()), 1);
-        check(&state, &connections);
-    }
-}
+mod tests;

@@ -7,10 +7,10 @@
 //! 2. [`serve`]: how a master comes up, with [`run_dir`], [`pid_file`], [`listener`] and
 //!    [`readiness`]. [`control`]: how it is spoken to from then on.
 //! 3. [`brain`]: the loop that serves, and what it does when something happens.
-//! 4. [`schedule`], [`supervise`], [`reload`]: what is decided, without a socket, a process or a
-//!    clock.
-//! 5. [`connections`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as the master
-//!    holds them.
+//! 4. [`schedule`], [`moves`], [`supervise`], [`reload`]: what is decided, without a socket, a
+//!    process or a clock.
+//! 5. [`connections`] and [`pasts`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as
+//!    the master holds them.
 //! 6. [`sequencer`], [`rooms`], [`lru`]: messages on their way from the rings to the log.
 //! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
@@ -25,6 +25,8 @@ pub mod control;
 pub mod link;
 pub mod listener;
 pub mod lru;
+pub mod moves;
+pub mod pasts;
 pub mod pid_file;
 pub mod pidfd;
 pub mod poison;

@@ -1,7 +1,10 @@
 //! One worker's process, as the master holds it: its channel, its ring, its pids.
 //!
-//! What the channel cannot take now is kept, the latest of a kind, and said when it can.
+//! What the channel cannot take now is kept, the latest of a kind, and said when it can. Nothing
+//! overtakes a word on what has become of a connection (`Took`, `Keep`): else one that comes back to
+//! a worker could be forgotten by a word that meant the time before.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -24,7 +27,7 @@ use protocol::stream;
 use crate::pidfd;
 use crate::sequencer::Ring;
 use crate::state::{self, State};
-use crate::supervise::Part;
+use crate::supervise::{Marks, Part};
 
 #[derive(Debug)]
 pub struct Link {
@@ -49,6 +52,12 @@ pub struct Link {
     pub batch: Vec<u32>,
     /// Slots that are given once more, to a brain that may not have seen them.
     pub repeats: Vec<u32>,
+    /// Slots of connections that it gave away, and is to be told of once they are decided.
+    pub owed: VecDeque<u32>,
+    /// It was started with what a reload has prepared.
+    pub is_new: bool,
+    /// It is not fit to work with, and why.
+    pub fault: Option<String>,
     say: Outbox,
 }
 
@@ -56,16 +65,22 @@ pub struct Link {
 #[derive(Debug, Default)]
 struct Outbox {
     welcome: Option<Box<Settings>>,
+    /// Of connections that have no slot any more.
     took: Vec<Cid>,
     reopen: Option<File>,
+    part: Vec<Cid>,
     retire: Option<u64>,
 }
 
 /// Words of a worker's row in the state.
-const SEAT: usize = 0; // 0: nothing here; seat · part
+const SEAT: usize = 0; // 0: nothing here; seat · part · marks
 const PIDS: usize = 1;
 const FDS: usize = 2; // channel, ring
 const MORE_FDS: usize = 3; // bell, pidfd + 1
+
+const RETIRES: u64 = 1 << 24;
+const EVACUATES: u64 = 1 << 25;
+const YIELDS: u64 = 1 << 26;
 
 impl Link {
     /// Makes what a new worker needs; the second value is its end of the channel.
@@ -95,21 +110,29 @@ impl Link {
             refuses_until: 0,
             batch: Vec::new(),
             repeats: Vec::new(),
+            owed: VecDeque::new(),
+            is_new: false,
+            fault: None,
             say: Outbox::default(),
         }
     }
 
     /// For a new brain: the worker that its predecessor had under this number, if any.
-    pub fn recover(state: &State, number: u16) -> io::Result<Option<(Link, Part)>> {
+    pub fn recover(state: &State, number: u16) -> io::Result<Option<(Link, Part, Marks)>> {
         let get = |field| state.get(state::worker(number, field));
         let row = get(SEAT);
         if row == 0 {
             return Ok(None);
         }
-        let part = match row >> 16 {
+        let part = match row >> 16 & 0xff {
             1 => Part::Holder,
             2 => Part::Relief,
             _ => Part::Leaver,
+        };
+        let marks = Marks {
+            retires: row & RETIRES != 0,
+            evacuates: row & EVACUATES != 0,
+            yields: row & YIELDS != 0,
         };
         let (fds, more, pids) = (get(FDS), get(MORE_FDS), get(PIDS));
         // SAFETY: the numbers were written when the fds were made, and are taken out of the row
@@ -121,11 +144,11 @@ impl Link {
         link.guard_pid = pids as i32;
         link.brain_pid = (pids >> 32) as i32;
         link.pidfd = (more >> 32).checked_sub(1).map(own);
-        Ok(Some((link, part)))
+        Ok(Some((link, part, marks)))
     }
 
-    /// Puts what the next brain must know into its row, if it is not there.
-    pub fn save(&self, state: &State, part: Part) {
+    /// What the next brain must know, as far as its row does not say it, for the record.
+    pub fn save(&self, state: &State, record: &mut Record, part: Part, marks: Marks) {
         let part = match part {
             Part::Holder => 1,
             Part::Relief => 2,
@@ -133,8 +156,12 @@ impl Link {
         };
         let both = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
         let pidfd = self.pidfd.as_ref().map_or(0, |fd| fd.as_raw_fd() + 1);
+        let mark = |is: bool, bit: u64| if is { bit } else { 0 };
+        let marks = mark(marks.retires, RETIRES)
+            | mark(marks.evacuates, EVACUATES)
+            | mark(marks.yields, YIELDS);
         let row = [
-            (SEAT, u64::from(self.seat.0) | part << 16),
+            (SEAT, u64::from(self.seat.0) | part << 16 | marks),
             (PIDS, both(self.guard_pid, self.brain_pid)),
             (
                 FDS,
@@ -145,15 +172,14 @@ impl Link {
             ),
             (MORE_FDS, both(self.bell.as_raw_fd(), pidfd)),
         ];
-        let mut record = Record::new();
+        if record.room() < row.len() {
+            state.commit(record);
+        }
         for (field, value) in row {
             let word = state::worker(self.number, field);
             if state.get(word) != value {
                 record.set(word, value);
             }
-        }
-        if !record.is_empty() {
-            state.commit(&mut record);
         }
     }
 
@@ -189,9 +215,28 @@ impl Link {
         self.say();
     }
 
-    pub fn took(&mut self, cids: Vec<Cid>) {
-        self.say.took.extend(cids);
+    /// To be forgotten; we have no slot for it any more.
+    pub fn took(&mut self, cid: Cid) {
+        self.say.took.push(cid);
         self.say();
+    }
+
+    /// These are to be given away.
+    pub fn part(&mut self, cids: &[Cid]) {
+        self.say.part.extend(cids);
+        self.say();
+    }
+
+    /// How many connections it is to forget that have no slot.
+    #[must_use]
+    pub fn unsaid(&self) -> usize {
+        self.say.took.len()
+    }
+
+    /// Words on connections wait to be said.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        !self.owed.is_empty() || !self.say.took.is_empty()
     }
 
     pub fn reopen(&mut self, file: File) {
@@ -210,39 +255,31 @@ impl Link {
             welcome,
             took,
             reopen,
+            part,
             retire,
         } = &mut self.say;
-        if let Some(settings) = welcome.take_if(|settings| {
-            let message = ToWorker::Welcome {
+        let channel = &self.channel;
+        let send = |message: &ToWorker| channel.send(message, &[]).unwrap_or(true);
+        welcome.take_if(|settings| {
+            send(&ToWorker::Welcome {
                 version: message::VERSION,
                 worker: self.seat,
                 settings: settings.clone(),
-            };
-            self.channel.send(&message, &[]).unwrap_or(true)
-        }) {
-            drop(settings);
-        }
-        while !took.is_empty() {
-            let cids = took[..took.len().min(MAX_BATCH)].to_vec();
-            let count = cids.len();
-            if !self
-                .channel
-                .send(&ToWorker::Took { cids }, &[])
-                .unwrap_or(true)
-            {
-                return;
-            }
-            took.drain(..count);
-        }
+            })
+        });
         reopen.take_if(|file| {
-            let sent = self.channel.send(&ToWorker::Reopen, &[file.as_fd()]);
+            let sent = channel.send(&ToWorker::Reopen, &[file.as_fd()]);
             sent.unwrap_or(true)
         });
+        say_in_parts(took, |cids| send(&ToWorker::Took { cids }));
+        if !took.is_empty() || !self.owed.is_empty() {
+            return;
+        }
+        say_in_parts(part, |cids| send(&ToWorker::Part { cids }));
         retire.take_if(|within_ms| {
-            let message = ToWorker::Retire {
+            send(&ToWorker::Retire {
                 within_ms: *within_ms,
-            };
-            self.channel.send(&message, &[]).unwrap_or(true)
+            })
         });
     }
 
@@ -303,5 +340,16 @@ impl Link {
             // SAFETY: no memory is involved. It fails for the dead only.
             unsafe { libc::kill(brain, signal) };
         }
+    }
+}
+
+/// As many of them as the channel takes.
+fn say_in_parts(cids: &mut Vec<Cid>, send: impl Fn(Vec<Cid>) -> bool) {
+    while !cids.is_empty() {
+        let count = cids.len().min(MAX_BATCH);
+        if !send(cids[..count].to_vec()) {
+            return;
+        }
+        cids.drain(..count);
     }
 }

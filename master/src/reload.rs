@@ -2,7 +2,9 @@
 //! [`Supervisor`](crate::supervise::Supervisor) in, steps out.
 //!
 //! A reload relieves one seat at a time, the new worker before the old one: start → ready → the old
-//! one retires → next seat. If a new one fails, the reload ends there and the old one serves on.
+//! one's connections move to it → the old one ends → next seat. If a new one fails, or cannot take
+//! them, the reload ends there and the old one serves on. Fewer workers: those that go give their
+//! connections away first; if they cannot, they stay. More: then all get their share.
 //! A reload during a reload joins one queued run, scaling queues behind it, a stop wins over all.
 
 use std::collections::VecDeque;
@@ -44,6 +46,8 @@ pub enum Step {
     Prepare,
     /// What was prepared serves: it is what workers are started with from now on.
     Adopt,
+    /// Every worker is to have its share of the connections; answered by [`Orders::balanced`].
+    EvenOut,
     /// To the supervisor.
     Relieve(Seat),
     /// To the supervisor.
@@ -65,7 +69,7 @@ enum Run {
         left: VecDeque<Seat>,
         wanted: u16,
     },
-    /// The old one of that seat is on its way out.
+    /// The connections of the old one of that seat move, and it is on its way out.
     Leaving {
         left: VecDeque<Seat>,
         wanted: u16,
@@ -76,6 +80,12 @@ enum Run {
         pending: Vec<Seat>,
         reload: bool,
     },
+    /// There are more workers now.
+    EveningOut {
+        reload: bool,
+    },
+    /// Nothing is ordered, but what failed, or was cut off, has not come to its end.
+    Settling,
     Stopped,
 }
 
@@ -102,12 +112,41 @@ impl Orders {
         }
     }
 
+    /// For a new brain: what its predecessor was in the middle of is to settle first.
+    #[must_use]
+    pub fn resume(seats: u16) -> Orders {
+        Orders {
+            run: Run::Settling,
+            ..Orders::new(seats)
+        }
+    }
+
     #[must_use]
     pub fn reloading(&self) -> bool {
         match self.run {
             Run::Preparing | Run::Relieving { .. } | Run::Leaving { .. } => true,
-            Run::Scaling { reload, .. } => reload,
-            Run::Nothing | Run::Stopped => false,
+            Run::Scaling { reload, .. } | Run::EveningOut { reload } => reload,
+            Run::Nothing | Run::Settling | Run::Stopped => false,
+        }
+    }
+
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.run == Run::Settling
+    }
+
+    /// Nobody is coming or going any more.
+    pub fn settled(&mut self, steps: &mut Vec<Step>) {
+        if self.run == Run::Settling {
+            self.run = Run::Nothing;
+            self.next(steps);
+        }
+    }
+
+    /// The answer to [`Step::EvenOut`]: as far as can be.
+    pub fn balanced(&mut self, steps: &mut Vec<Step>) {
+        if matches!(self.run, Run::EveningOut { .. }) {
+            self.end(Ok(()), steps);
         }
     }
 
@@ -170,17 +209,18 @@ impl Orders {
         let run = std::mem::replace(&mut self.run, Run::Nothing);
         self.run = match (run, news) {
             (Run::Relieving { left, wanted }, News::Seated(seat)) if left.front() == Some(seat) => {
+                Run::Leaving { left, wanted }
+            }
+            (
+                Run::Relieving { left, .. } | Run::Leaving { left, .. },
+                News::ReliefFailed { seat, why },
+            ) if left.front() == Some(seat) => {
+                return self.fail(failed(*seat, why, self.seats), steps);
+            }
+            (Run::Leaving { mut left, wanted }, News::Left(seat)) if left.front() == Some(seat) => {
                 if *seat == Seat(1) {
                     steps.push(Step::Adopt);
                 }
-                Run::Leaving { left, wanted }
-            }
-            (Run::Relieving { left, .. }, News::ReliefFailed { seat, why })
-                if left.front() == Some(seat) =>
-            {
-                return self.end(Err(failed(*seat, why, self.seats)), steps);
-            }
-            (Run::Leaving { mut left, wanted }, News::Left(seat)) if left.front() == Some(seat) => {
                 left.pop_front();
                 return self.relieve(left, wanted, steps);
             }
@@ -193,24 +233,49 @@ impl Orders {
                 News::Seated(seat) | News::Left(seat),
             ) => {
                 pending.retain(|s| s != seat);
-                if pending.is_empty() {
+                if pending.is_empty() && self.seats > before {
+                    steps.push(Step::EvenOut);
+                    Run::EveningOut { reload }
+                } else if pending.is_empty() {
                     return self.end(Ok(()), steps);
-                }
-                Run::Scaling {
-                    before,
-                    pending,
-                    reload,
+                } else {
+                    Run::Scaling {
+                        before,
+                        pending,
+                        reload,
+                    }
                 }
             }
+            // One that was to come cannot, or one that was to go: all stays as it was.
             (
                 Run::Scaling {
                     before, pending, ..
                 },
                 News::Again { seat, why, .. },
             ) if pending.contains(seat) && seat.0 > before => {
-                self.seats = before;
-                steps.push(Step::Seats(before));
-                return self.end(Err(format!("{seat}: {why}")), steps);
+                return self.unscale(before, *seat, why, steps);
+            }
+            (
+                Run::Scaling {
+                    before, pending, ..
+                },
+                News::Stayed { seat, why },
+            ) if pending.contains(seat) => {
+                return self.unscale(before, *seat, why, steps);
+            }
+            (
+                Run::Scaling {
+                    before, pending, ..
+                },
+                News::GivenUp(seat),
+            ) if pending.contains(seat) && seat.0 > before => {
+                return self.unscale(before, *seat, "it is given up", steps);
+            }
+            // It was to go, in an order that a brain before this one had.
+            (Run::Settling, News::Stayed { seat, .. }) => {
+                self.seats = self.seats.max(seat.0);
+                steps.push(Step::Seats(self.seats));
+                Run::Settling
             }
             (
                 run @ (Run::Nothing
@@ -218,6 +283,8 @@ impl Orders {
                 | Run::Relieving { .. }
                 | Run::Leaving { .. }
                 | Run::Scaling { .. }
+                | Run::EveningOut { .. }
+                | Run::Settling
                 | Run::Stopped),
                 _,
             ) => run,
@@ -268,7 +335,14 @@ impl Orders {
         let before = self.seats;
         self.seats = n;
         if n == before {
-            return self.end(Ok(()), steps);
+            return match reload {
+                true => self.end(Ok(()), steps),
+                // It may be asked for once more, because it was cut off.
+                false => {
+                    self.run = Run::EveningOut { reload };
+                    steps.push(Step::EvenOut);
+                }
+            };
         }
         let pending = (before.min(n) + 1..=before.max(n)).map(Seat).collect();
         self.run = Run::Scaling {
@@ -277,6 +351,20 @@ impl Orders {
             reload,
         };
         steps.push(Step::Seats(n));
+    }
+
+    fn unscale(&mut self, before: u16, seat: Seat, why: &str, steps: &mut Vec<Step>) {
+        self.seats = before;
+        steps.push(Step::Seats(before));
+        self.fail(format!("{seat}: {why}"), steps);
+    }
+
+    /// The order has failed; what it began comes to its end.
+    fn fail(&mut self, why: String, steps: &mut Vec<Step>) {
+        self.run = Run::Settling;
+        let tickets = std::mem::take(&mut self.tickets);
+        let result = Err(why);
+        steps.push(Step::Answer { tickets, result });
     }
 
     fn end(&mut self, result: Result<(), String>, steps: &mut Vec<Step>) {

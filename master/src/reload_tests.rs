@@ -24,6 +24,16 @@ impl Bench {
         std::mem::take(&mut self.steps)
     }
 
+    fn settled(&mut self) -> Vec<Step> {
+        self.orders.settled(&mut self.steps);
+        std::mem::take(&mut self.steps)
+    }
+
+    fn balanced(&mut self) -> Vec<Step> {
+        self.orders.balanced(&mut self.steps);
+        std::mem::take(&mut self.steps)
+    }
+
     fn prepared(&mut self, result: Result<u16, String>) -> Vec<Step> {
         self.orders.prepared(result, &mut self.steps);
         std::mem::take(&mut self.steps)
@@ -46,8 +56,9 @@ fn one_seat_after_the_other_new_before_old() {
     let mut b = bench(2);
     assert_eq!(b.ask(Order::Reload, 1), [Step::Prepare]);
     assert_eq!(b.prepared(Ok(2)), [Step::Relieve(Seat(1))]);
-    assert_eq!(b.news(News::Seated(Seat(1))), [Step::Adopt]);
-    assert_eq!(b.news(News::Left(Seat(1))), [Step::Relieve(Seat(2))]);
+    assert_eq!(b.news(News::Seated(Seat(1))), []);
+    let next = [Step::Adopt, Step::Relieve(Seat(2))];
+    assert_eq!(b.news(News::Left(Seat(1))), next);
     assert_eq!(b.news(News::Seated(Seat(2))), []);
     assert!(b.orders.reloading());
     assert_eq!(b.news(News::Left(Seat(2))), [done(1)]);
@@ -64,7 +75,49 @@ fn what_cannot_be_prepared_or_started_ends_the_reload() {
     let why = "exit status 1".to_owned();
     let seat = Seat(1);
     assert!(is_refused(&b.news(News::ReliefFailed { seat, why }), 2));
-    assert_eq!(b.ask(Order::Reload, 3), [Step::Prepare]);
+    // The one that failed may still be on its way out.
+    assert_eq!(b.ask(Order::Reload, 3), []);
+    assert_eq!(b.settled(), [Step::Prepare]);
+}
+
+#[test]
+fn connections_that_cannot_be_moved_end_the_reload() {
+    let mut b = bench(2);
+    b.ask(Order::Reload, 1);
+    b.prepared(Ok(2));
+    b.news(News::Seated(Seat(1)));
+    let why = "its connections are refused".to_owned();
+    let seat = Seat(1);
+    assert!(is_refused(&b.news(News::ReliefFailed { seat, why }), 1));
+    assert!(!b.orders.reloading());
+    assert_eq!(b.news(News::Left(Seat(1))), []);
+    assert_eq!(b.settled(), []);
+}
+
+#[test]
+fn connections_that_have_no_place_end_the_scaling() {
+    let mut b = bench(3);
+    assert_eq!(b.ask(Order::Scale(1), 1), [Step::Seats(1)]);
+    assert_eq!(b.news(News::Left(Seat(3))), []);
+    let why = "the others are full".to_owned();
+    let seat = Seat(2);
+    let steps = b.news(News::Stayed { seat, why });
+    assert_eq!(steps[0], Step::Seats(3));
+    assert!(is_refused(&steps[1..], 1));
+    assert_eq!(b.orders.wanted(), 3);
+}
+
+#[test]
+fn what_was_cut_off_settles_before_the_next_order_begins() {
+    let mut b = Bench {
+        orders: Orders::resume(2),
+        steps: Vec::new(),
+    };
+    assert_eq!(b.ask(Order::Reload, 1), []);
+    let why = "the others are full".to_owned();
+    let seat = Seat(3);
+    assert_eq!(b.news(News::Stayed { seat, why }), [Step::Seats(3)]);
+    assert_eq!(b.settled(), [Step::Prepare]);
 }
 
 #[test]
@@ -76,15 +129,18 @@ fn reloads_join_one_queued_run_and_scaling_queues_behind() {
     assert_eq!(b.ask(Order::Reload, 4), []);
     b.prepared(Ok(1));
     b.news(News::Seated(Seat(1)));
-    assert_eq!(b.news(News::Left(Seat(1))), [done(1), Step::Prepare]);
+    let next = [Step::Adopt, done(1), Step::Prepare];
+    assert_eq!(b.news(News::Left(Seat(1))), next);
     b.prepared(Ok(1));
     b.news(News::Seated(Seat(1)));
     let joined = Step::Answer {
         tickets: vec![2, 4],
         result: Ok(()),
     };
-    assert_eq!(b.news(News::Left(Seat(1))), [joined, Step::Seats(2)]);
-    assert_eq!(b.news(News::Seated(Seat(2))), [done(3)]);
+    let next = [Step::Adopt, joined, Step::Seats(2)];
+    assert_eq!(b.news(News::Left(Seat(1))), next);
+    assert_eq!(b.news(News::Seated(Seat(2))), [Step::EvenOut]);
+    assert_eq!(b.balanced(), [done(3)]);
 }
 
 #[test]
@@ -93,10 +149,13 @@ fn a_reload_takes_the_new_number_of_workers() {
     b.ask(Order::Reload, 1);
     b.prepared(Ok(3));
     b.news(News::Seated(Seat(1)));
-    assert_eq!(b.news(News::Left(Seat(1))), [Step::Seats(3)]);
+    let next = [Step::Adopt, Step::Seats(3)];
+    assert_eq!(b.news(News::Left(Seat(1))), next);
     assert!(b.orders.reloading());
     assert_eq!(b.news(News::Seated(Seat(3))), []);
-    assert_eq!(b.news(News::Seated(Seat(2))), [done(1)]);
+    assert_eq!(b.news(News::Seated(Seat(2))), [Step::EvenOut]);
+    assert!(b.orders.reloading());
+    assert_eq!(b.balanced(), [done(1)]);
 }
 
 #[test]
@@ -106,14 +165,18 @@ fn scaling_waits_for_all_it_brings_and_all_it_sends_away() {
     assert_eq!(b.ask(Order::Scale(4), 2), []);
     assert!(is_refused(&b.ask(Order::More, 3), 2), "overtaken");
     assert_eq!(b.orders.wanted(), 5);
-    assert_eq!(b.news(News::Seated(Seat(2))), [done(1), Step::Seats(5)]);
+    assert_eq!(b.news(News::Seated(Seat(2))), [Step::EvenOut]);
+    assert_eq!(b.balanced(), [done(1), Step::Seats(5)]);
     for seat in [3, 5] {
         assert_eq!(b.news(News::Seated(Seat(seat))), []);
     }
-    assert_eq!(b.news(News::Seated(Seat(4))), [done(3)]);
+    assert_eq!(b.news(News::Seated(Seat(4))), [Step::EvenOut]);
+    assert_eq!(b.balanced(), [done(3)]);
     assert_eq!(b.ask(Order::Scale(4), 4), [Step::Seats(4)]);
     assert_eq!(b.news(News::Left(Seat(5))), [done(4)]);
-    assert_eq!(b.ask(Order::Scale(4), 5), [done(5)]);
+    // It may be said once more because it was cut off.
+    assert_eq!(b.ask(Order::Scale(4), 5), [Step::EvenOut]);
+    assert_eq!(b.balanced(), [done(5)]);
 }
 
 #[test]
@@ -173,6 +236,7 @@ fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves()
         let patience = Patience {
             ready: 5_000,
             hung: 10_000,
+            moving: 5_000,
             retire: 5_000,
         };
         let mut world = World {
@@ -197,6 +261,12 @@ fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves()
                 world.order(now, order);
             }
             world.supervise(now, Event::Tick);
+            if world.supervisor.is_settled() {
+                let mut steps = Vec::new();
+                world.orders.settled(&mut steps);
+                world.take(now, steps);
+            }
+            world.part();
             if world.pending.is_empty() {
                 continue;
             }
@@ -208,6 +278,17 @@ fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves()
                     world.supervise(now, Event::Gone { ring, why });
                 }
                 Pending::Boot { ring, .. } => world.supervise(now, Event::Ready { ring }),
+                // One in eight cannot be relieved of its connections.
+                Pending::Part { ring } if next(8) == 0 => {
+                    let why = "refused".to_owned();
+                    world.supervise(now, Event::Stuck { ring, why });
+                }
+                Pending::Part { ring } => world.supervise(now, Event::Parted { ring }),
+                Pending::EvenOut => {
+                    let mut steps = Vec::new();
+                    world.orders.balanced(&mut steps);
+                    world.take(now, steps);
+                }
                 Pending::Leave { ring } => {
                     let why = "left".to_owned();
                     world.supervise(now, Event::Gone { ring, why });
@@ -241,8 +322,10 @@ fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves()
 
 enum Pending {
     Boot { ring: u16, part: Part },
+    Part { ring: u16 },
     Leave { ring: u16 },
     Prepare,
+    EvenOut,
 }
 
 struct World {
@@ -255,6 +338,18 @@ struct World {
 }
 
 impl World {
+    /// Those that are to part do so some time, or cannot.
+    fn part(&mut self) {
+        for worker in self.supervisor.workers() {
+            let ring = worker.ring;
+            let parts = matches!(worker.phase, crate::supervise::Phase::Parting { .. });
+            let knows = |p: &Pending| matches!(p, Pending::Part { ring: r } if *r == ring);
+            if parts && !self.pending.iter().any(knows) {
+                self.pending.push(Pending::Part { ring });
+            }
+        }
+    }
+
     fn order(&mut self, now: u64, order: Order) {
         let mut steps = Vec::new();
         self.asked += 1;
@@ -288,6 +383,7 @@ impl World {
             match step {
                 Step::Prepare => self.pending.push(Pending::Prepare),
                 Step::Adopt => {}
+                Step::EvenOut => self.pending.push(Pending::EvenOut),
                 Step::Relieve(seat) => self.supervise(now, Event::Relieve(seat)),
                 Step::Seats(n) => self.supervise(now, Event::Seats(n)),
                 Step::Answer { tickets, .. } => self.answered += tickets.len() as u64,

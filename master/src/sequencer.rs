@@ -46,6 +46,12 @@ impl Ring {
             reader: Reader::new(segment),
         }
     }
+
+    /// Behind the last record that is there now.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.reader.head()
+    }
 }
 
 /// What a turn with a ring has come to.

@@ -95,6 +95,10 @@ pub enum Head {
     Booted,
     /// 1: a stop was ordered; 2: a fast one.
     Stopping,
+    /// 1: a signal has ordered a reload that is not done.
+    Reload,
+    /// A bit for each seat that was given up, the first for seat 1.
+    GivenUp,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,

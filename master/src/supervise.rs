@@ -4,8 +4,14 @@
 //! its brains), known by the number of its ring. While a seat is relieved it has two. Read
 //! [`Phase`], then [`Supervisor::on`]: one flat list of "if this happens, do that".
 
+mod leave;
+mod worker;
+
 use protocol::ids::Seat;
 use protocol::row::MAX_RINGS;
+
+use leave::bit;
+pub use worker::{Marks, Part, Phase, Worker};
 
 /// How long things may take, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +20,8 @@ pub struct Patience {
     pub ready: u64,
     /// Without progress of a worker's loop.
     pub hung: u64,
+    /// For the connections of one worker to be moved.
+    pub moving: u64,
     /// From the order to retire to its end.
     pub retire: u64,
 }
@@ -28,62 +36,12 @@ const LONGEST_DELAY: u64 = 30_000;
 /// a worker cannot be told from it.
 const LONGEST_TICK: u64 = 3_000;
 
-/// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// There is no process; one is started at this time.
-    Waiting {
-        at: u64,
-    },
-    /// Started, or its next brain is, and not ready.
-    Starting {
-        until: u64,
-    },
-    Ready,
-    /// It hung and was told to abort; its brain is killed at this time.
-    Aborting {
-        until: u64,
-    },
-    /// It was told to retire: its connections end, it is killed at this time.
-    Retiring {
-        until: u64,
-    },
-    /// SIGKILL has been sent; sent again at this time.
-    Killed {
-        until: u64,
-    },
-}
-
-/// What a worker is to its seat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// It serves the seat, and is replaced when it ends.
-    Holder,
-    /// It is to take over from the holder once it is ready; until then nobody depends on it.
-    Relief,
-    /// It is to go, and is not replaced.
-    Leaver,
-}
-
-/// One worker, or the place of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Worker {
-    pub seat: Seat,
-    pub part: Part,
-    pub phase: Phase,
-    /// The number of its ring, which names it as long as it has a process.
-    pub ring: u16,
-    /// Turns of its loop when they were last seen to move, and when that was.
-    turns: u64,
-    moved: u64,
-    /// Its guard is dead; its brain must have become one by then.
-    orphaned: Option<u64>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// So many seats are wanted.
+    /// So many seats are wanted; those that were given up, too.
     Seats(u16),
+    /// A new brain has adopted what its predecessor had, and so many seats are wanted.
+    Resume(u16),
     /// Give this seat a new worker in place of its holder.
     Relieve(Seat),
     /// [`Action::Spawn`] could not be done.
@@ -97,6 +55,19 @@ pub enum Event {
     },
     Ready {
         ring: u16,
+    },
+    /// It says that brain after brain of it died: this one serves nobody.
+    Evacuates {
+        ring: u16,
+    },
+    /// All connections of one that is parting have gone elsewhere.
+    Parted {
+        ring: u16,
+    },
+    /// They cannot.
+    Stuck {
+        ring: u16,
+        why: String,
     },
     /// The guard is dead. Its brain is not: it becomes the guard of the next brain and says hello.
     GuardDied {
@@ -145,10 +116,17 @@ pub enum Action {
 pub enum News {
     /// The seat is served by a new worker.
     Seated(Seat),
-    /// A relief ended before it was ready; the holder goes on.
+    /// A relief ended, or could not take over all of the old worker's connections; the old one
+    /// goes on.
     ReliefFailed { seat: Seat, why: String },
     /// A leaver has ended.
     Left(Seat),
+    /// A leaver's connections could not be moved: it stays.
+    Stayed { seat: Seat, why: String },
+    /// A leaver's connections could not be moved, and it cannot stay: its clients are sent away.
+    LetGo { seat: Seat, why: String },
+    /// The seat is not served any more; its connections go to the other workers.
+    GivenUp(Seat),
     /// A holder ended, and is started again after so many milliseconds.
     Again {
         seat: Seat,
@@ -166,6 +144,8 @@ pub struct Supervisor {
     workers: Vec<Worker>,
     /// For each seat, the delay of its next restart.
     delays: Vec<u64>,
+    /// A bit for each seat that was given up, the first for seat 1.
+    given_up: u64,
     last_ring: u16,
     last_tick: u64,
     stopping: bool,
@@ -178,6 +158,7 @@ impl Supervisor {
             patience,
             workers: Vec::new(),
             delays: Vec::new(),
+            given_up: 0,
             last_ring: MAX_RINGS - 1,
             last_tick: 0,
             stopping: false,
@@ -185,26 +166,50 @@ impl Supervisor {
     }
 
     /// For a new brain: a worker that its predecessor had.
-    pub fn adopt(&mut self, now: u64, seat: Seat, ring: u16, part: Part) {
+    pub fn adopt(&mut self, now: u64, seat: Seat, ring: u16, part: Part, marks: Marks) {
         self.last_ring = ring;
-        let until = now + self.patience.ready;
-        let phase = match part {
+        let leave_by = (part == Part::Leaver).then_some(now + self.patience.moving);
+        let phase = match (part, leave_by) {
             // What it said meanwhile is read next; a holder is taken for ready, for it serves.
-            Part::Holder => Phase::Ready,
-            Part::Relief => Phase::Starting { until },
-            Part::Leaver => Phase::Retiring {
+            (Part::Holder, _) => Phase::Ready,
+            (Part::Leaver, Some(until)) if !marks.retires => Phase::Parting { until },
+            (Part::Leaver, _) => Phase::Retiring {
                 until: now + self.patience.retire,
+            },
+            (Part::Relief, _) => Phase::Starting {
+                until: now + self.patience.ready,
             },
         };
         self.workers.push(Worker {
-            seat,
-            part,
             phase,
             ring,
-            turns: 0,
-            moved: now,
-            orphaned: None,
+            marks,
+            served: part != Part::Relief,
+            leave_by,
+            ..Worker::new(now, seat, part)
         });
+    }
+
+    /// For a new brain: the seats that were given up.
+    pub fn set_given_up(&mut self, given_up: u64) {
+        self.given_up = given_up;
+    }
+
+    /// To be kept for the next brain.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    #[must_use]
+    pub fn is_given_up(&self, seat: Seat) -> bool {
+        self.given_up & bit(seat) != 0
+    }
+
+    /// Nobody is coming or going: each seat has its one worker.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.workers.iter().all(|w| w.part == Part::Holder)
     }
 
     pub fn set_patience(&mut self, patience: Patience) {
@@ -249,13 +254,26 @@ impl Supervisor {
     /// What happens, and what is to be done then.
     pub fn on(&mut self, now: u64, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Seats(n) => self.set_seats(now, n, actions),
+            Event::Seats(n) => {
+                self.given_up = 0;
+                self.set_seats(now, n, actions);
+            }
+            Event::Resume(n) => self.resume(now, n, actions),
             Event::Relieve(seat) => self.add(now, seat, Part::Relief, actions),
             Event::SpawnFailed { ring, why } | Event::Gone { ring, why } => {
                 self.gone(now, ring, why, actions);
             }
             Event::Hello { ring } => self.hello(now, ring),
             Event::Ready { ring } => self.ready(now, ring, actions),
+            Event::Evacuates { ring } => self.evacuate(now, ring, actions),
+            Event::Parted { ring } => self.parted(now, ring, actions),
+            Event::Stuck { ring, why } => {
+                if let Some(index) = self.index(ring)
+                    && matches!(self.workers[index].phase, Phase::Parting { .. })
+                {
+                    self.stuck(now, index, why, actions);
+                }
+            }
             Event::GuardDied { ring } => {
                 let until = now + self.patience.ready;
                 self.with(ring, |w| w.orphaned = Some(until));
@@ -269,8 +287,13 @@ impl Supervisor {
 
     fn set_seats(&mut self, now: u64, n: u16, actions: &mut Vec<Action>) {
         let seats = self.seats();
-        for seat in (1..=n).map(Seat).filter(|seat| !seats.contains(seat)) {
-            self.add(now, seat, Part::Holder, actions);
+        let missing = |seat: &Seat| !seats.contains(seat) && self.given_up & bit(*seat) == 0;
+        let missing: Vec<Seat> = (1..=n).map(Seat).filter(missing).collect();
+        for seat in missing {
+            // One that is still on its way out need not go.
+            if !self.reseat(seat) {
+                self.add(now, seat, Part::Holder, actions);
+            }
         }
         for index in (0..self.workers.len()).rev() {
             let w = &self.workers[index];
@@ -280,17 +303,23 @@ impl Supervisor {
         }
     }
 
+    /// What the last brain was in the middle of comes to an end.
+    fn resume(&mut self, now: u64, n: u16, actions: &mut Vec<Action>) {
+        for index in (0..self.workers.len()).rev() {
+            let w = self.workers[index];
+            let first = self.holder(w.seat);
+            match w.part {
+                Part::Relief => self.kill(now, w.ring, "the reload was cut off", actions),
+                Part::Holder if first != Some(index) => self.dismiss(now, index, actions),
+                Part::Holder | Part::Leaver => {}
+            }
+        }
+        self.set_seats(now, n, actions);
+    }
+
     /// A new worker for a seat, at once.
     fn add(&mut self, now: u64, seat: Seat, part: Part, actions: &mut Vec<Action>) {
-        self.workers.push(Worker {
-            seat,
-            part,
-            phase: Phase::Waiting { at: now },
-            ring: 0,
-            turns: 0,
-            moved: now,
-            orphaned: None,
-        });
+        self.workers.push(Worker::new(now, seat, part));
         let index = self.workers.len() - 1;
         self.spawn(now, index, actions);
     }
@@ -307,7 +336,11 @@ impl Supervisor {
         let until = now + self.patience.ready;
         let w = &mut self.workers[index];
         w.phase = Phase::Starting { until };
-        (w.ring, w.turns, w.moved, w.orphaned) = (ring, 0, now, None);
+        *w = Worker {
+            phase: w.phase,
+            ring,
+            ..Worker::new(now, w.seat, w.part)
+        };
         actions.push(Action::Spawn {
             seat: w.seat,
             ring,
@@ -329,8 +362,8 @@ impl Supervisor {
             w.orphaned = None;
             w.moved = now;
             match w.phase {
-                // Its next brain: it serves again once that is ready.
-                Phase::Ready => w.phase = Phase::Starting { until },
+                // Its next brain: it serves again, or gives away, once that is ready.
+                Phase::Ready | Phase::Parting { .. } => w.phase = Phase::Starting { until },
                 Phase::Starting { .. }
                 | Phase::Waiting { .. }
                 | Phase::Retiring { .. }
@@ -348,15 +381,18 @@ impl Supervisor {
         if !matches!(self.workers[index].phase, Phase::Starting { .. }) {
             return;
         }
-        self.workers[index].phase = Phase::Ready;
-        let Worker { seat, part, .. } = self.workers[index];
+        let w = &mut self.workers[index];
+        (w.phase, w.served) = (Phase::Ready, true);
+        let Worker { seat, part, .. } = *w;
         match part {
             Part::Holder => {
                 *self.delay(seat) = FIRST_DELAY;
+                self.given_up &= !bit(seat);
                 actions.push(Action::Tell(News::Seated(seat)));
             }
             Part::Relief => {
                 *self.delay(seat) = FIRST_DELAY;
+                self.given_up &= !bit(seat);
                 self.workers[index].part = Part::Holder;
                 let old = |w: &Worker| w.seat == seat && w.part == Part::Holder && w.ring != ring;
                 let old = self.workers.iter().position(old);
@@ -366,37 +402,14 @@ impl Supervisor {
                     None => actions.push(Action::Tell(News::Left(seat))),
                 }
             }
-            // It was dismissed while its next brain started: that one is told as well.
-            Part::Leaver => self.retire(now, index, self.patience.retire, actions),
-        }
-    }
-
-    /// This worker is not wanted any more.
-    fn dismiss(&mut self, now: u64, index: usize, actions: &mut Vec<Action>) {
-        self.workers[index].part = Part::Leaver;
-        match self.workers[index].phase {
-            Phase::Waiting { .. } => {
-                let seat = self.workers.remove(index).seat;
-                actions.push(Action::Tell(News::Left(seat)));
+            Part::Leaver => {
+                if self.workers[index].marks.yields {
+                    // The brain before may have hung until the time was over.
+                    self.workers[index].leave_by = None;
+                }
+                self.let_part(now, index, actions);
             }
-            Phase::Ready => self.retire(now, index, self.patience.retire, actions),
-            Phase::Starting { .. } => {
-                let ring = self.workers[index].ring;
-                self.kill(now, ring, "it is not wanted any more", actions);
-            }
-            Phase::Aborting { .. } | Phase::Retiring { .. } | Phase::Killed { .. } => {}
         }
-    }
-
-    fn retire(&mut self, now: u64, index: usize, within: u64, actions: &mut Vec<Action>) {
-        let w = &mut self.workers[index];
-        // A little longer than it is told, so that one that keeps its time is never killed.
-        let until = now + within + KILL_AGAIN;
-        w.phase = Phase::Retiring { until };
-        actions.push(Action::Retire {
-            ring: w.ring,
-            within,
-        });
     }
 
     fn kill(&mut self, now: u64, ring: u16, why: &'static str, actions: &mut Vec<Action>) {
@@ -416,6 +429,11 @@ impl Supervisor {
             seat, part, phase, ..
         } = self.workers[index];
         match part {
+            // The old one of its seat was still there.
+            Part::Holder if !self.stopping && self.reseat(seat) => {
+                self.workers.remove(index);
+                actions.push(Action::Tell(News::ReliefFailed { seat, why }));
+            }
             Part::Holder if !self.stopping => {
                 let delay = *self.delay(seat);
                 *self.delay(seat) = (delay * 3 / 2).min(LONGEST_DELAY);
@@ -458,7 +476,8 @@ impl Supervisor {
         }
         let standstill = now.saturating_sub(w.moved);
         // One that is starting has its deadline, one that is to end as well.
-        if standstill >= hung && w.phase == Phase::Ready {
+        let turns = matches!(w.phase, Phase::Ready | Phase::Parting { .. });
+        if standstill >= hung && turns {
             w.phase = Phase::Aborting {
                 until: now + ABORTING,
             };
@@ -469,7 +488,10 @@ impl Supervisor {
     fn tick(&mut self, now: u64, actions: &mut Vec<Action>) {
         self.last_tick = now;
         for index in 0..self.workers.len() {
-            let w = self.workers[index];
+            // One may have left meanwhile.
+            let Some(w) = self.workers.get(index).copied() else {
+                break;
+            };
             if w.due().is_none_or(|due| due > now) {
                 continue;
             }
@@ -478,7 +500,14 @@ impl Supervisor {
                 Phase::Starting { .. } => {
                     self.kill(now, w.ring, "it was not ready in time", actions);
                 }
-                Phase::Ready => {
+                Phase::Parting { until } if until <= now => {
+                    let why = format!(
+                        "its connections were not moved in {} ms",
+                        self.patience.moving
+                    );
+                    self.stuck(now, index, why, actions);
+                }
+                Phase::Ready | Phase::Parting { .. } => {
                     self.kill(now, w.ring, "it did not replace its guard", actions);
                 }
                 Phase::Aborting { .. } => {
@@ -502,12 +531,13 @@ impl Supervisor {
             w.part = Part::Leaver;
             let ring = w.ring;
             match w.phase {
-                Phase::Ready if !fast => {
+                Phase::Ready | Phase::Parting { .. } if !fast => {
                     self.retire(now, index, self.patience.retire, actions);
                 }
                 Phase::Retiring { .. } if !fast => {}
                 Phase::Killed { .. } | Phase::Waiting { .. } => {}
                 Phase::Ready
+                | Phase::Parting { .. }
                 | Phase::Retiring { .. }
                 | Phase::Starting { .. }
                 | Phase::Aborting { .. } => self.kill(now, ring, "baton stops", actions),
@@ -534,24 +564,6 @@ impl Supervisor {
             self.delays.resize(index + 1, FIRST_DELAY);
         }
         &mut self.delays[index]
-    }
-}
-
-impl Worker {
-    #[must_use]
-    pub fn has_process(&self) -> bool {
-        !matches!(self.phase, Phase::Waiting { .. })
-    }
-
-    fn due(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Waiting { at: until }
-            | Phase::Starting { until }
-            | Phase::Aborting { until }
-            | Phase::Retiring { until }
-            | Phase::Killed { until } => Some(until),
-            Phase::Ready => self.orphaned,
-        }
     }
 }
 

@@ -3,6 +3,7 @@ use super::*;
 const PATIENCE: Patience = Patience {
     ready: 5_000,
     hung: 10_000,
+    moving: 10_000,
     retire: 8_000,
 };
 
@@ -61,6 +62,27 @@ impl Bench {
 
     fn take(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    fn phase(&self, ring: u16) -> (Part, Phase) {
+        let worker = self.supervisor.by_ring(ring).unwrap();
+        (worker.part, worker.phase)
+    }
+
+    /// The rings of one seat's old and new worker; the old one's connections are moving.
+    fn relieved() -> (Bench, u16, u16) {
+        let mut bench = Bench::ready(2);
+        let old = bench.rings()[0];
+        bench.on(Event::Relieve(Seat(1)));
+        let new = spawned(&bench.take()).unwrap();
+        bench.on(Event::Ready { ring: new });
+        assert_eq!(bench.take(), [Action::Tell(News::Seated(Seat(1)))]);
+        (bench, old, new)
+    }
+
+    fn stuck(&mut self, ring: u16) {
+        let why = "full".to_owned();
+        self.on(Event::Stuck { ring, why });
     }
 
     fn gone(&mut self, ring: u16) {
@@ -179,24 +201,194 @@ fn a_guard_that_dies_alone_is_not_the_worker() {
 
 #[test]
 fn a_relief_takes_over_when_ready_and_the_old_one_leaves() {
-    let mut bench = Bench::ready(2);
-    let old = bench.rings()[0];
-    bench.on(Event::Relieve(Seat(1)));
-    let new = spawned(&bench.take()).unwrap();
+    let (mut bench, old, new) = Bench::relieved();
     assert_ne!(new, old);
-    bench.on(Event::Ready { ring: new });
+    let until = bench.now + PATIENCE.moving;
+    assert_eq!(bench.phase(old), (Part::Leaver, Phase::Parting { until }));
+    assert!(!bench.supervisor.is_settled());
+    bench.on(Event::Parted { ring: old });
     let within = PATIENCE.retire;
-    assert_eq!(
-        bench.take(),
-        [
-            Action::Tell(News::Seated(Seat(1))),
-            Action::Retire { ring: old, within }
-        ]
-    );
+    assert_eq!(bench.take(), [Action::Retire { ring: old, within }]);
     bench.pass(1_000, None);
     bench.gone(old);
     assert_eq!(bench.take(), [Action::Tell(News::Left(Seat(1)))]);
     assert_eq!(bench.supervisor.seats(), [Seat(1), Seat(2)]);
+    assert!(bench.supervisor.is_settled());
+}
+
+fn relief_failed(actions: &[Action]) -> bool {
+    matches!(
+        actions,
+        [Action::Tell(News::ReliefFailed { seat: Seat(1), .. })]
+    )
+}
+
+#[test]
+fn who_cannot_be_relieved_of_all_stays_and_gets_the_rest_back() {
+    for by_time in [false, true] {
+        let (mut bench, old, new) = Bench::relieved();
+        if by_time {
+            bench.pass(PATIENCE.moving, None);
+        } else {
+            bench.stuck(old);
+        }
+        assert!(relief_failed(&bench.take()));
+        assert_eq!(bench.phase(old), (Part::Holder, Phase::Ready));
+        let (part, phase) = bench.phase(new);
+        assert!(part == Part::Leaver && matches!(phase, Phase::Parting { .. }));
+        bench.on(Event::Parted { ring: new });
+        assert!(matches!(bench.take()[..], [Action::Retire { ring, .. }] if ring == new));
+        bench.gone(new);
+        assert_eq!(bench.take(), [Action::Tell(News::Left(Seat(1)))]);
+        assert!(bench.supervisor.is_settled());
+    }
+}
+
+/// The old one has its seat again while the new one hangs: that one is helped, and then gives back.
+#[test]
+fn a_new_worker_that_hangs_gives_back_what_it_has_once_it_is_helped() {
+    let (mut bench, old, new) = Bench::relieved();
+    // Its loop stood still from the last second of the move on.
+    bench.pass(PATIENCE.moving - 1_000, None);
+    bench.pass(1_000, Some(new));
+    assert!(relief_failed(&bench.take()));
+    bench.pass(PATIENCE.hung, Some(new));
+    let standstill = PATIENCE.hung;
+    let ring = new;
+    assert_eq!(bench.take(), [Action::Abort { ring, standstill }]);
+    bench.on(Event::Hello { ring });
+    bench.on(Event::Ready { ring });
+    bench.pass(PATIENCE.moving - 1_000, None);
+    assert_eq!(bench.take(), []);
+    assert_eq!(bench.phase(old), (Part::Holder, Phase::Ready));
+    // If it cannot, its clients go.
+    bench.pass(1_000, None);
+    let actions = bench.take();
+    assert!(matches!(actions[0], Action::Tell(News::LetGo { .. })));
+    assert!(matches!(actions[1], Action::Retire { ring, .. } if ring == new));
+}
+
+#[test]
+fn a_new_worker_that_dies_in_the_middle_leaves_the_seat_to_the_old_one() {
+    let (mut bench, old, new) = Bench::relieved();
+    bench.gone(new);
+    assert!(relief_failed(&bench.take()));
+    assert_eq!(bench.phase(old), (Part::Holder, Phase::Ready));
+    assert!(bench.supervisor.is_settled());
+}
+
+#[test]
+fn an_old_worker_that_dies_in_the_middle_has_left() {
+    let (mut bench, old, new) = Bench::relieved();
+    bench.on(Event::Hello { ring: old });
+    assert!(matches!(bench.phase(old).1, Phase::Starting { .. }));
+    bench.on(Event::Ready { ring: old });
+    let until = bench.now + PATIENCE.moving;
+    assert_eq!(bench.phase(old).1, Phase::Parting { until });
+    bench.gone(old);
+    assert_eq!(bench.take(), [Action::Tell(News::Left(Seat(1)))]);
+    assert_eq!(bench.phase(new), (Part::Holder, Phase::Ready));
+}
+
+#[test]
+fn who_cannot_be_scaled_away_stays() {
+    let mut bench = Bench::ready(2);
+    let ring = bench.rings()[1];
+    bench.on(Event::Seats(1));
+    assert_eq!(bench.take(), []);
+    bench.stuck(ring);
+    assert!(matches!(
+        bench.take()[..],
+        [Action::Tell(News::Stayed { seat: Seat(2), .. })]
+    ));
+    assert_eq!(bench.phase(ring), (Part::Holder, Phase::Ready));
+}
+
+#[test]
+fn who_is_wanted_again_before_it_has_left_stays() {
+    let mut bench = Bench::ready(3);
+    let rings = bench.rings();
+    bench.on(Event::Seats(1));
+    bench.on(Event::Parted { ring: rings[2] });
+    bench.take();
+    bench.on(Event::Seats(3));
+    // The third one says goodbye already.
+    assert!(spawned(&bench.take()).is_some());
+    assert_eq!(bench.phase(rings[1]), (Part::Holder, Phase::Ready));
+    assert_eq!(bench.supervisor.seats(), [Seat(1), Seat(2), Seat(3)]);
+}
+
+#[test]
+fn a_seat_whose_brains_all_die_is_given_up_until_it_is_ordered_again() {
+    let mut bench = Bench::ready(2);
+    let ring = bench.rings()[1];
+    bench.on(Event::Evacuates { ring });
+    assert_eq!(bench.take(), [Action::Tell(News::GivenUp(Seat(2)))]);
+    assert!(matches!(bench.phase(ring).1, Phase::Parting { .. }));
+    bench.on(Event::Parted { ring });
+    bench.gone(ring);
+    assert!(bench.supervisor.is_given_up(Seat(2)) && bench.supervisor.all_ready());
+    bench.take();
+    bench.on(Event::Resume(2));
+    assert_eq!(bench.take(), [], "a new brain of the master orders nothing");
+    bench.on(Event::Relieve(Seat(2)));
+    let ring = spawned(&bench.take()).unwrap();
+    bench.on(Event::Ready { ring });
+    assert!(!bench.supervisor.is_given_up(Seat(2)));
+    assert_eq!(bench.supervisor.seats(), [Seat(1), Seat(2)]);
+}
+
+#[test]
+fn the_only_worker_is_evacuated_to_a_fresh_one() {
+    let mut bench = Bench::ready(1);
+    let old = bench.rings()[0];
+    bench.on(Event::Evacuates { ring: old });
+    let new = spawned(&bench.take()).unwrap();
+    bench.on(Event::Ready { ring: new });
+    assert_eq!(bench.phase(new), (Part::Holder, Phase::Ready));
+    assert_eq!(bench.phase(old).0, Part::Leaver);
+    bench.on(Event::Parted { ring: old });
+    bench.gone(old);
+    assert!(bench.supervisor.is_settled());
+}
+
+#[test]
+fn a_new_worker_whose_brains_all_die_gives_back() {
+    let (mut bench, old, new) = Bench::relieved();
+    bench.on(Event::Evacuates { ring: new });
+    assert!(relief_failed(&bench.take()));
+    assert_eq!(bench.phase(old), (Part::Holder, Phase::Ready));
+    assert!(matches!(
+        bench.phase(new),
+        (Part::Leaver, Phase::Parting { .. })
+    ));
+}
+
+/// The next brain of the master finds both workers of a seat, in any state of a reload.
+#[test]
+fn what_a_brain_of_the_master_had_begun_comes_to_an_end() {
+    let marks = Marks::default();
+    let parts = [
+        (Part::Holder, Part::Leaver),
+        (Part::Holder, Part::Relief),
+        (Part::Holder, Part::Holder),
+        (Part::Leaver, Part::Holder),
+    ];
+    for (first, second) in parts {
+        let mut bench = Bench::empty();
+        bench.supervisor.adopt(bench.now, Seat(1), 3, first, marks);
+        bench.supervisor.adopt(bench.now, Seat(1), 4, second, marks);
+        bench.on(Event::Resume(1));
+        for ring in [3, 4] {
+            bench.on(Event::Parted { ring });
+        }
+        let leaver = bench.take().iter().find_map(|action| match action {
+            Action::Retire { ring, .. } | Action::Kill { ring, .. } => Some(*ring),
+            _ => None,
+        });
+        bench.gone(leaver.expect("one of the two goes"));
+        assert!(bench.supervisor.is_settled() && bench.supervisor.all_ready());
+    }
 }
 
 #[test]
@@ -220,6 +412,9 @@ fn a_relief_that_fails_changes_nothing() {
 fn fewer_seats_retire_the_highest_and_the_rest_stay() {
     let mut bench = Bench::ready(4);
     bench.on(Event::Seats(2));
+    for ring in bench.rings() {
+        bench.on(Event::Parted { ring });
+    }
     let retired = bench.take();
     assert_eq!(retired.len(), 2);
     assert_eq!(bench.supervisor.seats(), [Seat(1), Seat(2)]);
@@ -268,7 +463,10 @@ fn after_any_storm_every_seat_is_served() {
         bench.on(Event::Seats(wanted));
         for _ in 0..300 {
             let ring = next(12) as u16;
-            match next(9) {
+            match next(12) {
+                9 => bench.on(Event::Evacuates { ring }),
+                10 => bench.on(Event::Parted { ring }),
+                11 => bench.stuck(ring),
                 0 => bench.gone(ring),
                 1 => bench.on(Event::Hello { ring }),
                 2 | 3 => bench.on(Event::Ready { ring }),
@@ -292,7 +490,12 @@ fn after_any_storm_every_seat_is_served() {
                 assert_eq!(holders.count(), 1, "seed {seed}");
             }
         }
+        // Those that were given up are wanted again.
+        bench.on(Event::Seats(wanted));
         for _ in 0..100 {
+            for ring in bench.rings() {
+                bench.on(Event::Parted { ring });
+            }
             for action in bench.take() {
                 match action {
                     Action::Spawn { ring, .. } => bench.on(Event::Ready { ring }),

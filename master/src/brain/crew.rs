@@ -9,8 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::channel::{Channel, Received};
 use protocol::fault;
 use protocol::ids::{Cid, Seat};
+use protocol::journal::Record;
 use protocol::logging;
-use protocol::message::ToMaster;
+use protocol::message::{Parted, ToMaster, VERSION};
 use protocol::roles::WorkerArgs;
 use protocol::row::Figure;
 use protocol::settings::Settings;
@@ -23,7 +24,7 @@ use crate::run_dir::open_log;
 use crate::sequencer::Turn;
 use crate::spawn::{self, Birth};
 use crate::state::{self, Head};
-use crate::supervise::{Action, Event, News, Part, Patience};
+use crate::supervise::{Action, Event, Marks, News, Part, Patience};
 
 /// Messages of one worker in one turn; then it is the next one's turn.
 const TURN: usize = 256;
@@ -34,6 +35,7 @@ pub(super) fn patience(config: &Config) -> Patience {
     Patience {
         ready: config.timeouts.ready_ms,
         hung: config.timeouts.hung_ms,
+        moving: config.timeouts.move_ms,
         retire: config.timeouts.retire_ms,
     }
 }
@@ -92,6 +94,11 @@ impl Brain<'_> {
             News::Seated(seat) => log::info!("{seat} is ready"),
             News::ReliefFailed { seat, why } => log::error!("the new {seat} failed: {why}"),
             News::Left(seat) => log::info!("{seat}: the old one has left"),
+            News::Stayed { seat, why } => log::error!("{seat} stays: {why}"),
+            News::LetGo { seat, why } => {
+                log::error!("{seat} sends its clients away, for it can neither go nor stay: {why}");
+            }
+            News::GivenUp(seat) => log::error!("{seat} is given up until it is ordered again"),
             News::Again {
                 seat, delay, why, ..
             } => log::warn!("{seat} ended: {why}; the next starts in {delay} ms"),
@@ -99,9 +106,7 @@ impl Brain<'_> {
         }
         let mut steps = Vec::new();
         self.orders.news(news, &mut steps);
-        for step in steps {
-            self.on_step(step);
-        }
+        self.take_steps(steps);
     }
 
     fn spawn(&mut self, seat: Seat, ring: u16, part: Part) -> io::Result<()> {
@@ -110,6 +115,7 @@ impl Brain<'_> {
             .next
             .as_ref()
             .filter(|_| part == Part::Relief);
+        let is_new = next.is_some();
         let config = next.map_or(&self.config, |next| &next.config);
         let args = WorkerArgs {
             seat,
@@ -143,7 +149,10 @@ impl Brain<'_> {
         drop(birth);
         // It is not reaped before we do it, so the pid is still its.
         link.set_guard(pid)?;
-        link.save(self.state, part);
+        link.is_new = is_new;
+        let mut record = Record::new();
+        link.save(self.state, &mut record, part, Marks::default());
+        self.state.commit(&mut record);
         log::info!("{seat} starts (pid {pid}, ring {ring})");
         self.watch_link(&link)?;
         self.links.insert(ring, link);
@@ -160,27 +169,40 @@ impl Brain<'_> {
         }
     }
 
-    /// What the next brain must know of the workers.
+    /// What the next brain must know of the workers: in one record, so that it finds no seat with
+    /// two holders.
     fn save_rows(&self) {
+        let mut record = Record::new();
         for worker in self.supervisor.workers() {
             if worker.has_process()
                 && let Some(link) = self.links.get(&worker.ring)
             {
-                link.save(self.state, worker.part);
+                link.save(self.state, &mut record, worker.part, worker.marks);
             }
+        }
+        if !record.is_empty() {
+            self.state.commit(&mut record);
+        }
+        let given_up = self.supervisor.given_up();
+        if self.state.head(Head::GivenUp) != given_up {
+            self.state.set(Head::GivenUp.word(), given_up);
         }
     }
 
     /// Reads what a worker says, and says what waits for it.
     pub(super) fn on_channel(&mut self, ring: u16) {
         for _ in 0..TURN {
+            self.say_words(ring);
             let Some(link) = self.links.get_mut(&ring) else {
                 return;
             };
-            link.say();
             match look_ahead(&mut link.channel) {
                 Ahead::Return(cid, peer, consumed) => {
                     self.on_returning(ring, cid, peer, consumed);
+                }
+                Ahead::Give(connections) => {
+                    self.on_giving(ring, &connections);
+                    fault::point("master:giving");
                 }
                 Ahead::Word(message) => {
                     self.heed(ring, message);
@@ -239,22 +261,37 @@ impl Brain<'_> {
                 guard_pid,
                 brain_pid,
                 life,
-                version: _,
-                evacuates: _,
-            } => self.on_hello(ring, guard_pid, brain_pid, life),
+                version,
+                evacuates,
+            } => {
+                if is_neighbour(version) {
+                    self.on_hello(ring, guard_pid, brain_pid, life, evacuates);
+                } else {
+                    self.on_stranger(ring, version);
+                }
+            }
             ToMaster::Ready => self.supervise(Event::Ready { ring }),
             ToMaster::Ack { cids } => self.on_ack(ring, &cids),
             ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
             ToMaster::Closed { cids } => self.on_closed(ring, &cids),
             ToMaster::Return { cid, .. } => self.on_return(ring, cid, fds.pop()),
-            // Nobody was asked to yet; one that gives back behind a proxy may say it again so.
-            ToMaster::Give { .. } => {}
+            ToMaster::Give { connections } => self.on_give(ring, connections, fds),
             ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
         }
     }
 
-    fn on_hello(&mut self, ring: u16, guard: i32, brain: i32, life: u32) {
-        let settings = self.settings();
+    /// It may be a program of a version that is too old or too new for us.
+    fn on_stranger(&mut self, ring: u16, version: u32) {
+        let fault = format!("it speaks version {version} of the channel, the master {VERSION}");
+        log::error!("{}: {fault}", self.name(ring));
+        if let Some(link) = self.links.get_mut(&ring) {
+            link.fault = Some(fault);
+        }
+        self.supervise(Event::Hostile { ring });
+    }
+
+    fn on_hello(&mut self, ring: u16, guard: i32, brain: i32, life: u32, evacuates: bool) {
+        let settings = self.settings(ring);
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
@@ -289,18 +326,29 @@ impl Brain<'_> {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
+        // What the last brain had given away this one gives once more; what it was asked for else it
+        // may not have seen.
+        self.moves.restarted(ring);
         link.welcome(settings);
         let lives = Head::lives(link.seat.0);
         self.state.set(lives, self.state.get(lives) + 1);
         let name = self.name(ring);
         log::info!("{name}: brain {brain} of guard {guard} says hello (its {life}.)");
-        self.supervise(Event::Hello { ring });
+        if evacuates {
+            log::error!(
+                "{name}: its brains died, one after the other: its connections go elsewhere"
+            );
+            self.supervise(Event::Evacuates { ring });
+        } else {
+            self.supervise(Event::Hello { ring });
+        }
         self.repeat(ring);
     }
 
-    /// What workers are told of the configuration that serves, or is about to.
-    fn settings(&self) -> Settings {
-        let next = self.preparation.next.as_ref();
+    /// What a worker is told of the configuration that serves, or, if it is new, is about to.
+    fn settings(&self, ring: u16) -> Settings {
+        let is_new = self.links.get(&ring).is_some_and(|link| link.is_new);
+        let next = self.preparation.next.as_ref().filter(|_| is_new);
         let config = next.map_or(&self.config, |next| &next.config);
         let mut settings = config.settings.clone();
         // Those that are refused politely come on top.
@@ -357,6 +405,9 @@ impl Brain<'_> {
         let Some(link) = self.links.get(&ring) else {
             return String::new();
         };
+        if let Some(fault) = &link.fault {
+            return fault.clone();
+        }
         let log = self.context.run.worker_log(link.seat);
         let reaped = self.reaped.iter().find(|r| r.pid == link.guard_pid);
         match link.ended.flatten().or(reaped.map(|r| r.status)) {
@@ -452,14 +503,16 @@ impl Brain<'_> {
     /// For a new brain: the workers of the last one.
     pub(super) fn adopt_workers(&mut self) -> io::Result<()> {
         for ring in 0..protocol::row::MAX_RINGS {
-            let Some((link, part)) = Link::recover(self.state, ring)? else {
+            let Some((link, part, marks)) = Link::recover(self.state, ring)? else {
                 continue;
             };
-            self.supervisor.adopt(self.now, link.seat, ring, part);
+            self.supervisor
+                .adopt(self.now, link.seat, ring, part, marks);
             self.watch_link(&link)?;
             self.links.insert(ring, link);
             self.rung.push(ring);
         }
+        self.supervisor.set_given_up(self.state.head(Head::GivenUp));
         Ok(())
     }
 }
@@ -481,6 +534,8 @@ enum Ahead {
     Return(Cid, SocketAddr, u64),
     /// A message without fds.
     Word(ToMaster),
+    /// Connections that are given away.
+    Give(Vec<Parted>),
     Nothing,
     Other,
 }
@@ -504,7 +559,7 @@ fn look_ahead(channel: &mut Channel) -> Ahead {
             peer,
             consumed,
         }) => Ahead::Return(cid, peer, consumed),
-        Some(ToMaster::Give { .. }) => Ahead::Other,
+        Some(ToMaster::Give { connections }) => Ahead::Give(connections),
         Some(word) => Ahead::Word(word),
         // One that is none, or the end, behind which nothing comes.
         None => Ahead::Other,
@@ -520,6 +575,11 @@ fn arguments(pid: i32) -> Option<Vec<String>> {
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
             .collect(),
     )
+}
+
+/// Neighbouring versions work together.
+fn is_neighbour(version: u32) -> bool {
+    version.abs_diff(VERSION) <= 1
 }
 
 /// The parent of a process.

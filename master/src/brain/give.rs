@@ -1,25 +1,30 @@
 //! Connections are given to workers, and what workers say of them.
 //!
 //! A slot says that a connection is given before the channel does; the worker's acknowledgement
-//! decides; until then the master has its fd, and if the worker ends, another one gets it.
+//! decides; until then the master has its fd, and if the worker ends, another one gets it. What is
+//! different for those that have lived is in [`moving`](super::moving).
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use protocol::fault;
 use protocol::ids::{Cid, Role};
-use protocol::message::{MAX_BATCH, ToWorker};
+use protocol::message::{MAX_BATCH, Past, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connections, Holder};
 use crate::link::Link;
+use crate::pasts::Pasts;
 use crate::schedule::{Candidate, Occasion, choose};
-use crate::state::State;
+use crate::sequencer::Turn;
+use crate::state::{self, State};
 use crate::supervise::{Part, Phase};
 
 /// A worker that refused a connection, or whose channel was full, is passed over for so long.
 const REST: u64 = 50;
+/// Bytes of pasts in one message at most, if it gives more than one connection.
+const MAX_PASTS: usize = 64 << 10;
 
 impl Brain<'_> {
     /// How many connections more can be given just now, beyond those that wait to be.
@@ -35,7 +40,8 @@ impl Brain<'_> {
     /// Every worker that can take connections has as many as it may.
     pub(super) fn workers_are_at_their_limit(&self) -> bool {
         let limit = self.config.settings.max_connections;
-        self.serving().all(|ring| self.has(ring) >= limit)
+        self.serving()
+            .all(|ring| self.has(ring) + self.is_to_come(ring) >= limit)
     }
 
     /// When a worker that is passed over for a moment can be chosen again, if somebody waits.
@@ -45,7 +51,7 @@ impl Brain<'_> {
     }
 
     /// Rings of the workers that can be given connections, in the order of seats.
-    fn serving(&self) -> impl Iterator<Item = u16> {
+    pub(super) fn serving(&self) -> impl Iterator<Item = u16> {
         let ready = self.supervisor.workers().iter();
         let ready = ready.filter(|w| w.part == Part::Holder && w.phase == Phase::Ready);
         ready.map(|w| w.ring).filter(|ring| {
@@ -61,8 +67,15 @@ impl Brain<'_> {
         load.given + load.held
     }
 
+    /// What the worker still has that this one relieves.
+    fn is_to_come(&self, ring: u16) -> u32 {
+        let taken = self.moves.relieved_by(ring);
+        taken.map(|from| self.has(from)).sum()
+    }
+
     /// Gives what waits, as far as workers have room.
     pub(super) fn assign(&mut self) {
+        self.assign_moved();
         while let Some(slot) = self.connections.first_waiting() {
             if !self.assign_one(slot) {
                 break;
@@ -97,7 +110,7 @@ impl Brain<'_> {
             .serving()
             .filter_map(|ring| Some((ring, self.links.get(&ring)?)))
             .map(|(ring, link)| {
-                let connections = self.has(ring);
+                let connections = self.has(ring) + self.is_to_come(ring);
                 let open = self.connections.load(ring).given < limits.window && connections < most;
                 let seat = link.seat;
                 let candidate = Candidate {
@@ -120,6 +133,11 @@ impl Brain<'_> {
         };
         let (ring, candidate) = rings[chosen];
         self.last_seat = Some(candidate.seat);
+        self.give(slot, ring);
+        true
+    }
+
+    pub(super) fn give(&mut self, slot: u32, ring: u16) {
         self.connections.give(self.state, slot, ring);
         if let Some(link) = self.links.get_mut(&ring) {
             link.batch.push(slot);
@@ -127,28 +145,36 @@ impl Brain<'_> {
                 self.flush_gives(ring);
             }
         }
-        true
     }
 
     /// Sends what this worker is given: first what it is given once more.
     pub(super) fn flush_gives(&mut self, ring: u16) {
+        self.say_words(ring);
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
-        while !link.repeats.is_empty() {
-            let now = &link.repeats[..link.repeats.len().min(MAX_BATCH)];
+        // What it is to forget goes first: it may be given the same again.
+        let is_behind = link.owes();
+        while !link.repeats.is_empty() && !is_behind {
+            let count = fit(&self.pasts, &link.repeats);
             // It may have these, and then nobody else can: they stay given, and are sent when the
             // channel takes them.
-            match send(self.state, &self.connections, link, now) {
-                Ok(true) => _ = link.repeats.drain(..link.repeats.len().min(MAX_BATCH)),
+            let now = &link.repeats[..count];
+            match send(self.state, &self.connections, &self.pasts, link, now) {
+                Ok(true) => _ = link.repeats.drain(..count),
                 Ok(false) | Err(_) => break,
             }
         }
         let mut batch = std::mem::take(&mut link.batch);
         while !batch.is_empty() {
-            let now: Vec<u32> = batch.drain(..batch.len().min(MAX_BATCH)).collect();
+            let count = fit(&self.pasts, &batch);
+            let now: Vec<u32> = batch.drain(..count).collect();
             fault::point("master:give");
-            match send(self.state, &self.connections, link, &now) {
+            let sent = match is_behind {
+                true => Ok(false),
+                false => send(self.state, &self.connections, &self.pasts, link, &now),
+            };
+            match sent {
                 Ok(true) => fault::point("master:given"),
                 // They were not sent, so they were not given.
                 Ok(false) | Err(_) => {
@@ -162,35 +188,81 @@ impl Brain<'_> {
     }
 
     /// To a brain that says hello, everything that its worker was given and did not acknowledge,
-    /// once more.
+    /// once more. What has lived is given again when its past is here.
     pub(super) fn repeat(&mut self, ring: u16) {
-        let slots = self.connections.given_to(self.state, ring);
-        let took = self.connections.took_from(self.state, ring);
+        let given = Holder::Given { ring };
+        let slots = self.connections.those(self.state, |c| c.holder == given);
+        let can_be_given = |slot: &u32| {
+            let connection = self.connections.get(self.state, *slot);
+            connection.is_some_and(|c| !c.lived) || self.pasts.get(*slot).is_some()
+        };
+        let slots = slots.into_iter().filter(can_be_given).collect();
         if let Some(link) = self.links.get_mut(&ring) {
             link.batch.clear();
             link.repeats = slots;
-            if !took.is_empty() {
-                link.took(took);
-            }
         }
+        self.go_on_with_moves(ring);
         self.flush_gives(ring);
     }
 
     pub(super) fn on_ack(&mut self, ring: u16, cids: &[Cid]) {
+        // Who takes a connection over has said so to its rooms before: that is put in order before
+        // the giver, which is told here, takes it out of them.
+        let mut is_in_order = false;
         for cid in cids {
+            let Some((slot, Holder::Given { .. })) = self.slot_of(ring, *cid) else {
+                continue;
+            };
+            let from = self.connections.get(self.state, slot).and_then(|c| c.from);
+            if from.is_some() && !is_in_order {
+                self.sequence_up_to_now(ring);
+                is_in_order = true;
+            }
             fault::point("master:ack");
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
+            self.pasts.forget(slot);
+            if let Some(link) = from.and_then(|from| self.links.get_mut(&from)) {
+                link.owed.push_back(slot);
+            }
+        }
+        if is_in_order {
+            let rings: Vec<u16> = self.links.keys().copied().collect();
+            for ring in rings {
+                self.say_words(ring);
+            }
+        }
+    }
+
+    /// What a worker has written into its ring by now is put in order.
+    fn sequence_up_to_now(&mut self, ring: u16) {
+        let Some(end) = self.links.get(&ring).map(|link| link.ring.head()) else {
+            return;
+        };
+        while self.state.get(state::read_index(ring)) < end {
+            if self.sequence_one(ring) != Turn::More {
+                break;
+            }
         }
     }
 
     pub(super) fn on_refuse(&mut self, ring: u16, cids: &[Cid]) {
         log::warn!("{}: refused {} connections", self.name(ring), cids.len());
+        let mut givers = Vec::new();
         for cid in cids {
-            let slot = self.slot_of(ring, *cid);
-            if let Some((slot, Holder::Given { .. })) = slot {
-                self.connections.take_back(self.state, slot);
+            let Some((slot, Holder::Given { .. })) = self.slot_of(ring, *cid) else {
+                continue;
+            };
+            self.connections.take_back(self.state, slot);
+            if let Some(from) = self.connections.get(self.state, slot).and_then(|c| c.from)
+                && !givers.contains(&from)
+            {
+                givers.push(from);
             }
+            self.pasts.refused(slot);
+        }
+        for from in givers {
+            self.moves.refused(from);
         }
         if let Some(link) = self.links.get_mut(&ring) {
             link.refuses_until = self.now + REST;
@@ -200,8 +272,14 @@ impl Brain<'_> {
     pub(super) fn on_closed(&mut self, ring: u16, cids: &[Cid]) {
         for cid in cids {
             fault::point("master:closed");
+            self.moves.closed(ring, *cid);
             if let Some((slot, _)) = self.slot_of(ring, *cid) {
+                let from = self.connections.get(self.state, slot).and_then(|c| c.from);
+                self.pasts.forget(slot);
                 drop(self.connections.remove(self.state, slot));
+                if let Some(from) = from.filter(|from| *from != ring) {
+                    self.owe(from, slot);
+                }
             }
         }
     }
@@ -209,6 +287,7 @@ impl Brain<'_> {
     /// The next message gives a connection back: noted before it is received.
     pub(super) fn on_returning(&mut self, ring: u16, cid: Cid, peer: SocketAddr, consumed: u64) {
         let consumed = u32::try_from(consumed).unwrap_or(u32::MAX);
+        self.say_what_is_owed_to_another(ring, cid);
         let known = self
             .connections
             .returning(self.state, cid, ring, peer, consumed);
@@ -227,27 +306,16 @@ impl Brain<'_> {
         match fd {
             Some(fd) => {
                 fault::point("master:return");
-                self.connections
-                    .returned(self.state, slot, ring, fd.into_raw_fd());
-                self.say_took(ring, slot, cid);
+                self.connections.returned(self.state, slot, fd);
+                self.owe(ring, slot);
             }
             // There was no room for its fd here; the worker still has the connection, and closes it
             // as any other when it is told that it was taken.
             None => {
                 log::warn!("{cid}: lost on its way back: no fd was free");
                 drop(self.connections.remove(self.state, slot));
-                if let Some(link) = self.links.get_mut(&ring) {
-                    link.took(vec![cid]);
-                }
+                self.say_took(ring, cid);
             }
-        }
-    }
-
-    pub(super) fn say_took(&mut self, ring: u16, slot: u32, cid: Cid) {
-        if let Some(link) = self.links.get_mut(&ring) {
-            link.took(vec![cid]);
-            fault::point("master:took");
-            self.connections.told_took(self.state, slot);
         }
     }
 
@@ -256,19 +324,29 @@ impl Brain<'_> {
         let slots: Vec<u32> = self.connections.slots().collect();
         let (mut again, mut lost) = (0, 0);
         for slot in slots {
-            let holder = self.connections.get(self.state, slot).map(|c| c.holder);
-            match holder {
-                Some(Holder::Given { ring: r }) if r == ring => {
+            let Some(connection) = self.connections.get(self.state, slot) else {
+                continue;
+            };
+            let from = connection.from;
+            match connection.holder {
+                Holder::Given { ring: r } if r == ring => {
                     self.connections.take_back(self.state, slot);
                     again += 1;
                 }
-                Some(Holder::Worker { ring: r } | Holder::Returning { ring: r }) if r == ring => {
+                Holder::Worker { ring: r } | Holder::Returning { ring: r } if r == ring => {
                     drop(self.connections.remove(self.state, slot));
                     lost += 1;
+                    if let Some(from) = from.filter(|from| *from != ring) {
+                        self.owe(from, slot);
+                    }
                 }
                 _ => {}
             }
+            if from == Some(ring) {
+                self.orphan(slot, ring);
+            }
         }
+        self.moves.end(ring);
         if again + lost > 0 {
             let name = self.name(ring);
             log::info!("{name}: {lost} connections ended with it, {again} go to another");
@@ -283,23 +361,45 @@ impl Brain<'_> {
             Holder::Given { ring: r }
             | Holder::Worker { ring: r }
             | Holder::Returning { ring: r } => (r == ring).then_some((slot, holder)),
-            Holder::Nobody => None,
+            Holder::Nobody | Holder::Closed => None,
         }
     }
 }
 
+/// How many of these can be given in one message: one at least.
+fn fit(pasts: &Pasts, slots: &[u32]) -> usize {
+    let (mut fds, mut bytes) = (0, 0);
+    let fits = |slot: &&u32| {
+        let past = pasts.get(**slot);
+        fds += 1 + usize::from(past.is_some_and(|past| past.file().is_some()));
+        bytes += past.map_or(0, |past| past.size());
+        fds <= MAX_BATCH && bytes <= MAX_PASTS
+    };
+    let count = slots.iter().take_while(fits).count();
+    count.max(1).min(slots.len())
+}
+
 /// One message that gives these slots' connections.
-fn send(state: &State, connections: &Connections, link: &Link, slots: &[u32]) -> io::Result<bool> {
-    let given = slots
-        .iter()
-        .filter_map(|slot| connections.get(state, *slot));
-    // One that was acknowledged meanwhile has no fd here any more.
-    let given = given.filter_map(|connection| Some((connection.given(), connection.fd?)));
-    let (connections, fds): (Vec<_>, Vec<_>) = given.unzip();
-    // SAFETY: their slots own them, and give up none before this returns.
-    let fds = fds
-        .into_iter()
-        .map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+fn send(
+    state: &State,
+    connections: &Connections,
+    pasts: &Pasts,
+    link: &Link,
+    slots: &[u32],
+) -> io::Result<bool> {
+    let (mut given, mut fds) = (Vec::new(), Vec::new());
+    for slot in slots {
+        // One that was acknowledged meanwhile has no fd here any more.
+        let connection = connections.get(state, *slot);
+        let Some((connection, fd)) = connection.and_then(|c| Some((c, c.fd?))) else {
+            continue;
+        };
+        let arrived = pasts.get(*slot).filter(|_| connection.lived);
+        given.push(connection.given(arrived.map_or(Past::None, |arrived| arrived.past.clone())));
+        // SAFETY: its slot owns it, and does not give it up before this returns.
+        fds.push(unsafe { BorrowedFd::borrow_raw(fd) });
+        fds.extend(arrived.and_then(|arrived| arrived.file()));
+    }
     link.channel
-        .send(&ToWorker::Give { connections }, &fds.collect::<Vec<_>>())
+        .send(&ToWorker::Give { connections: given }, &fds)
 }

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use protocol::guard;
+use protocol::ids::Seat;
 use protocol::row::Figure;
 
 use super::Brain;
+use crate::config::MAX_WORKERS;
 use crate::control::server::Heard;
 use crate::control::{self, Answer, Request, Status, Stopping};
 use crate::listener::Listener;
@@ -67,16 +69,37 @@ impl Brain<'_> {
         self.callers.waiting.insert(ticket, (caller, order));
         let mut steps = Vec::new();
         self.orders.ask(order, ticket, &mut steps);
+        self.take_steps(steps);
+    }
+
+    /// For a new brain: nobody waits for the reload that a signal has ordered, and asks for it
+    /// again. Once: it may be what the last brain died of.
+    pub(super) fn reload_again(&mut self) {
+        match self.state.head(Head::Reload) {
+            0 => {}
+            1 => {
+                self.state.set(Head::Reload.word(), 2);
+                self.order(Caller::Signal(Signal::SIGHUP), Order::Reload);
+            }
+            _ => {
+                self.state.set(Head::Reload.word(), 0);
+                log::error!("the reload is off: two brains died over it");
+            }
+        }
+    }
+
+    pub(super) fn take_steps(&mut self, steps: Vec<Step>) {
         for step in steps {
             self.on_step(step);
         }
     }
 
-    pub(super) fn on_step(&mut self, step: Step) {
+    fn on_step(&mut self, step: Step) {
         match step {
             Step::Prepare => self.prepare(),
             Step::Adopt => self.adopt_next(),
             Step::Relieve(seat) => self.supervise(Event::Relieve(seat)),
+            Step::EvenOut => self.even_out(),
             Step::Seats(n) => {
                 self.state.set(Head::Seats.word(), n.into());
                 self.supervise(Event::Seats(n));
@@ -97,9 +120,12 @@ impl Brain<'_> {
                 self.preparation.next = None;
                 let said = result.clone().err().unwrap_or_else(|| "ok".to_owned());
                 self.callers.last_reload = Some(said);
+                if matches!(caller, Caller::Signal(_)) {
+                    self.state.set(Head::Reload.word(), 0);
+                }
             }
             (Order::Scale(_) | Order::More | Order::Fewer, Ok(())) if caller != Caller::Start => {
-                self.source.overrides.workers = Some(self.supervisor.seats().len() as u16);
+                self.source.overrides.workers = Some(self.state.head(Head::Seats) as u16);
                 self.keep_config();
             }
             (Order::Scale(_) | Order::More | Order::Fewer, _) => {}
@@ -175,7 +201,10 @@ impl Brain<'_> {
                 self.stop(again && signal == Signal::SIGTERM, 0);
             }
             Signal::SIGINT => self.stop(true, 0),
-            Signal::SIGHUP => self.order(caller, Order::Reload),
+            Signal::SIGHUP => {
+                self.state.set(Head::Reload.word(), 1);
+                self.order(caller, Order::Reload);
+            }
             Signal::SIGUSR1 => self.reopen_logs(),
             Signal::SIGUSR2 => log::warn!("upgrade is not supported yet"),
             Signal::SIGTTIN => (0..times).for_each(|_| self.order(caller, Order::More)),
@@ -229,9 +258,8 @@ impl Brain<'_> {
         }
         let mut steps = Vec::new();
         self.orders.stop(&mut steps);
-        for step in steps {
-            self.on_step(step);
-        }
+        self.take_steps(steps);
+        self.moves.stop();
         let mut patience = super::crew::patience(&self.config);
         patience.retire = within;
         self.supervisor.set_patience(patience);
@@ -308,6 +336,10 @@ impl Brain<'_> {
             .iter()
             .map(|worker| self.worker_status(worker))
             .collect();
+        let has_row = |seat: &Seat| self.supervisor.workers().iter().any(|w| w.seat == *seat);
+        let given_up = (1..=MAX_WORKERS).map(Seat);
+        let given_up = given_up.filter(|seat| self.supervisor.is_given_up(*seat) && !has_row(seat));
+        workers.extend(given_up.map(|seat| self.no_worker_status(seat)));
         workers.sort_by_key(|worker| worker.worker);
         Status {
             running: true,
@@ -342,6 +374,7 @@ impl Brain<'_> {
             (Phase::Starting { .. }, Part::Holder | Part::Relief) => control::State::Starting,
             (Phase::Ready, Part::Holder | Part::Relief) => control::State::Ready,
             (Phase::Aborting { .. }, _) => control::State::Starting,
+            (Phase::Parting { .. }, _) => control::State::Moving,
             (Phase::Retiring { .. } | Phase::Killed { .. }, _) | (_, Part::Leaver) => {
                 control::State::Draining
             }
@@ -356,6 +389,19 @@ impl Brain<'_> {
             // By our own table: what has been accepted is never missing here.
             connections: link.map_or(0, |_| self.has(worker.ring)),
             rooms: figure(Figure::Rooms),
+        }
+    }
+
+    /// Of a seat that was given up.
+    fn no_worker_status(&self, seat: Seat) -> control::Worker {
+        control::Worker {
+            worker: seat.0,
+            pid: None,
+            guard_pid: None,
+            life: self.state.get(Head::lives(seat.0)) as u32,
+            state: control::State::GivenUp,
+            connections: 0,
+            rooms: 0,
         }
     }
 }

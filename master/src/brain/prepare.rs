@@ -92,12 +92,10 @@ impl Brain<'_> {
         };
         let mut steps = Vec::new();
         self.orders.prepared(wanted, &mut steps);
-        for step in steps {
-            self.on_step(step);
-        }
+        self.take_steps(steps);
     }
 
-    /// The first new worker serves with what was read: it is what serves from now on.
+    /// The first new worker has taken over with what was read: it is what serves from now on.
     pub(super) fn adopt_next(&mut self) {
         let Some(Next { config, program }) = self.preparation.next.take() else {
             return;

@@ -25,6 +25,7 @@ impl Brain<'_> {
         fault::point("master:recover");
         self.sweep(left);
         fault::point("master:recover-swept");
+        self.note_orphans();
         let rings: Vec<u16> = self.links.keys().copied().collect();
         for ring in rings {
             self.repeat(ring);
@@ -36,7 +37,10 @@ impl Brain<'_> {
                 self.context.readiness.borrow_mut().failed(reason);
                 self.stop(true, 1);
             }
-            0 => self.supervise(Event::Seats(self.state.head(Head::Seats) as u16)),
+            0 => {
+                self.supervise(Event::Resume(self.state.head(Head::Seats) as u16));
+                self.reload_again();
+            }
             how => self.stop(how == 2, 0),
         }
         Ok(())
@@ -84,10 +88,9 @@ impl Brain<'_> {
         known
     }
 
-    /// A socket whose slot has no fd: it was on its way back from a worker, or its slot has given
-    /// it up and it is closed now.
+    /// A socket whose slot has no fd: it was on its way from a worker, or its slot has given it up
+    /// and it is closed now.
     fn adopt_returned(&mut self, slot: u32, fd: OwnedFd) -> bool {
-        use std::os::fd::IntoRawFd;
         let connection = self.connections.get(self.state, slot);
         let Some(connection) = connection.filter(|c| c.fd.is_none()) else {
             return false;
@@ -95,9 +98,10 @@ impl Brain<'_> {
         let Holder::Returning { ring } = connection.holder else {
             return false;
         };
-        self.connections
-            .returned(self.state, slot, ring, fd.into_raw_fd());
-        self.say_took(ring, slot, connection.cid);
+        self.connections.returned(self.state, slot, fd);
+        if !connection.lived {
+            self.owe(ring, slot);
+        }
         true
     }
 }

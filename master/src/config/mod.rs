@@ -126,6 +126,8 @@ pub struct Limits {
     pub refused: u32,
     /// Rooms that exist at once.
     pub rooms: u32,
+    /// Live connections that move in a second when more workers have come.
+    pub rebalance: u32,
 }
 
 impl Default for Limits {
@@ -136,6 +138,7 @@ impl Default for Limits {
             window: 256,
             refused: 256,
             rooms: 100_000,
+            rebalance: 5_000,
         }
     }
 }
@@ -150,7 +153,9 @@ pub struct Timeouts {
     pub hung_ms: u64,
     /// For connections to end on a graceful stop; then what is left is killed.
     pub stop_ms: u64,
-    /// For connections of a worker that is replaced or scaled away.
+    /// For the connections of a worker that is replaced or scaled away to be moved.
+    pub move_ms: u64,
+    /// For connections that cannot be moved to end.
     pub retire_ms: u64,
 }
 
@@ -160,6 +165,7 @@ impl Default for Timeouts {
             ready_ms: 10_000,
             hung_ms: 10_000,
             stop_ms: 10_000,
+            move_ms: 10_000,
             retire_ms: Settings::default().retire_ms,
         }
     }

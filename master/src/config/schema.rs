@@ -156,6 +156,7 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, u32, u32) {
         window: s.number("window", d.window, 1..=16_384),
         refused: s.number("refused", d.refused, 0..=5_000),
         rooms: s.number("rooms", d.rooms, 1..=1_000_000),
+        rebalance: s.number("rebalance", d.rebalance, 1..=1_000_000),
     };
     let Settings {
         max_connections: per_worker,
@@ -175,6 +176,7 @@ fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
         ready_ms: s.duration("ready", d.ready_ms, 100..=10 * MINUTE),
         hung_ms: s.duration("hung", d.hung_ms, SECOND..=10 * MINUTE),
         stop_ms: s.duration("stop", d.stop_ms, 0..=HOUR),
+        move_ms: s.duration("move", d.move_ms, 100..=HOUR),
         retire_ms: s.duration("retire", d.retire_ms, 0..=DAY),
     };
     let spread = Settings::default().retry_spread_ms;

@@ -134,6 +134,8 @@ pub struct Worker {
 pub enum State {
     Starting,
     Ready,
+    /// Its connections move to other workers; then it ends.
+    Moving,
     Draining,
     /// It waits to be started again.
     Backoff,
@@ -146,6 +148,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             State::Starting => "starting",
             State::Ready => "ready",
+            State::Moving => "moving",
             State::Draining => "draining",
             State::Backoff => "backoff",
             State::GivenUp => "given-up",
