@@ -1,9 +1,12 @@
 //! Where the daemon's programs are, and that they are there.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+
+use crate::temp::TempDir;
 
 /// The directory with `baton-master` and `baton-worker`: that of this program's own profile,
 /// where they are built first if they are missing or older than their sources. With
@@ -42,6 +45,25 @@ pub fn faulty() -> PathBuf {
             }
         })
         .clone()
+}
+
+/// Copies of the programs, which a test may break.
+#[must_use]
+pub fn copies() -> TempDir {
+    let copies = TempDir::new();
+    for name in ["baton-master", "baton-worker"] {
+        let copied = fs::copy(directory().join(name), copies.path().join(name));
+        copied.expect("a file of ours");
+    }
+    copies
+}
+
+/// From now on no worker of the programs in this directory comes up.
+pub fn break_worker(programs: &Path) {
+    // Another file in its place, as a deployment does it: the one that runs is busy.
+    let new = programs.join("new");
+    fs::copy("/bin/false", &new).expect("a file of ours");
+    fs::rename(new, programs.join("baton-worker")).expect("a file of ours");
 }
 
 /// The directory of this program's profile.

@@ -1,5 +1,6 @@
 //! What `status --json` says, read as any program would read it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -81,6 +82,12 @@ impl Status {
             .into_iter()
             .find(|worker| worker.worker == number)
             .unwrap_or_else(|| panic!("worker {number} is not ready: {}", self.json))
+    }
+
+    /// Guards and brains of the workers that serve.
+    pub fn serving(&self) -> BTreeSet<i32> {
+        let pids = |worker: &Worker| [worker.pid, worker.guard_pid];
+        self.ready().into_iter().flat_map(pids).collect()
     }
 
     /// Every pid that is named.

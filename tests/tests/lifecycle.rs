@@ -1,30 +1,19 @@
-//! Start, reload, scale, signals, stop: what a command says is true, and nothing is left behind.
+//! Start, signals, stop: what a command says is true, and nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use harness::http::{self, Client};
 use harness::process::{self, Signal};
 use harness::rooms;
-use harness::status::Status;
 use harness::temp::TempDir;
 use harness::{Baton, eventually, programs};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Guards and brains of the workers that serve.
-fn pids(status: &Status) -> BTreeSet<i32> {
-    status
-        .ready()
-        .iter()
-        .flat_map(|worker| [worker.pid, worker.guard_pid])
-        .collect()
 }
 
 #[test]
@@ -77,7 +66,7 @@ fn a_second_start_is_refused_and_harms_nothing() {
     let said = text(&output.stderr);
     assert!(said.contains("running already"), "{said}");
     assert!(said.contains(&before.master_pid.to_string()), "{said}");
-    assert_eq!(pids(&baton.status()), pids(&before));
+    assert_eq!(baton.status().serving(), before.serving());
 }
 
 #[test]
@@ -158,196 +147,9 @@ fn a_wrong_configuration_starts_nothing() {
 }
 
 #[test]
-fn a_reload_with_a_wrong_configuration_changes_nothing() {
-    let baton = Baton::builder().config("[rooms]\nmax_rooms = 5\n").start();
-    let before = baton.status();
-    baton.write_config("[rooms]\nmax_rooms = 0\n");
-    let output = baton.run(&["reload"]);
-    assert!(
-        [Some(1), Some(2)].contains(&output.status.code()),
-        "{output:?}"
-    );
-    let said = text(&output.stderr);
-    assert!(said.contains("baton.toml:2: rooms.max_rooms"), "{said}");
-    let after = baton.status();
-    assert_eq!(pids(&after), pids(&before));
-    let last = after.json["reload"]["last_result"].as_str().unwrap();
-    assert!(last.contains("max_rooms"), "{last}");
-    assert_eq!(
-        rooms::Client::connect(baton.public).hello["max"]["rooms"],
-        5
-    );
-}
-
-#[test]
-fn a_reload_takes_up_the_configuration() {
-    let baton = Baton::builder().config("[rooms]\nmax_rooms = 5\n").start();
-    let before = baton.status();
-    baton.write_config("[rooms]\nmax_rooms = 6\n");
-    baton.expect(&["reload"], 0);
-    let after = baton.status();
-    assert!(pids(&after).is_disjoint(&pids(&before)), "{}", after.json);
-    assert_eq!(after.master_pid, before.master_pid);
-    assert_eq!(after.ready().len(), 2);
-    assert_eq!(after.json["reload"]["last_result"], "ok");
-    assert_eq!(
-        rooms::Client::connect(baton.public).hello["max"]["rooms"],
-        6
-    );
-}
-
-#[test]
-fn a_reload_refuses_what_needs_a_restart() {
-    let config = |port: u16| format!("[[listen]]\naddress = \"127.0.0.1:{port}\"\nbacklog = 100\n");
-    let baton = Baton::builder()
-        .listeners_from_config()
-        .config(&config(0))
-        .start();
-    baton.write_config(&config(baton.public.port()));
-    let output = baton.run(&["reload"]);
-    assert_ne!(output.status.code(), Some(0));
-    let said = text(&output.stderr);
-    assert!(
-        said.contains("listen") && said.contains("restart"),
-        "{said}"
-    );
-    assert_eq!(http::get(baton.public, "/whoami").status, 200);
-}
-
-#[test]
-fn hup_reloads() {
-    let baton = Baton::started();
-    let before = baton.status();
-    process::signal(before.master_pid, Signal::SIGHUP);
-    baton.status_when("all workers are new", |status| {
-        status.ready().len() == 2 && pids(status).is_disjoint(&pids(&before))
-    });
-}
-
-#[test]
-fn clients_of_replaced_workers_are_sent_away_with_a_word() {
-    let baton = Baton::builder()
-        .config("[timeouts]\nretry_spread = \"2s\"\n")
-        .start();
-    let mut clients: Vec<rooms::Client> = (0..20)
-        .map(|_| rooms::Client::connect(baton.public))
-        .collect();
-    process::signal(baton.status().master_pid, Signal::SIGHUP);
-    let mut waits = BTreeSet::new();
-    for client in &mut clients {
-        let bye = client.event();
-        let wait = bye["bye"]["retry_after_ms"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{bye}"));
-        assert!(wait <= 2000, "{bye}");
-        waits.insert(wait);
-        assert_eq!(client.close_code(), 1001);
-    }
-    assert!(
-        waits.len() > 10,
-        "they would all be back at once: {waits:?}"
-    );
-}
-
-#[test]
-fn requests_are_answered_through_reloads() {
-    let baton = Baton::started();
-    let to = baton.public;
-    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let done = done.clone();
-            std::thread::spawn(move || {
-                let mut answered = 0;
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    http::whoami(to);
-                    answered += 1;
-                }
-                answered
-            })
-        })
-        .collect();
-    for _ in 0..5 {
-        baton.expect(&["reload"], 0);
-    }
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
-    for thread in threads {
-        assert!(thread.join().expect("every request is answered") > 0);
-    }
-}
-
-/// All that could leak: processes, fds of each role, files.
-fn belongings(baton: &Baton) -> (usize, Vec<usize>, Vec<usize>, usize) {
-    let status = baton.status();
-    let mut workers: Vec<usize> = status
-        .ready()
-        .iter()
-        .map(|worker| process::fds(worker.pid))
-        .collect();
-    workers.sort_unstable();
-    let files = walk(baton.run_dir());
-    (
-        baton.processes().len(),
-        vec![
-            process::fds(status.master_pid),
-            process::fds(status.master_brain_pid),
-        ],
-        workers,
-        files,
-    )
-}
-
-fn walk(directory: &Path) -> usize {
-    fs::read_dir(directory).map_or(0, |entries| {
-        entries
-            .filter_map(Result::ok)
-            .map(|entry| 1 + walk(&entry.path()))
-            .sum()
-    })
-}
-
-#[test]
-fn a_hundred_reloads_leak_nothing() {
-    let baton = Baton::started();
-    // The first ones may settle things.
-    for _ in 0..3 {
-        baton.expect(&["reload"], 0);
-    }
-    eventually("old workers are gone", || baton.processes().len() == 6);
-    let before = belongings(&baton);
-    for _ in 0..100 {
-        baton.expect(&["reload"], 0);
-    }
-    eventually("old workers are gone", || baton.processes().len() == 6);
-    // The socket of the last question may still be there for a moment.
-    eventually("nothing is left", || belongings(&baton) == before);
-    assert_eq!(http::get(baton.public, "/whoami").status, 200);
-}
-
-/// Copies of the programs that a test may break.
-fn own_programs() -> TempDir {
-    let directory = TempDir::new();
-    for name in ["baton-master", "baton-worker"] {
-        fs::copy(
-            programs::directory().join(name),
-            directory.path().join(name),
-        )
-        .unwrap();
-    }
-    directory
-}
-
-fn break_worker(directory: &TempDir) {
-    // Another file in its place, as a deployment does it: the one that runs is busy.
-    let new = directory.path().join("new");
-    fs::copy("/bin/false", &new).unwrap();
-    fs::rename(new, directory.path().join("baton-worker")).unwrap();
-}
-
-#[test]
 fn a_worker_that_cannot_boot_fails_the_start() {
-    let programs = own_programs();
-    break_worker(&programs);
+    let programs = programs::copies();
+    programs::break_worker(programs.path());
     let mut baton = Baton::builder().programs(programs.path()).prepare();
     let output = baton.try_start();
     assert_eq!(output.status.code(), Some(1));
@@ -355,24 +157,6 @@ fn a_worker_that_cannot_boot_fails_the_start() {
     assert!(said.contains("worker"), "{said}");
     assert_eq!(baton.processes(), [] as [i32; 0]);
     baton.expect(&["status"], 3);
-}
-
-#[test]
-fn a_worker_that_cannot_boot_fails_the_reload_and_the_old_ones_serve() {
-    let programs = own_programs();
-    let baton = Baton::builder().programs(programs.path()).start();
-    let before = baton.status();
-    break_worker(&programs);
-    let output = baton.run(&["reload"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(!text(&output.stderr).is_empty());
-    let after = baton.status();
-    assert_eq!(pids(&after), pids(&before));
-    assert_ne!(after.json["reload"]["last_result"], "ok");
-    for _ in 0..10 {
-        assert_eq!(http::get(baton.public, "/whoami").status, 200);
-    }
-    eventually("failed workers are gone", || baton.processes().len() == 6);
 }
 
 #[test]
@@ -393,43 +177,6 @@ fn a_hung_worker_is_replaced() {
     assert!(after.worker(1).life > hung.life);
     assert_eq!(after.worker(2).pid, before.worker(2).pid);
     baton.wait_for_log("master", "stood still");
-}
-
-#[test]
-fn scale_up_and_down() {
-    let baton = Baton::started();
-    let first = baton.status();
-    baton.expect(&["scale", "4"], 0);
-    let four = baton.status();
-    let numbers: Vec<u64> = four.ready().iter().map(|worker| worker.worker).collect();
-    assert_eq!(numbers, [1, 2, 3, 4]);
-    assert!(pids(&four).is_superset(&pids(&first)));
-    let serving: BTreeSet<u64> = (0..20).map(|_| http::whoami(baton.public).worker).collect();
-    assert_eq!(serving.len(), 4);
-
-    baton.expect(&["scale", "1"], 0);
-    baton.status_when("one is left", |status| status.workers.len() == 1);
-    eventually("their processes are gone", || baton.processes().len() == 4);
-    for _ in 0..10 {
-        assert_eq!(http::whoami(baton.public).worker, 1);
-    }
-    // It holds over a reload.
-    baton.expect(&["reload"], 0);
-    assert_eq!(baton.status().ready().len(), 1);
-    baton.expect(&["scale", "0"], 2);
-}
-
-#[test]
-fn ttin_and_ttou() {
-    let baton = Baton::builder().workers(1).start();
-    let master = baton.status().master_pid;
-    process::signal(master, Signal::SIGTTIN);
-    baton.status_when("two workers", |status| status.ready().len() == 2);
-    process::signal(master, Signal::SIGTTOU);
-    baton.status_when("one worker", |status| status.workers.len() == 1);
-    process::signal(master, Signal::SIGTTOU);
-    baton.wait_for_log("master", "TTOU");
-    assert_eq!(baton.status().ready().len(), 1);
 }
 
 #[test]
@@ -458,7 +205,7 @@ fn usr1_reopens_all_logs() {
             .iter()
             .all(|name| baton.log(name).contains("bad_request_line"))
     });
-    assert_eq!(pids(&baton.status()), pids(&status));
+    assert_eq!(baton.status().serving(), status.serving());
 }
 
 #[test]
