@@ -287,6 +287,7 @@ impl<'a> Brain<'a> {
         // What is open before this brain opens anything is what the last one left.
         let left = sweep::open_fds()?;
         let (config, source) = prepare::kept(context);
+        state.page().set_patience(crew::patience_of_guard(&config));
         let verdict = poison::note_death(state);
         let poll = Poll::new()?;
         let mut brain = Brain {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::channel::{Channel, Received};
@@ -38,6 +39,11 @@ pub(super) fn patience(config: &Config) -> Patience {
         moving: config.timeouts.move_ms,
         retire: config.timeouts.retire_ms,
     }
+}
+
+/// So long the guard waits for a sign of its brain, which gives one each tick.
+pub(super) fn patience_of_guard(config: &Config) -> Duration {
+    Duration::from_millis(config.timeouts.hung_ms + 2 * super::TICK)
 }
 
 impl Brain<'_> {

@@ -107,6 +107,8 @@ impl Brain<'_> {
         self.logging.set_filter(config.log.level.as_str());
         self.sequencer.set_capacity(config.limits.rooms);
         self.supervisor.set_patience(crew::patience(&config));
+        self.page
+            .set_patience(super::crew::patience_of_guard(&config));
         self.config = config;
         self.keep_config();
     }
