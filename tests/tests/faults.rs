@@ -2,7 +2,9 @@
 //! so, while clients check every byte: no connection is closed, nothing is lost, doubled or changed.
 
 use harness::faults::Faults;
+use harness::socket::Options;
 use harness::traffic::Traffic;
+use harness::websocket::WebSocket;
 use harness::{Baton, eventually, http, process, rooms};
 use serde_json::json;
 
@@ -203,4 +205,214 @@ points! {
     worker_while_it_goes_on_with_each: "worker:recover-each", [1, 2], kill_worker;
     master_while_it_recovers: "master:recover", [1, 1], kill_master;
     master_after_its_sweep: "master:recover-swept", [1, 1], kill_master;
+}
+
+/// A member that reads only when 9 MB have been said, more than its socket takes: what it is owed goes
+/// out in parts, and is fetched out of the log again.
+fn sluggish(traffic: &mut Traffic, baton: &Baton) {
+    let mut publisher = rooms::Client::connect(baton.public);
+    let options = Options {
+        receive_buffer: Some(64 << 10),
+        ..Options::default()
+    };
+    let mut member = rooms::Client::connect_with(baton.public, options);
+    let mut last = member.join("sluggish").offset;
+    let data = json!("x".repeat(60_000));
+    traffic.spawn(move || {
+        for _ in 0..150 {
+            publisher.tell(json!({ "send": "sluggish", "data": data }));
+        }
+        let end = publisher.publish("sluggish", json!("end"));
+        while last < end.offset {
+            let message = member.message();
+            last += 1;
+            assert_eq!(rooms::Position::parse(&message["pos"]).offset, last);
+            assert!(message["data"] == data || message["data"] == "end");
+        }
+    });
+}
+
+fn dies_while_one_reads_slowly(point: &str, passes: &[u64]) {
+    let faults = Faults::new();
+    let config = "[rooms]\nslow_bytes = \"16 MiB\"\n";
+    let baton = faults.builder().config(config).start();
+    let before = sockets(&baton);
+    let mut traffic = Traffic::start(baton.public);
+    sluggish(&mut traffic, &baton);
+    traffic.go_on(1);
+    for passes in passes {
+        faults.arm(point, *passes);
+        faults.wait_for(point);
+        traffic.go_on(1);
+    }
+    traffic.stop();
+    leaves_nothing(&baton, &before);
+}
+
+#[test]
+fn worker_wrote_a_part_and_did_not_note_it() {
+    dies_while_one_reads_slowly("worker:write-part", &[1, 2]);
+}
+
+#[test]
+fn worker_cut_a_frame_and_did_not_commit_the_rest() {
+    dies_while_one_reads_slowly("worker:cut", &[1, 2]);
+}
+
+#[test]
+fn worker_wrote_to_one_that_lags() {
+    dies_while_one_reads_slowly("worker:catch-up", &[1, 30]);
+}
+
+#[test]
+fn worker_fetched_what_is_owed_and_did_not_commit_it() {
+    dies_while_one_reads_slowly("worker:materialise", &[1, 30]);
+}
+
+/// Not only SIGKILL. Who is stopped is killed as one that hangs.
+#[test]
+fn deaths_of_every_kind() {
+    let faults = Faults::new();
+    let config = "[timeouts]\nhung = \"2s\"\n";
+    let baton = faults.builder().config(config).start();
+    let before = sockets(&baton);
+    let traffic = Traffic::start(baton.public);
+    for point in ["worker:step", "worker:write", "master:append", "master:ack"] {
+        for how in ["1 abort", "1 segv", "1 stop"] {
+            faults.arm_as(point, how);
+            faults.wait_for(point);
+            traffic.go_on(2);
+        }
+    }
+    traffic.stop();
+    leaves_nothing(&baton, &before);
+}
+
+/// The guard dies, its brain becomes the guard, and the next brain dies as it takes over.
+#[test]
+fn a_brain_dies_that_has_a_new_guard() {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let traffic = Traffic::start(baton.public);
+    let status = baton.status();
+    for (guard, point) in [
+        (status.worker(1).guard_pid, "worker:recover"),
+        (status.worker(2).guard_pid, "worker:journal-valid"),
+        (status.master_pid, "master:recover"),
+    ] {
+        faults.arm(point, 1);
+        process::kill(guard);
+        faults.wait_for(point);
+        traffic.go_on(3);
+    }
+    traffic.stop();
+}
+
+/// What has neither guard nor brain any more is lost, and no more than that: what it had not taken is
+/// served by another, the other worker notices nothing, and there is a new one.
+fn dies_wholly(point: &str, victim: impl Fn(&harness::status::Worker) -> i32) {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let mut lost = rooms::Client::on_worker(baton.public, 1);
+    let mut kept = rooms::Client::on_worker(baton.public, 2);
+    for client in [&mut lost, &mut kept] {
+        client.join("r");
+    }
+    let status = baton.status();
+    faults.arm(point, 1);
+    process::kill(victim(status.worker(1)));
+    faults.wait_for(point);
+    assert_eq!(lost.close_code(), 1006);
+    for _ in 0..20 {
+        assert_eq!(http::get(baton.public, "/healthz").status, 200);
+    }
+    kept.publish("r", json!("still here"));
+    assert_eq!(kept.message()["data"], "still here");
+    let new = baton.status_when("there is a new worker 1", |now| {
+        now.ready().len() == 2 && now.worker(1).guard_pid != status.worker(1).guard_pid
+    });
+    assert_eq!(new.worker(2).pid, status.worker(2).pid);
+    // The dead one is counted among the members no more.
+    eventually("one is in the room", || {
+        kept.ok(json!({ "who": "r" }))["count"] == 1
+    });
+}
+
+#[test]
+fn worker_dies_as_it_becomes_a_guard() {
+    dies_wholly("worker:exec", |worker| worker.guard_pid);
+}
+
+#[test]
+fn worker_has_become_a_guard_and_has_no_brain_yet() {
+    dies_wholly("worker:guard", |worker| worker.guard_pid);
+}
+
+#[test]
+fn the_guard_of_a_dead_brain_dies_before_there_is_another() {
+    dies_wholly("worker:guard", |worker| worker.pid);
+}
+
+/// A worker is started by a brain that dies of it: none is left that nobody knows, and the order is
+/// carried out.
+#[test]
+fn master_dies_as_it_starts_a_worker() {
+    for point in ["master:spawn", "master:spawned"] {
+        let faults = Faults::new();
+        let baton = faults.builder().start();
+        let traffic = Traffic::start(baton.public);
+        faults.arm(point, 1);
+        // Whoever ordered it is not answered.
+        let _ = baton.run(&["scale", "3"]);
+        assert!(faults.is_reached(point));
+        baton.status_when("there are three", |status| status.ready().len() == 3);
+        traffic.go_on(3);
+        traffic.stop();
+        // Two of the master, and two of each worker.
+        eventually("no process is left over", || baton.processes().len() == 8);
+    }
+}
+
+/// In these two everything is as above, but that one thing is done in the naive way: so the tests
+/// above would notice.
+#[test]
+fn without_the_kernels_counters_a_stream_breaks() {
+    for naive in [false, true] {
+        let faults = Faults::new();
+        let said = if naive { "truth" } else { "" };
+        let builder = faults.builder().workers(1);
+        let baton = builder.environment("BATON_NAIVE", said).start();
+        let mut client = WebSocket::connect(baton.public, "/echo");
+        client.text("first");
+        assert_eq!(client.receive_text(), "first");
+        // The brain that dies has written it, the next one does not know.
+        faults.arm("worker:write", 1);
+        client.text("second");
+        faults.wait_for("worker:write");
+        client.text("third");
+        let mut echoes = 1;
+        while client.receive_text() != "third" {
+            echoes += 1;
+        }
+        assert_eq!(echoes, if naive { 3 } else { 2 });
+    }
+}
+
+#[test]
+fn outside_of_the_record_a_message_is_published_twice() {
+    for naive in [false, true] {
+        let faults = Faults::new();
+        let said = if naive { "publish" } else { "" };
+        let builder = faults.builder().workers(1);
+        let baton = builder.environment("BATON_NAIVE", said).start();
+        let mut member = rooms::Client::connect(baton.public);
+        member.join("r");
+        faults.arm("worker:publish", 1);
+        member.tell(json!({ "send": "r", "data": "once" }));
+        faults.wait_for("worker:publish");
+        assert_eq!(member.message()["data"], "once");
+        member.publish("r", json!("behind"));
+        let expected = if naive { "once" } else { "behind" };
+        assert_eq!(member.message()["data"], expected);
+    }
 }
