@@ -91,6 +91,8 @@ struct Job {
     /// Ordered, and not given so far.
     ordered: FxHashSet<Cid>,
     refusals: u32,
+    /// Nothing more of what it has is to go.
+    is_through: bool,
 }
 
 /// How fast shares are evened out, and how long it is tried.
@@ -117,6 +119,7 @@ impl Job {
             list_at: 0,
             ordered: FxHashSet::default(),
             refusals: 0,
+            is_through: false,
         }
     }
 }
@@ -156,6 +159,7 @@ impl Moves {
             let job = self.jobs.entry(*ring).or_insert_with(|| Job::new(*aim));
             if job.aim == Aim::Share {
                 job.left.clear();
+                job.is_through = false;
             }
             job.aim = *aim;
         }
@@ -245,7 +249,7 @@ impl Moves {
                         .saturating_sub(share(table, waiting)),
                 };
                 let stays = table.iter().any(|place| place.ring == from);
-                if !stays || excess == 0 || job.refusals >= REFUSALS {
+                if !stays || excess == 0 || job.is_through || job.refusals >= REFUSALS {
                     return match ordered + load.leaving {
                         0 => Next::Done,
                         _ => Next::Nothing,
@@ -299,9 +303,7 @@ impl Moves {
         let all = all.into_iter();
         let left = all.filter(|(cid, address)| goes(*address) && !job.ordered.contains(cid));
         job.left = left.map(|(cid, _)| cid).collect();
-        if job.aim == Aim::Share && job.left.is_empty() && job.ordered.is_empty() {
-            self.jobs.remove(&from);
-        }
+        job.is_through = job.left.is_empty();
     }
 
     /// It was given, as ordered.
