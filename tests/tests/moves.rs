@@ -501,3 +501,66 @@ fn stop_wins_over_a_move() {
     middle.end();
     drop(crowd);
 }
+
+/// Kills the brain of a worker, again and again, until it gives up.
+fn wear_out(baton: &Baton, worker: u64) {
+    let mut last = 0;
+    wait::until("its brains are worn out", DEADLINE, || {
+        let status = baton.status();
+        let row = status.workers.iter().find(|row| row.worker == worker);
+        let is_serving = |row: &&Worker| row.state == "ready" || row.state == "starting";
+        match row.filter(is_serving) {
+            Some(row) if row.pid != last => {
+                last = row.pid;
+                process::kill(row.pid);
+                None
+            }
+            Some(_) => None,
+            None => Some(()),
+        }
+    });
+}
+
+#[test]
+fn a_worker_whose_brains_all_die_is_given_up_and_its_connections_go_on_elsewhere() {
+    let baton = Baton::builder()
+        .config("[limits]\nshort_lives = 3\n")
+        .start();
+    let mut crowd = Crowd::gather(&baton, 100);
+    assert_eq!(crowd.by_worker().len(), 2);
+    all_live_through(&baton, |baton| wear_out(baton, 1));
+    baton.wait_for_log("master", "worker-1 is given up");
+    let status = baton.status_when("it is given up", |status| {
+        status.workers.len() == 2 && status.workers[0].state == "given-up"
+    });
+    assert_eq!(status.workers[0].pid, 0);
+    assert_eq!(
+        crowd.by_worker().into_iter().collect::<Vec<_>>(),
+        [(2, 100)]
+    );
+    // A new brain of the master does not change that, a reload does.
+    process::kill(status.master_brain_pid);
+    baton.status_when("the next one is there", |next| {
+        next.master_brain_pid != status.master_brain_pid && next.workers[0].state == "given-up"
+    });
+    baton.expect(&["reload"], 0);
+    assert_eq!(baton.status().ready().len(), 2);
+    crowd.ask();
+}
+
+#[test]
+fn the_only_worker_whose_brains_all_die_is_replaced() {
+    let baton = Baton::builder()
+        .workers(1)
+        .config("[limits]\nshort_lives = 3\n")
+        .start();
+    let mut crowd = Crowd::gather(&baton, 50);
+    let before = baton.status().worker(1).guard_pid;
+    wear_out(&baton, 1);
+    let status = baton.status_when("another serves", |status| {
+        status.workers.len() == 1 && status.ready().len() == 1
+    });
+    assert_ne!(status.worker(1).guard_pid, before);
+    let pid = status.worker(1).pid;
+    assert!(crowd.ask().iter().all(|who| who.pid == pid));
+}
