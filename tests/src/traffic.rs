@@ -63,6 +63,14 @@ impl Traffic {
     /// Some clients of each kind.
     #[track_caller]
     pub fn start(to: SocketAddr) -> Traffic {
+        let mut traffic = Traffic::of_those_that_stay(to);
+        traffic.spawn(move || newcomer(to));
+        traffic
+    }
+
+    /// The same ten connections from the beginning to the end.
+    #[track_caller]
+    pub fn of_those_that_stay(to: SocketAddr) -> Traffic {
         let mut traffic = Traffic::none(to);
         let room = traffic.room.clone();
         for _ in 0..3 {
@@ -98,7 +106,6 @@ impl Traffic {
             round += 1;
             come_and_go(&mut client, round);
         });
-        traffic.spawn(move || newcomer(to));
         traffic
     }
 

@@ -3,8 +3,11 @@
 //! command that ordered the move says the truth.
 
 use harness::faults::Faults;
+use harness::rooms::Client;
+use harness::socket::{self, Options};
 use harness::traffic::Traffic;
 use harness::{Baton, eventually, process};
+use serde_json::json;
 
 /// Sockets that each guard has open: brains share these.
 fn sockets(baton: &Baton) -> Vec<usize> {
@@ -79,4 +82,56 @@ points! {
     master_hears_the_ack: "master:ack", [1, 9];
     master_has_told_the_giver: "master:took", [1, 2];
     giver_forgets_it: "worker:took", [1, 5];
+    giver_has_given_up_its_slot: "worker:close-moved", [1, 5];
+    taker_has_counted_its_members: "worker:members", [1, 1];
+}
+
+/// Dies at the point when a connection has to be taken back: it kills whoever takes it.
+fn dies_as_one_is_kept(point: &str) {
+    let faults = Faults::new();
+    let config = "[timeouts]\nmove = \"1s\"\n";
+    let baton = faults.builder().workers(1).config(config).start();
+    let traffic = Traffic::start(baton.public);
+    let options = Options {
+        from: Some(socket::loopback(4)),
+        ..Options::default()
+    };
+    let mut client = Client::connect_with(baton.public, options);
+    client.join("r");
+    faults.arm_as("worker:poison-take", "127.1.0.5:");
+    for _ in 0..2 {
+        let old = baton.status().worker(1).guard_pid;
+        traffic.go_on(1);
+        faults.arm(point, 1);
+        let said = baton.expect(&["reload"], 1);
+        assert!(
+            faults.is_reached(point),
+            "{point} is not on the way: {said}"
+        );
+        let status = baton.status_when("the old one is alone", |now| now.workers.len() == 1);
+        assert_eq!(status.worker(1).guard_pid, old);
+        client.publish("r", json!("still here"));
+        assert_eq!(client.message()["data"], "still here");
+        traffic.go_on(2);
+    }
+    faults.disarm("worker:poison-take");
+    baton.expect(&["reload"], 0);
+    client.publish("r", json!("elsewhere"));
+    assert_eq!(client.message()["data"], "elsewhere");
+    traffic.stop();
+}
+
+#[test]
+fn master_lets_the_giver_keep_it() {
+    dies_as_one_is_kept("master:keep");
+}
+
+#[test]
+fn giver_is_about_to_keep_it() {
+    dies_as_one_is_kept("worker:keep");
+}
+
+#[test]
+fn giver_has_kept_it() {
+    dies_as_one_is_kept("worker:kept");
 }
