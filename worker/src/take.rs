@@ -149,12 +149,13 @@ impl Brain {
     fn turn_away(&mut self, given: &Given) {
         let (cid, peer) = (given.cid, given.peer);
         log::error!("{cid} from {peer} kills whoever takes it: turned away");
-        match (&given.past, self.slots.take()) {
-            (Past::None, Some(slot)) => {
+        let is_fresh = matches!(given.past, Past::None);
+        match is_fresh.then(|| self.slots.take()).flatten() {
+            Some(slot) => {
                 self.slots.set(slot, Field::Cid, cid.0);
                 self.slots.release(slot);
             }
-            _ => self.refused.push(cid),
+            None => self.refused.push(cid),
         }
     }
 
