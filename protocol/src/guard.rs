@@ -4,7 +4,8 @@
 //! The two share one fd table (`CLONE_FILES`), so when the brain dies every socket stays open, with
 //! all that is queued in it; the guard clones the next brain, which goes on from the [`Page`] and
 //! the rest of the state. When the guard dies, its brain execs the guard program over itself
-//! ([`exec_over_self`]) and becomes the guard of the next brain.
+//! ([`exec_over_self`]) and becomes the guard of the next brain. And a guard can give way to another
+//! program, under its pid, while its brain stands by ([`takeover`]).
 //!
 //! Rules for a program that is a guard:
 //! - It starts by exec and has one thread. Between its start and [`run`] it touches no hash map
@@ -16,8 +17,9 @@
 //!   [`unblock_all_signals`] before its exec.
 //!
 //! Read in this order: this file (the loop), [`page`] (what guard and brain tell each other),
-//! [`signals`], [`program`] (exec over itself).
+//! [`signals`], [`program`] (exec over itself), [`takeover`].
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -34,10 +36,12 @@ use crate::fault;
 pub mod page;
 pub mod program;
 pub mod signals;
+pub mod takeover;
 
 pub use page::{Page, Reaped};
 pub use program::{exec_over_self, exec_program, held_program, name_process};
 pub use signals::unblock_all_signals;
+pub use takeover::Takeover;
 
 /// What a brain is told when it starts.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,9 @@ pub enum Outcome {
     Failed(i32),
     /// Brain after brain died without progress while a SIGTERM waited to be dealt with.
     Terminated,
+    /// It was to take over, and the offer was withdrawn: others go on with the state, and nothing
+    /// of it is to be touched.
+    NotTaken,
 }
 
 impl Outcome {
@@ -72,6 +79,7 @@ impl Outcome {
             Outcome::Done => 0,
             Outcome::Failed(code) => code,
             Outcome::Terminated => 128 + Signal::SIGTERM as i32,
+            Outcome::NotTaken => 1,
         }
     }
 }
@@ -83,6 +91,19 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// How often a guard looks whether its brain has set a patience.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How a guard begins, and how it may end in favour of another program.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub page: Page,
+    /// A non-blocking eventfd, written when a signal is counted.
+    pub doorbell: BorrowedFd<'a>,
+    /// The arguments of a program to which this one gives way ([`takeover`]), beginning with its
+    /// name; none: it gives way to nobody.
+    pub successor: &'a [CString],
+    /// Another guard has given way to this one: its offer is to be taken.
+    pub takes_over: bool,
+}
 
 /// Becomes the guard: clones a brain, which runs `brain(context, …)`, and another whenever one dies, until one
 /// exits. Signals are counted in `page`, and `doorbell` (a non-blocking eventfd) is written then; a
@@ -100,19 +121,56 @@ pub fn run<C>(
     context: &C,
     brain: fn(&C, Life) -> !,
 ) -> io::Result<Outcome> {
+    let place = Place {
+        page,
+        doorbell,
+        successor: &[],
+        takes_over: false,
+    };
+    run_in(&place, context, brain)
+}
+
+/// As [`run`], in a place that others have had before, or are to have afterwards.
+///
+/// # Errors
+/// As there.
+pub fn run_in<C>(place: &Place<'_>, context: &C, brain: fn(&C, Life) -> !) -> io::Result<Outcome> {
+    let offer = match (place.takes_over, place.page.takeover()) {
+        (false, _) => None,
+        (true, Takeover::Offered { number }) => Some(number),
+        (true, _) => return Ok(Outcome::NotTaken),
+    };
+    let outcome = guard(place, offer, context, brain);
+    match offer {
+        // Whatever has become of us: others go on, or will when we are gone.
+        Some(offer) if place.page.last_taken() != offer => Ok(Outcome::NotTaken),
+        _ => outcome,
+    }
+}
+
+fn guard<C>(
+    place: &Place<'_>,
+    offer: Option<u32>,
+    context: &C,
+    brain: fn(&C, Life) -> !,
+) -> io::Result<Outcome> {
+    let page = place.page;
     signals::block_all()?;
-    program::close_all_on_exec()?;
     let guard_pid = nix::unistd::getpid().as_raw();
     let guard = pidfd_of_itself()?;
     let thread_id = thread_id_cache();
     let mut watch = Watch {
-        page,
-        doorbell,
+        place: *place,
+        offer,
         brain: None,
+        old_brain: offer.map(|_| page.brain_pid()),
     };
     let mut previous = None;
     let mut hung = false;
     loop {
+        // A brain that died while it offered our place has cleared the flag.
+        program::close_all_on_exec()?;
+        watch.withdraw();
         let delay = delay_after(page.fruitless());
         if !delay.is_zero() {
             watch.wait_out(delay)?;
@@ -122,8 +180,11 @@ pub fn run<C>(
         fault::shared_point("guard");
         let status = match clone_brain(thread_id) {
             Ok(0) => {
-                page.set_brain_pid(nix::unistd::getpid().as_raw());
                 let _bomb = AbortOnUnwind;
+                if !takeover::take(page, offer, watch.old_brain) {
+                    exit(0)
+                }
+                page.set_brain_pid(nix::unistd::getpid().as_raw());
                 let life = Life {
                     number,
                     guard_pid,
@@ -191,30 +252,60 @@ fn delay_after(fruitless: u64) -> Duration {
 
 /// The part of a guard that waits.
 struct Watch<'a> {
-    page: Page,
-    doorbell: BorrowedFd<'a>,
+    place: Place<'a>,
+    /// The offer that a brain of ours takes or has taken.
+    offer: Option<u32>,
     brain: Option<i32>,
+    /// The brain that made the offer, until it is reaped.
+    old_brain: Option<i32>,
 }
 
 impl Watch<'_> {
+    /// Withdraws what a brain of ours has offered: it is dead.
+    fn withdraw(&self) {
+        if let Takeover::Offered { number } = self.place.page.takeover()
+            && self.offer != Some(number)
+        {
+            self.place.page.withdraw(number, 0);
+        }
+    }
+
+    /// Becomes another program, if the brain has offered our place to one and stands by.
+    fn give_way(&self) {
+        let Takeover::Offered { number } = self.place.page.takeover() else {
+            return;
+        };
+        if self.offer == Some(number) || self.place.successor.is_empty() {
+            return;
+        }
+        fault::point("takeover-exec");
+        // SAFETY: the brain keeps it open as long as it offers.
+        let program = unsafe { BorrowedFd::borrow_raw(self.place.page.heir()) };
+        let error = exec_program(program, self.place.successor, &[]);
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        self.place.page.withdraw(number, errno);
+        self.ring();
+    }
+
     /// Counts signals and reaps until the brain is dead, and kills it when it is hung; says
     /// whether it did.
-    fn wait_for_death(&self, brain: i32) -> io::Result<(ExitStatus, bool)> {
+    fn wait_for_death(&mut self, brain: i32) -> io::Result<(ExitStatus, bool)> {
         let mut hung = false;
-        let (mut progress, mut since) = (self.page.progress(), Instant::now());
+        let (mut progress, mut since) = (self.place.page.progress(), Instant::now());
         let mut looked = since;
         loop {
             if let Some(status) = self.reap()? {
                 return Ok((status, hung));
             }
-            let patience = self.page.patience();
+            self.give_way();
+            let patience = self.place.page.patience();
             let tick = patience.map_or(LOOK, |patience| patience / 4);
             self.next_signal(Some(tick))?;
             let now = Instant::now();
             // If this guard did not run either, the whole machine may have been asleep.
             let asleep = now - looked > 2 * tick;
-            if asleep || self.page.progress() != progress {
-                (progress, since) = (self.page.progress(), now);
+            if asleep || self.place.page.progress() != progress {
+                (progress, since) = (self.place.page.progress(), now);
             }
             looked = now;
             if patience.is_some_and(|patience| now - since >= patience) {
@@ -226,12 +317,12 @@ impl Watch<'_> {
     }
 
     /// Counts signals and reaps for so long, or until somebody wants an end.
-    fn wait_out(&self, delay: Duration) -> io::Result<()> {
+    fn wait_out(&mut self, delay: Duration) -> io::Result<()> {
         let end = Instant::now() + delay;
         loop {
             self.reap()?;
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.page.pending(Signal::SIGTERM) > 0 {
+            if left.is_zero() || self.place.page.pending(Signal::SIGTERM) > 0 {
                 return Ok(());
             }
             self.next_signal(Some(left))?;
@@ -241,13 +332,13 @@ impl Watch<'_> {
     /// Waits for one signal and counts it.
     fn next_signal(&self, timeout: Option<Duration>) -> io::Result<()> {
         // While the page has no room the dead stay zombies, and nothing tells when it has some.
-        let timeout = match self.page.can_note_reaped() {
+        let timeout = match self.place.page.can_note_reaped() {
             true => timeout,
             false => Some(timeout.map_or(FIRST_DELAY, |t| t.min(FIRST_DELAY))),
         };
         match signals::wait(timeout)? {
             Some(signal) if signal != Signal::SIGCHLD => {
-                self.page.raise(signal);
+                self.place.page.raise(signal);
                 self.ring();
             }
             _ => {}
@@ -256,23 +347,28 @@ impl Watch<'_> {
     }
 
     /// Reaps whoever is dead; the brain's status is returned, the others' are noted.
-    fn reap(&self) -> io::Result<Option<ExitStatus>> {
+    fn reap(&mut self) -> io::Result<Option<ExitStatus>> {
         if let Some(brain) = self.brain
             && let Some(status) = wait_for(brain)?
         {
             return Ok(Some(status));
         }
         let mut noted = false;
-        while self.page.can_note_reaped() {
+        while self.place.page.can_note_reaped() {
             // Noted first and reaped then: a guard that is killed in between loses nothing.
             let Some(pid) = peek_dead()? else { break };
             if self.brain == Some(pid) {
                 return wait_for(pid);
             }
+            if self.old_brain == Some(pid) {
+                self.old_brain = None;
+                wait_for(pid)?;
+                continue;
+            }
             let Some(status) = peek_status(pid)? else {
                 break;
             };
-            self.page.note_reaped(Reaped { pid, status });
+            self.place.page.note_reaped(Reaped { pid, status });
             wait_for(pid)?;
             noted = true;
         }
@@ -284,7 +380,7 @@ impl Watch<'_> {
 
     fn ring(&self) {
         // It cannot block, and a counter that is full has rung already.
-        let _ = nix::unistd::write(self.doorbell, &1u64.to_ne_bytes());
+        let _ = nix::unistd::write(self.place.doorbell, &1u64.to_ne_bytes());
     }
 }
 

@@ -2,12 +2,15 @@
 //! outlive both.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+
+use super::takeover::{Takeover, Word};
 
 /// The signals 1 to 31; real-time signals are not counted.
 const SIGNALS: usize = 32;
@@ -21,10 +24,14 @@ const REAPED_HEAD: usize = 3;
 const RAISED: usize = 16;
 const REAPED_RING: usize = RAISED + 2 * SIGNALS;
 
+// Changed by whoever is first.
+const TAKEOVER: usize = 7;
+
 // Written by the brain.
 const PROGRESS: usize = 4;
 const REAPED_TAIL: usize = 5;
 const PATIENCE: usize = 6;
+const HEIR: usize = REAPED_RING + REAPED;
 const BOOT: usize = 8;
 const BOOT_WORDS: usize = RAISED - BOOT;
 const DEALT: usize = RAISED + SIGNALS;
@@ -50,7 +57,7 @@ impl fmt::Display for Reaped {
 
 impl Page {
     /// How many words a page is made of.
-    pub const WORDS: usize = REAPED_RING + REAPED;
+    pub const WORDS: usize = HEIR + 1;
 
     /// # Panics
     /// If there are fewer than [`Page::WORDS`] words: the caller lays out the state.
@@ -134,6 +141,57 @@ impl Page {
         &self.words[BOOT + index]
     }
 
+    /// How the last offer of the guard's place stands.
+    pub fn takeover(&self) -> Takeover {
+        Word::unpack(self.get(TAKEOVER)).stands
+    }
+
+    /// The number of the next offer.
+    pub fn next_offer(&self) -> u32 {
+        Word::unpack(self.get(TAKEOVER)).next()
+    }
+
+    /// The number of the last offer that was taken; 0: none was.
+    pub fn last_taken(&self) -> u32 {
+        Word::unpack(self.get(TAKEOVER)).taken
+    }
+
+    /// By the brain, which stands by from now on.
+    pub(super) fn offer(&self, number: u32, program: RawFd) {
+        self.set(HEIR, program as u64);
+        let word = Word::unpack(self.get(TAKEOVER)).then(Takeover::Offered { number });
+        self.set(TAKEOVER, word.pack());
+    }
+
+    /// The program of the last offer.
+    pub(super) fn heir(&self) -> RawFd {
+        self.get(HEIR) as RawFd
+    }
+
+    /// The offer of this number is off. False: it was taken, or withdrawn before.
+    pub(super) fn withdraw(&self, number: u32, errno: i32) -> bool {
+        self.decide(number, Takeover::Withdrawn { number, errno })
+    }
+
+    /// The offer of this number is taken. False: it was taken before, or withdrawn.
+    pub(super) fn take(&self, number: u32) -> bool {
+        self.decide(number, Takeover::Taken { number })
+    }
+
+    fn decide(&self, number: u32, decision: Takeover) -> bool {
+        let now = self.get(TAKEOVER);
+        let word = Word::unpack(now);
+        word.stands == Takeover::Offered { number }
+            && self.words[TAKEOVER]
+                .compare_exchange(
+                    now,
+                    word.then(decision).pack(),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
+    }
+
     pub(super) fn patience(&self) -> Option<Duration> {
         let millis = self.get(PATIENCE);
         (millis > 0).then(|| Duration::from_millis(millis))
@@ -204,6 +262,40 @@ mod tests {
         assert_eq!(page.pending(Signal::SIGHUP), 1);
         assert_eq!(page.pending(Signal::SIGSYS), 1);
         assert_eq!(page.pending(Signal::SIGTERM), 0);
+    }
+
+    #[test]
+    fn an_offer_is_decided_once() {
+        let page = page();
+        assert!(!page.take(0) && !page.withdraw(0, 0));
+        for number in 1..4 {
+            assert_eq!(page.next_offer(), number);
+            page.offer(number, 5);
+            assert!(!page.take(number - 1) && !page.withdraw(number + 1, 0));
+            assert!(page.take(number));
+            assert!(!page.take(number) && !page.withdraw(number, 0));
+            assert_eq!(page.takeover(), Takeover::Taken { number });
+        }
+        let errno = libc::EACCES;
+        page.offer(4, 5);
+        assert!(page.withdraw(4, errno));
+        assert!(!page.take(4) && !page.withdraw(4, 0));
+        assert_eq!(page.takeover(), Takeover::Withdrawn { number: 4, errno });
+    }
+
+    #[test]
+    fn whoever_comes_late_knows_whether_an_offer_was_taken() {
+        let page = page();
+        page.offer(1, 5);
+        assert!(page.take(1));
+        assert_eq!(page.last_taken(), 1);
+        page.offer(2, 5);
+        assert_eq!(page.last_taken(), 1);
+        assert!(page.withdraw(2, 0));
+        assert_eq!(page.last_taken(), 1);
+        page.offer(3, 5);
+        assert!(page.take(3));
+        assert_eq!(page.last_taken(), 3, "and the second never was");
     }
 
     #[test]

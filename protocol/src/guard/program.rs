@@ -33,8 +33,7 @@ pub fn exec_over_self(
     }
 }
 
-/// The same for a guard that has no brain and is to be another program: what signals wait for it
-/// go to the new one.
+/// The same for a guard that is to be another program: what signals wait for it go to the new one.
 pub fn exec_program(
     program: BorrowedFd<'_>,
     args: &[CString],
@@ -59,7 +58,7 @@ pub fn exec_program(
 }
 
 /// Standard input, output and error stay open at every exec.
-fn close_on_exec(fds: &[BorrowedFd<'_>], flag: FdFlag) -> io::Result<()> {
+pub(super) fn close_on_exec(fds: &[BorrowedFd<'_>], flag: FdFlag) -> io::Result<()> {
     for fd in fds.iter().filter(|fd| fd.as_raw_fd() > 2) {
         fcntl(fd, FcntlArg::F_SETFD(flag))?;
     }

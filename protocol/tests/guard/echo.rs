@@ -11,7 +11,7 @@ use protocol::guard::{self, Life, Page};
 use protocol::truth::truth;
 
 use super::roles::{NOBODY, Part, fd};
-use super::stage::{LIFE, OWN, Stage, WORK, wait_for};
+use super::stage::{BELL, LIFE, OWN, Stage, WORK, wait_for};
 
 const CONSUMED: usize = OWN;
 const WRITTEN: usize = OWN + 1;
@@ -57,10 +57,18 @@ pub fn brain(part: &Part, life: Life, naive: bool) -> ! {
             part.set(WRITTEN, part.get(WRITTEN) + n as u64);
         }
         part.page.beat();
-        let mut fds = [fd(WORK), life.guard].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        part.offer(life);
+        let mut fds = [fd(WORK), life.guard, fd(BELL)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         poll(&mut fds, PollTimeout::NONE).unwrap();
-        if fds[1].any() != Some(false) {
+        let [work, guard, bell] = fds.map(|fd| fd.any() != Some(false));
+        if guard {
             part.succeed();
+        }
+        if bell {
+            let _ = nix::unistd::read(fd(BELL), &mut [0; 8]);
+        }
+        if !work {
+            continue;
         }
         let at = (part.get(CONSUMED) % 4) as usize;
         // SAFETY: one brain lives, and this thread alone uses these bytes.
@@ -73,7 +81,7 @@ pub fn brain(part: &Part, life: Life, naive: bool) -> ! {
 }
 
 /// A connection to the brain, and a guard that holds its other end.
-fn start(role: &str) -> (Stage, TcpStream) {
+pub fn start(role: &str) -> (Stage, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nodelay(true).unwrap();
@@ -125,13 +133,21 @@ impl Random {
 }
 
 /// Lets the client ask while `kills` happen; then ends all.
-fn echo_through(
+pub fn echo_through(
     stage: &mut Stage,
     mut client: TcpStream,
     kills: impl FnOnce(&mut Stage),
 ) -> Result<u32, String> {
+    /// Also when the kills panic.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let at_the_end = Stop(&stop);
         let asking = scope.spawn(|| {
             let result = ask(&mut client, &stop);
             stop.store(true, Ordering::Relaxed);
@@ -139,7 +155,7 @@ fn echo_through(
             result
         });
         kills(stage);
-        stop.store(true, Ordering::Relaxed);
+        drop(at_the_end);
         asking.join().unwrap()
     })
 }

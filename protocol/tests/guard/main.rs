@@ -5,6 +5,7 @@ mod echo;
 mod lives;
 mod roles;
 mod stage;
+mod takeover;
 
 use std::process::ExitCode;
 
@@ -13,7 +14,8 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() == Some("role") {
-        roles::play(&args.next().expect("a role"));
+        let role = args.next().expect("a role");
+        roles::play(&role, args.next().is_some());
     }
     // A guard whose brain becomes the next guard leaves an orphan; it becomes ours.
     nix::sys::prctl::set_child_subreaper(true).expect("to be a subreaper");
@@ -25,6 +27,12 @@ fn main() -> ExitCode {
         ),
         ("echoes_wrong_without_the_truth", echo::naive_control),
         ("an_unprivileged_brain_becomes_guard", echo::unprivileged),
+        ("echoes_exact_through_takeovers", takeover::many),
+        ("echoes_exact_as_takeovers_are_killed", takeover::kills),
+        ("an_exec_that_fails_changes_nothing", takeover::no_program),
+        ("an_heir_that_dies_takes_nothing", takeover::dies),
+        ("an_heir_that_hangs_takes_nothing", takeover::hangs),
+        ("signals_outlive_takeovers", takeover::signals),
         ("a_brain_that_is_done", lives::done),
         ("a_brain_that_cannot_boot", lives::cannot_boot),
         ("a_brain_is_a_sane_process", lives::sane),

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
-use protocol::guard::{self, Life, Page};
+use protocol::guard::takeover::Offer;
+use protocol::guard::{self, Life, Page, Place};
 use protocol::memory::{Access, Segment};
 use protocol::{logging, privileges};
 
 use super::echo;
-use super::stage::{BELL, GUARD, LIFE, OWN, PROGRAM, STATE, WORDS, WORK, word};
+use super::stage::{BELL, GUARD, LIFE, OWN, PROGRAM, REFUSED, STATE, WORDS, WORK, word};
 
 pub const NOBODY: u32 = 65534;
 
@@ -27,7 +28,14 @@ pub struct Part {
 }
 
 /// Is a guard until it ends.
-pub fn play(role: &str) -> ! {
+pub fn play(role: &str, takes_over: bool) -> ! {
+    match role {
+        "an heir that dies" => guard::exit(3),
+        "an heir that hangs" => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
     guard::name_process(c"guard-test").unwrap();
     // SAFETY: set by who started us.
     let state = unsafe { OwnedFd::from_raw_fd(STATE) };
@@ -45,7 +53,19 @@ pub fn play(role: &str) -> ! {
         privileges::set_oom_score_adj(100).unwrap();
         privileges::drop_to(Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)).unwrap();
     }
-    let outcome = guard::run(part.page, fd(BELL), &part, brain).unwrap();
+    let heir: &[&str] = match role {
+        "heir dies" => &["guard-test", "role", "an heir that dies"],
+        "heir hangs" => &["guard-test", "role", "an heir that hangs"],
+        _ => &["guard-test", "role", role, "takes over"],
+    };
+    let heir: Vec<CString> = heir.iter().map(|arg| CString::new(*arg).unwrap()).collect();
+    let place = Place {
+        page: part.page,
+        doorbell: fd(BELL),
+        successor: &heir,
+        takes_over,
+    };
+    let outcome = guard::run_in(&place, &part, brain).unwrap();
     guard::exit(outcome.code());
 }
 
@@ -76,6 +96,30 @@ impl Part {
         guard::exit(99)
     }
 
+    /// Offers the guard's place for every SIGUSR2.
+    pub fn offer(&self, life: Life) {
+        if self.page.pending(Signal::SIGUSR2) == 0 {
+            return;
+        }
+        self.page.dealt(Signal::SIGUSR2, 1);
+        let no_program = self.role == "no heir";
+        let offer = Offer {
+            number: self.page.next_offer(),
+            program: fd(if no_program { BELL } else { PROGRAM }),
+            keep: &[fd(STATE), fd(BELL), fd(WORK), fd(PROGRAM)],
+            within: Duration::from_millis(if self.role == "heir hangs" {
+                200
+            } else {
+                10_000
+            }),
+        };
+        let refused = offer.make(self.page, &life, fd(BELL));
+        self.set(REFUSED, self.get(REFUSED) + 1);
+        if refused.is_orphan() {
+            self.succeed();
+        }
+    }
+
     /// Waits for the doorbell, or becomes the guard.
     fn wait(&self, life: Life) {
         let mut fds = [fd(BELL), life.guard].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -97,11 +141,14 @@ fn brain(part: &Part, life: Life) -> ! {
     }
     part.set(LIFE, life.number);
     match part.role.as_str() {
-        "echo" | "unprivileged" => echo::brain(part, life, false),
+        "echo" | "unprivileged" | "no heir" | "heir dies" | "heir hangs" => {
+            echo::brain(part, life, false)
+        }
         "naive" => echo::brain(part, life, true),
         "done" => guard::exit(0),
         "cannot boot" => guard::exit(7),
         "idle" => loop {
+            part.offer(life);
             part.wait(life);
             if part.page.pending(Signal::SIGTERM) > 0 {
                 guard::exit(0);

@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use protocol::guard::{Page, held_program};
+use protocol::guard::{Page, Takeover, held_program};
 use protocol::memory::Segment;
 
 pub const STATE: RawFd = 3;
@@ -26,8 +26,10 @@ pub const WORDS: usize = 512;
 /// Each brain announces itself here: its life, and its guard's pid.
 pub const LIFE: usize = 0;
 pub const GUARD: usize = 1;
+/// How often the guard's place was offered in vain.
+pub const REFUSED: usize = 2;
 /// For the role's own use.
-pub const OWN: usize = 2;
+pub const OWN: usize = 3;
 
 pub struct Stage {
     pub page: Page,
@@ -97,6 +99,20 @@ impl Stage {
         assert_eq!(self.word(GUARD), brain.as_raw() as u64);
     }
 
+    /// A single guard with a single brain, which serves.
+    pub fn wait_until_settled(&mut self) {
+        wait_for("a guard and its brain", || {
+            let guard = self.word(GUARD) as i32;
+            let children = format!("/proc/{guard}/task/{guard}/children");
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            self.guard = Pid::from_raw(guard);
+            children.trim() == self.brain().to_string()
+                && !is_dead(self.brain())
+                && self.word(LIFE) == self.page.lives()
+                && !matches!(self.page.takeover(), Takeover::Offered { .. })
+        });
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.guard, signal).unwrap();
     }
@@ -154,6 +170,12 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_micros(50));
     }
+}
+
+/// Or reaped.
+pub fn is_dead(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z "))
 }
 
 pub fn nothing() -> File {
