@@ -165,6 +165,8 @@ fn guard<C>(
         brain: None,
         old_brain: offer.map(|_| page.brain_pid()),
     };
+    // A brain that made us its guard got so far, whatever has become of those before it.
+    page.set_fruitless(0);
     let mut previous = None;
     let mut hung = false;
     loop {
