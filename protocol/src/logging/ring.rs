@@ -19,6 +19,9 @@ const HEADER: usize = 8;
 
 const UNKNOWN: u64 = u64::MAX;
 
+/// The smallest page of a file.
+const PAGE: u64 = 4096;
+
 #[derive(Debug)]
 pub struct Ring {
     header: &'static [AtomicU64],
@@ -97,7 +100,8 @@ impl Ring {
     }
 
     /// In a new brain: the file is at this position; takes what its predecessor has written
-    /// without noting it.
+    /// without noting it. A write that is under way when its process is killed may end at any page
+    /// of the file, in the middle of a line; the rest of the line is written next.
     pub fn recover(&self, position: u64) {
         let (base, tail) = (self.get(BASE), self.get(TAIL));
         let written = position.wrapping_sub(base).wrapping_sub(tail);
@@ -108,7 +112,7 @@ impl Ring {
         let last = tail.wrapping_add(written - 1);
         if let Some((_, at)) = self.parts(last, 1).next() {
             // SAFETY: inside `bytes`, before HEAD: nobody writes there.
-            if unsafe { *at } == b'\n' {
+            if unsafe { *at } == b'\n' || position.is_multiple_of(PAGE) {
                 self.take(written as usize);
             }
         }

@@ -210,6 +210,25 @@ fn a_death_behind_a_write_doubles_no_line() {
     assert_eq!(scratch.messages(), numbers(0..50));
 }
 
+/// The kernel ends a write of one that is killed at a page of the file, if at all.
+#[test]
+fn a_death_in_a_write_tears_no_line() {
+    let scratch = Scratch::new("in-a-write");
+    let file = scratch.open();
+    let words = words(1 << 16);
+    let first = logger(words, file.try_clone().unwrap());
+    say_numbers(first, 0..200);
+    let mut lines = [0; line::MAX];
+    first.ring.peek(&mut lines);
+    assert_ne!(lines[4095], b'\n', "the page ends in a line");
+    first.ring.write_begins_at(0);
+    (&file).write_all(&lines[..4096]).unwrap();
+    let second = logger(words, file);
+    second.start_writer().unwrap();
+    assert!(second.flush(SOON));
+    assert_eq!(scratch.messages(), numbers(0..200));
+}
+
 #[test]
 fn what_others_write_to_the_file_costs_no_line() {
     let scratch = Scratch::new("others");
