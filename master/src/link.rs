@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 use protocol::channel::Channel;
+use protocol::fault;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::memory::{Access, Segment};
@@ -81,6 +82,11 @@ const MORE_FDS: usize = 3; // bell, pidfd + 1
 const RETIRES: u64 = 1 << 24;
 const EVACUATES: u64 = 1 << 25;
 const YIELDS: u64 = 1 << 26;
+
+/// Two numbers in one word.
+fn both(low: i32, high: i32) -> u64 {
+    u64::from(low as u32) | u64::from(high as u32) << 32
+}
 
 impl Link {
     /// Makes what a new worker needs; the second value is its end of the channel.
@@ -154,7 +160,6 @@ impl Link {
             Part::Relief => 2,
             Part::Leaver => 3,
         };
-        let both = |low: i32, high: i32| u64::from(low as u32) | u64::from(high as u32) << 32;
         let pidfd = self.pidfd.as_ref().map_or(0, |fd| fd.as_raw_fd() + 1);
         let mark = |is: bool, bit: u64| if is { bit } else { 0 };
         let marks = mark(marks.retires, RETIRES)
@@ -292,10 +297,21 @@ impl Link {
     }
 
     /// The process of this pid is its guard from now on.
-    pub fn set_guard(&mut self, pid: i32) -> io::Result<()> {
-        self.pidfd = Some(pidfd::open(pid)?);
+    pub fn set_guard(&mut self, pid: i32, state: &State) -> io::Result<()> {
+        let new = pidfd::open(pid)?;
+        let mut record = Record::new();
+        let word = |field| state::worker(self.number, field);
+        record.set(word(PIDS), both(pid, self.brain_pid));
+        record.set(
+            word(MORE_FDS),
+            both(self.bell.as_raw_fd(), new.as_raw_fd() + 1),
+        );
+        // Before the old one is closed: its number may be another's at once.
+        state.commit(&mut record);
+        self.pidfd = Some(new);
         self.guard_pid = pid;
         self.ended = None;
+        fault::point("master:guard");
         Ok(())
     }
 

@@ -147,6 +147,10 @@ fn kill_worker(baton: &Baton) {
     process::kill(baton.status().worker(1).pid);
 }
 
+fn kill_guard(baton: &Baton) {
+    process::kill(baton.status().worker(1).guard_pid);
+}
+
 fn kill_master(baton: &Baton) {
     process::kill(baton.status().master_brain_pid);
 }
@@ -200,6 +204,8 @@ points! {
     // The log.
     master_appended_and_not_committed: "master:append", [1, 5];
     master_committed_and_rang_no_bell: "master:appended", [1, 5];
+    // Whose pidfd takes the place of the one before.
+    master_knows_a_new_guard: "master:guard", [1, 1, 1], kill_guard;
     // Recovery, in the middle of it.
     worker_while_it_recovers: "worker:recover", [1, 1], kill_worker;
     worker_while_it_goes_on_with_each: "worker:recover-each", [1, 2], kill_worker;

@@ -154,7 +154,7 @@ impl Brain<'_> {
         fault::point("master:spawned");
         drop(birth);
         // It is not reaped before we do it, so the pid is still its.
-        link.set_guard(pid)?;
+        link.set_guard(pid, self.state)?;
         link.is_new = is_new;
         let mut record = Record::new();
         link.save(self.state, &mut record, part, Marks::default());
@@ -319,7 +319,7 @@ impl Brain<'_> {
         link.brain_pid = brain;
         if guard != link.guard_pid {
             let old = link.pidfd.as_ref().map(AsRawFd::as_raw_fd);
-            if let Err(error) = link.set_guard(guard) {
+            if let Err(error) = link.set_guard(guard, self.state) {
                 log::warn!("{ring}: cannot watch guard {guard}: {error}");
             }
             let new = link.pidfd.as_ref().map(AsRawFd::as_raw_fd);
