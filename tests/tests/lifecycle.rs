@@ -294,6 +294,33 @@ fn term_lets_requests_end() {
     eventually("all are gone", || baton.processes().is_empty());
 }
 
+/// Guard and brain at once: nobody is left who could put messages in order, so the workers send
+/// their clients away, each for a time of its own, and end.
+#[test]
+fn without_a_master_the_workers_say_goodbye_and_end() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nretry_spread = \"2s\"\n")
+        .start();
+    let mut clients: Vec<rooms::Client> = (0..20)
+        .map(|_| rooms::Client::connect(baton.public))
+        .collect();
+    let status = baton.status();
+    // A guard that stands still makes no other brain.
+    process::stop(status.master_pid);
+    process::kill(status.master_brain_pid);
+    process::kill(status.master_pid);
+    let mut waits = BTreeSet::new();
+    for client in &mut clients {
+        let bye = client.event();
+        let wait = bye["bye"]["retry_after_ms"].as_u64();
+        waits.insert(wait.filter(|wait| *wait <= 2_000).expect("a short wait"));
+        assert_eq!(client.close_code(), 1001);
+    }
+    assert!(waits.len() > 10, "all would be back at once: {waits:?}");
+    drop(clients);
+    eventually("all are gone", || baton.processes().is_empty());
+}
+
 #[test]
 fn a_stop_is_bounded() {
     let baton = Baton::builder()
