@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use mio::Interest;
 use mio::unix::SourceFd;
-use protocol::channel::{Received, cookie};
+use protocol::channel::{self, Received, cookie};
 use protocol::fault;
 use protocol::ids::Cid;
 use protocol::journal::Record;
@@ -37,7 +37,9 @@ impl Brain {
                     }
                     break;
                 }
-                Err(e) => {
+                // A master of the next version may have words that we do not know.
+                Err(channel::Error::Decode(e)) => log::warn!("from the master: {e}"),
+                Err(channel::Error::Io(e)) => {
                     log::error!("from the master: {e}");
                     break;
                 }

@@ -62,7 +62,7 @@ impl Worker {
         self.child.id() as i32
     }
 
-    pub fn send(&self, message: &ToWorker) {
+    pub fn send(&self, message: &impl serde::Serialize) {
         assert!(self.channel.send(message, &[]).unwrap());
     }
 
