@@ -212,3 +212,34 @@ fn ttin_and_ttou() {
     baton.wait_for_log("master", "TTOU");
     assert_eq!(baton.status().ready().len(), 1);
 }
+
+/// A master that has become its own guard had numbers free below those that it sweeps: what it
+/// opened there stayed open in the next brain, and whoever waited at the other end waited for good.
+#[test]
+fn a_command_outlives_first_the_guard_and_then_the_brain_of_the_master() {
+    let baton = Baton::builder().workers(1).start();
+    let before = baton.status();
+    process::kill(before.master_pid);
+    let status = baton.status_when("the brain has become the guard", |status| {
+        status.master_pid == before.master_brain_pid
+    });
+    // Nothing moves as long as it stands still.
+    let worker = status.worker(1).pid;
+    process::stop(worker);
+    let mut reload = baton.command(&["reload"]).spawn().unwrap();
+    baton.status_when("the reload runs", |status| {
+        status.json["reload"]["running"] == true
+    });
+    process::kill(status.master_brain_pid);
+    baton.status_when("there is another brain", |after| {
+        after.master_brain_pid != status.master_brain_pid
+    });
+    process::go_on(worker);
+    let mut ended = None;
+    eventually("the reload ends", || {
+        ended = reload.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0));
+    assert_ne!(baton.status().worker(1).pid, worker);
+}

@@ -18,6 +18,7 @@ use crate::listener::Listener;
 use crate::pid_file::PidFile;
 use crate::readiness::{Form, Readiness};
 use crate::run_dir::RunDir;
+use crate::spawn;
 use crate::state::State;
 
 /// A [`Context`] in words, with the numbers of its fds.
@@ -119,6 +120,10 @@ pub fn run_again(state: RawFd, log: RawFd) -> ! {
         std::process::exit(1)
     };
     let _ = guard::name_process(c"baton-master");
+    // Those that were only taken up have been closed by the exec.
+    if let Err(error) = spawn::fill_low_numbers() {
+        eprintln!("baton-master: {error}");
+    }
     if let Err(error) = guard::become_subreaper() {
         eprintln!("baton-master: {error}");
     }
