@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 
 pub use nix::sys::signal::Signal;
 
+use crate::wait;
+
 /// Sends a signal; a process that is gone already is no fault.
 #[track_caller]
 pub fn signal(pid: i32, signal: Signal) {
@@ -124,6 +126,14 @@ pub fn children(pid: i32) -> BTreeSet<i32> {
         .split_whitespace()
         .filter_map(|child| child.parse().ok())
         .collect()
+}
+
+/// The brain of a worker's guard, as soon as there is one; the master may not have heard of it yet.
+#[track_caller]
+pub fn brain_of(guard: i32) -> i32 {
+    wait::until("there is a brain", wait::DEADLINE, || {
+        children(guard).into_iter().find(|child| is_alive(*child))
+    })
 }
 
 /// Sets the soft limit of open files of a process that runs; returns what it was.

@@ -62,6 +62,31 @@ pub fn loopback(number: u32) -> IpAddr {
     Ipv4Addr::from(base + number).into()
 }
 
+/// Bytes that have arrived and were not read.
+pub fn unread(stream: &TcpStream) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int, which lives over the call.
+    unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    bytes as usize
+}
+
+/// Sends a byte as urgent data.
+pub fn send_urgent(stream: &TcpStream, byte: u8) -> io::Result<()> {
+    // SAFETY: the byte lives over the call.
+    let sent = unsafe {
+        libc::send(
+            stream.as_raw_fd(),
+            (&raw const byte).cast(),
+            1,
+            libc::MSG_OOB,
+        )
+    };
+    match sent {
+        1 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Closes with a reset instead of a FIN.
 pub fn reset(stream: TcpStream) {
     let socket = Socket::from(stream);

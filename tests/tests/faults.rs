@@ -104,6 +104,11 @@ fn worker_read_a_proxy_header_and_gave_nothing_back_yet() {
 }
 
 #[test]
+fn worker_about_to_give_back() {
+    dies_behind_a_proxy("worker:give-back", "ip-hash");
+}
+
+#[test]
 fn master_has_one_back_and_did_not_note_it() {
     dies_behind_a_proxy("master:return", "ip-hash");
 }
@@ -144,7 +149,7 @@ fn worker_wrote_an_answer_and_messages_together() {
 
 /// Whose brain is to die, so that another recovers.
 fn kill_worker(baton: &Baton) {
-    process::kill(baton.status().worker(1).pid);
+    process::kill(process::brain_of(baton.status().workers[0].guard_pid));
 }
 
 fn kill_guard(baton: &Baton) {
