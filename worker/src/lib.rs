@@ -10,8 +10,8 @@
 //! (pure protocols), [`owed`] (how what it is owed goes out), [`ending`]; or it is given to another
 //! worker while it lives ([`part`], as a [`snapshot`], to the other's [`take`] and [`arrive`]). To
 //! follow a message: [`websocket`], [`client`] (its words), [`requests`] (up the ring), the master,
-//! [`fan_out`] (down the log, to the members in [`rooms`]), [`owed`]. And when a brain has died:
-//! [`recover`], [`checks`], [`poison`].
+//! [`fan_out`] (down the log, to the members in [`rooms`]), [`frames`], [`owed`]. And when a brain
+//! has died: [`recover`], [`checks`], [`poison`].
 
 pub mod arrive;
 pub mod birth;
@@ -24,6 +24,7 @@ pub mod close;
 pub mod connection;
 pub mod ending;
 pub mod fan_out;
+pub mod frames;
 pub mod http;
 pub mod logs;
 pub mod owed;

@@ -18,7 +18,7 @@ use crate::brain::{Brain, Local};
 use crate::buffers;
 use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
-use crate::fan_out;
+use crate::frames;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag, Meta, Slots};
@@ -61,7 +61,7 @@ impl Turn {
     /// A frame that is made now; where it is in `frames`.
     pub fn frame(&mut self, message: ToClient<'_>) -> (u32, u32) {
         let start = self.frames.len();
-        fan_out::put(&mut self.frames, message);
+        frames::put(&mut self.frames, message);
         (start as u32, self.frames.len() as u32)
     }
 
@@ -380,7 +380,7 @@ impl Brain {
         });
         for (room, from, to) in gaps {
             let room = &self.rooms.name(room);
-            fan_out::put(
+            frames::put(
                 &mut kept,
                 ToClient::Gap {
                     room,

@@ -1,0 +1,129 @@
+//! What a record of the log means to one connection, as frames.
+
+use protocol::ids::Position;
+use protocol::record::{Asker, Down, Refusal};
+
+use crate::brain::Brain;
+use crate::client::{Code, Lost as Why, ToClient};
+use crate::rooms::RoomIx;
+
+impl Brain {
+    /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
+    /// brain that died may have written a part: the answer to its request, if it is one, then the
+    /// message, if it is in the room. Returns which message that was.
+    pub fn frames_for(
+        &self,
+        slot: u32,
+        at: u64,
+        down: &Down<'_>,
+        into: &mut Vec<u8>,
+    ) -> Option<(RoomIx, Position)> {
+        let cid = self.slots.cid(slot);
+        let mine = |asker: &Asker<'_>| asker.cid == cid && !asker.id.is_empty();
+        match down {
+            Down::Message {
+                room,
+                position,
+                asker,
+                from,
+                data,
+            } => {
+                if mine(asker) {
+                    put(
+                        into,
+                        ToClient::Sent {
+                            id: asker.id,
+                            position: *position,
+                        },
+                    );
+                }
+                let room = self.rooms.numbered(*room)?;
+                let member = self
+                    .rooms
+                    .rooms_of(&self.slots, slot)
+                    .into_iter()
+                    .find(|(r, _)| *r == room)?;
+                if position.offset > member.1 {
+                    let name = self.rooms.name(room);
+                    let message = ToClient::Message {
+                        room: &name,
+                        position: *position,
+                        from,
+                        data,
+                    };
+                    match self.is_given_up(at) {
+                        false => put(into, message),
+                        true => put(into, given_up(&name, *position)),
+                    }
+                    return Some((room, *position));
+                }
+            }
+            Down::Opened { asker, .. } | Down::Count { asker, .. }
+                if mine(asker) && self.is_given_up(at) =>
+            {
+                put(into, refused(asker.id, Refusal::Internal));
+            }
+            Down::Opened {
+                position,
+                total,
+                asker,
+                ..
+            } if mine(asker) => {
+                put(
+                    into,
+                    ToClient::Joined {
+                        id: asker.id,
+                        position: *position,
+                        count: *total,
+                    },
+                );
+            }
+            Down::Count { total, asker } if mine(asker) => {
+                put(
+                    into,
+                    ToClient::Present {
+                        id: asker.id,
+                        count: *total,
+                    },
+                );
+            }
+            Down::Refused { reason, asker } if mine(asker) => {
+                put(into, refused(asker.id, *reason));
+            }
+            Down::Opened { .. }
+            | Down::Count { .. }
+            | Down::Refused { .. }
+            | Down::Presence { .. } => {}
+        }
+        None
+    }
+}
+
+/// In place of a message that killed one brain after another.
+pub fn given_up(room: &[u8], position: Position) -> ToClient<'_> {
+    ToClient::Gap {
+        room,
+        from: position,
+        to: position,
+        why: Why::Internal,
+    }
+}
+
+pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
+    let (code, message) = match reason {
+        Refusal::Limit => (Code::Limit, "there are too many rooms"),
+        Refusal::Internal => (Code::Internal, "the request was lost"),
+    };
+    ToClient::Error {
+        id,
+        code,
+        message,
+        retry_after_ms: None,
+    }
+}
+
+/// Adds a message as a frame, where there is always room.
+pub fn put(into: &mut Vec<u8>, message: ToClient<'_>) {
+    let put = message.put_frame(into);
+    debug_assert!(put.is_ok(), "a Vec is never full");
+}
