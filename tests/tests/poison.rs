@@ -155,6 +155,29 @@ fn a_message_that_kills_the_master_is_refused() {
     traffic.stop();
 }
 
+/// A worker says that a connection is gone, and every brain of the master that hears it dies.
+#[test]
+fn a_word_that_kills_the_master_is_dropped() {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let gone = Client::connect(baton.public);
+    let number: u64 = gone.cid()[1..].parse().unwrap();
+    let marker = String::from_utf8(number.to_le_bytes().to_vec()).expect("a small number");
+    faults.arm_as("master:poison-word", &marker);
+    drop(gone);
+    let line = baton.wait_for_log("master", "what it said has killed 3 brains");
+    assert!(
+        line.contains(&format!("Closed {{ cids: [Cid({number})] }}")),
+        "{line}"
+    );
+    assert!(faults.is_reached("master:poison-word"));
+    member.publish("r", json!("still here"));
+    assert_eq!(member.message()["data"], "still here");
+    assert_eq!(http::get(baton.public, "/healthz").status, 200);
+}
+
 #[test]
 fn a_connection_that_kills_whoever_takes_it_is_turned_away() {
     let faults = Faults::new();

@@ -258,6 +258,7 @@ impl Brain<'_> {
             return;
         }
         poison::take_in_hand(self.state, place);
+        fault::poison("master:poison-word", &mark.to_le_bytes());
         self.on_message(ring, message, Vec::new());
     }
 
