@@ -17,6 +17,8 @@ pub struct Settings {
     pub retry_spread_ms: u64,
     /// How long a worker whose master is gone goes on to say goodbye.
     pub retire_ms: u64,
+    /// A brain whose loop stands still for so long hangs.
+    pub hung_ms: u64,
     /// When so many brains of a worker in a row have died within a second, the next one gives its
     /// connections away.
     pub short_lives: u32,
@@ -32,6 +34,7 @@ impl Default for Settings {
             memory: 256 << 20,
             retry_spread_ms: 5_000,
             retire_ms: 10_000,
+            hung_ms: 10_000,
             short_lives: 10,
         }
     }

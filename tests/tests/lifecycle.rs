@@ -180,6 +180,28 @@ fn a_hung_worker_is_replaced() {
 }
 
 #[test]
+fn a_hung_worker_is_replaced_while_the_master_is_away() {
+    let baton = Baton::builder()
+        .config("[timeouts]\nhung = \"1s\"\n")
+        .start();
+    let mut kept = http::Client::connect(baton.public);
+    let who = http::ask_whoami(&mut kept).unwrap();
+    let before = baton.status();
+    let hung = before.worker(who.worker).clone();
+    for pid in [before.master_pid, before.master_brain_pid, hung.pid] {
+        process::stop(pid);
+    }
+    let next = http::ask_whoami(&mut kept).expect("its guard makes another");
+    assert_ne!(next.pid, hung.pid);
+    assert!(process::children(hung.guard_pid).contains(&next.pid));
+    process::go_on(before.master_brain_pid);
+    process::go_on(before.master_pid);
+    baton.status_when("the master knows it", |status| {
+        status.ready().iter().any(|worker| worker.pid == next.pid)
+    });
+}
+
+#[test]
 fn usr1_reopens_all_logs() {
     let baton = Baton::builder()
         .config("[log]\nlevel = \"debug\"\n")

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mio::Poll;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -21,7 +22,7 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
 use crate::arrive::Arrivals;
-use crate::brain::{A_WHILE_MS, Brain, Local};
+use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, Local};
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::Turn;
 use crate::part::Parting;
@@ -73,6 +74,7 @@ impl Brain {
         }
         let mut channel = Channel::from(owned(roles::CHANNEL));
         let settings = settings(&mut channel, life, birth.args.seat, &state)?;
+        birth.page.set_patience(patience_of_guard(&settings));
         let slots = Slots::new(state.clone());
         let rooms = Rooms::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
@@ -158,6 +160,12 @@ pub fn borrowed(fd: i32) -> BorrowedFd<'static> {
 pub fn owned(fd: i32) -> OwnedFd {
     // SAFETY: as above; a brain ends without dropping anything.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// So long the guard waits for a sign of its brain. The master, which says more about it, is given
+/// time to be the first; but it may be away.
+fn patience_of_guard(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.hung_ms + 2 * LONGEST_WAIT_MS)
 }
 
 /// The first brain asks the master for the settings, and can do nothing before it has them. Later

@@ -43,7 +43,7 @@ use crate::{logs, recover};
 pub const RING: u8 = 1;
 
 /// The loop turns at least so often: that shows that it lives, and its clock counts turns.
-const LONGEST_WAIT_MS: u64 = 1_000;
+pub(crate) const LONGEST_WAIT_MS: u64 = 1_000;
 const _: () = assert!(LONGEST_WAIT_MS < clock::LONGEST_TURN_MS);
 
 /// A brain that has lived for so long was not born into a crash loop.

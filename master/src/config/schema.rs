@@ -63,7 +63,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let (limits, max_connections, short_lives) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
     let (memory, of_worker) = s.section("memory", memory);
-    let retire_ms = timeouts.retire_ms;
+    let (retire_ms, hung_ms) = (timeouts.retire_ms, timeouts.hung_ms);
     let config = Config {
         limits,
         timeouts,
@@ -76,6 +76,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             memory: of_worker,
             retry_spread_ms,
             retire_ms,
+            hung_ms,
             short_lives,
         },
         log: s.section("log", log),
