@@ -301,10 +301,7 @@ impl<'a> Brain<'a> {
             born: Instant::now(),
             now: 1,
             supervisor: Supervisor::new(crew::patience(&config)),
-            orders: match life.number {
-                1 => Orders::new(0),
-                _ => Orders::resume(state.head(Head::Seats) as u16),
-            },
+            orders: Orders::new(state.head(Head::Seats) as u16),
             links: BTreeMap::new(),
             sequencer: Sequencer::recover(state, config.limits.rooms, verdict),
             verdict,
@@ -384,6 +381,7 @@ impl<'a> Brain<'a> {
             }
             self.on_time();
             self.sequence();
+            self.begin_order();
             self.move_connections();
             self.accept();
             self.assign();

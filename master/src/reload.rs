@@ -84,8 +84,6 @@ enum Run {
     EveningOut {
         reload: bool,
     },
-    /// Nothing is ordered, but what failed, or was cut off, has not come to its end.
-    Settling,
     Stopped,
 }
 
@@ -112,34 +110,12 @@ impl Orders {
         }
     }
 
-    /// For a new brain: what its predecessor was in the middle of is to settle first.
-    #[must_use]
-    pub fn resume(seats: u16) -> Orders {
-        Orders {
-            run: Run::Settling,
-            ..Orders::new(seats)
-        }
-    }
-
     #[must_use]
     pub fn reloading(&self) -> bool {
         match self.run {
             Run::Preparing | Run::Relieving { .. } | Run::Leaving { .. } => true,
             Run::Scaling { reload, .. } | Run::EveningOut { reload } => reload,
-            Run::Nothing | Run::Settling | Run::Stopped => false,
-        }
-    }
-
-    #[must_use]
-    pub fn is_settling(&self) -> bool {
-        self.run == Run::Settling
-    }
-
-    /// Nobody is coming or going any more.
-    pub fn settled(&mut self, steps: &mut Vec<Step>) {
-        if self.run == Run::Settling {
-            self.run = Run::Nothing;
-            self.next(steps);
+            Run::Nothing | Run::Stopped => false,
         }
     }
 
@@ -169,7 +145,7 @@ impl Orders {
         let n = match order {
             Order::Reload => {
                 self.queued_reload.get_or_insert_default().push(ticket);
-                return self.next(steps);
+                return;
             }
             Order::Scale(n) => n,
             Order::More => self.wanted() + 1,
@@ -188,7 +164,23 @@ impl Orders {
             });
         }
         self.queued_scale = Some((n, vec![ticket]));
-        self.next(steps);
+    }
+
+    /// Begins what is queued, if nothing is under way. To be called when the supervisor has
+    /// [settled](crate::supervise::Supervisor::is_settled): what failed, or was cut off by the death
+    /// of a brain, comes to its end first.
+    pub fn begin(&mut self, steps: &mut Vec<Step>) {
+        if self.run != Run::Nothing {
+            return;
+        }
+        if let Some(tickets) = self.queued_reload.take() {
+            self.tickets = tickets;
+            self.run = Run::Preparing;
+            steps.push(Step::Prepare);
+        } else if let Some((n, tickets)) = self.queued_scale.take() {
+            self.tickets = tickets;
+            self.scale(n, false, steps);
+        }
     }
 
     /// The answer to [`Step::Prepare`]: how many workers the new configuration wants.
@@ -215,7 +207,7 @@ impl Orders {
                 Run::Relieving { left, .. } | Run::Leaving { left, .. },
                 News::ReliefFailed { seat, why },
             ) if left.front() == Some(seat) => {
-                return self.fail(failed(*seat, why, self.seats), steps);
+                return self.end(Err(failed(*seat, why, self.seats)), steps);
             }
             (Run::Leaving { mut left, wanted }, News::Left(seat)) if left.front() == Some(seat) => {
                 if *seat == Seat(1) {
@@ -272,10 +264,10 @@ impl Orders {
                 return self.unscale(before, *seat, "it is given up", steps);
             }
             // It was to go, in an order that a brain before this one had.
-            (Run::Settling, News::Stayed { seat, .. }) => {
+            (Run::Nothing, News::Stayed { seat, .. }) => {
                 self.seats = self.seats.max(seat.0);
                 steps.push(Step::Seats(self.seats));
-                Run::Settling
+                Run::Nothing
             }
             (
                 run @ (Run::Nothing
@@ -284,7 +276,6 @@ impl Orders {
                 | Run::Leaving { .. }
                 | Run::Scaling { .. }
                 | Run::EveningOut { .. }
-                | Run::Settling
                 | Run::Stopped),
                 _,
             ) => run,
@@ -302,21 +293,6 @@ impl Orders {
                 tickets,
                 result: Err("baton stops".to_owned()),
             });
-        }
-    }
-
-    /// Begins what is queued, if nothing is under way.
-    fn next(&mut self, steps: &mut Vec<Step>) {
-        if self.run != Run::Nothing {
-            return;
-        }
-        if let Some(tickets) = self.queued_reload.take() {
-            self.tickets = tickets;
-            self.run = Run::Preparing;
-            steps.push(Step::Prepare);
-        } else if let Some((n, tickets)) = self.queued_scale.take() {
-            self.tickets = tickets;
-            self.scale(n, false, steps);
         }
     }
 
@@ -356,22 +332,13 @@ impl Orders {
     fn unscale(&mut self, before: u16, seat: Seat, why: &str, steps: &mut Vec<Step>) {
         self.seats = before;
         steps.push(Step::Seats(before));
-        self.fail(format!("{seat}: {why}"), steps);
-    }
-
-    /// The order has failed; what it began comes to its end.
-    fn fail(&mut self, why: String, steps: &mut Vec<Step>) {
-        self.run = Run::Settling;
-        let tickets = std::mem::take(&mut self.tickets);
-        let result = Err(why);
-        steps.push(Step::Answer { tickets, result });
+        self.end(Err(format!("{seat}: {why}")), steps);
     }
 
     fn end(&mut self, result: Result<(), String>, steps: &mut Vec<Step>) {
         self.run = Run::Nothing;
         let tickets = std::mem::take(&mut self.tickets);
         steps.push(Step::Answer { tickets, result });
-        self.next(steps);
     }
 }
 

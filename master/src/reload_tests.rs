@@ -4,39 +4,45 @@ use crate::supervise::{Action, Event, Part, Patience, Supervisor};
 struct Bench {
     orders: Orders,
     steps: Vec<Step>,
+    /// Somebody is coming or going.
+    unsettled: bool,
 }
 
 fn bench(seats: u16) -> Bench {
     Bench {
         orders: Orders::new(seats),
         steps: Vec::new(),
+        unsettled: false,
     }
 }
 
 impl Bench {
     fn ask(&mut self, order: Order, ticket: Ticket) -> Vec<Step> {
         self.orders.ask(order, ticket, &mut self.steps);
-        std::mem::take(&mut self.steps)
+        self.steps()
     }
 
     fn news(&mut self, news: News) -> Vec<Step> {
         self.orders.news(&news, &mut self.steps);
-        std::mem::take(&mut self.steps)
+        self.steps()
     }
 
-    fn settled(&mut self) -> Vec<Step> {
-        self.orders.settled(&mut self.steps);
+    /// With those of the next order, if it can begin.
+    fn steps(&mut self) -> Vec<Step> {
+        if !self.unsettled {
+            self.orders.begin(&mut self.steps);
+        }
         std::mem::take(&mut self.steps)
     }
 
     fn balanced(&mut self) -> Vec<Step> {
         self.orders.balanced(&mut self.steps);
-        std::mem::take(&mut self.steps)
+        self.steps()
     }
 
     fn prepared(&mut self, result: Result<u16, String>) -> Vec<Step> {
         self.orders.prepared(result, &mut self.steps);
-        std::mem::take(&mut self.steps)
+        self.steps()
     }
 }
 
@@ -75,9 +81,7 @@ fn what_cannot_be_prepared_or_started_ends_the_reload() {
     let why = "exit status 1".to_owned();
     let seat = Seat(1);
     assert!(is_refused(&b.news(News::ReliefFailed { seat, why }), 2));
-    // The one that failed may still be on its way out.
-    assert_eq!(b.ask(Order::Reload, 3), []);
-    assert_eq!(b.settled(), [Step::Prepare]);
+    assert_eq!(b.ask(Order::Reload, 3), [Step::Prepare]);
 }
 
 #[test]
@@ -91,7 +95,6 @@ fn connections_that_cannot_be_moved_end_the_reload() {
     assert!(is_refused(&b.news(News::ReliefFailed { seat, why }), 1));
     assert!(!b.orders.reloading());
     assert_eq!(b.news(News::Left(Seat(1))), []);
-    assert_eq!(b.settled(), []);
 }
 
 #[test]
@@ -109,15 +112,14 @@ fn connections_that_have_no_place_end_the_scaling() {
 
 #[test]
 fn what_was_cut_off_settles_before_the_next_order_begins() {
-    let mut b = Bench {
-        orders: Orders::resume(2),
-        steps: Vec::new(),
-    };
+    let mut b = bench(2);
+    b.unsettled = true;
     assert_eq!(b.ask(Order::Reload, 1), []);
     let why = "the others are full".to_owned();
     let seat = Seat(3);
     assert_eq!(b.news(News::Stayed { seat, why }), [Step::Seats(3)]);
-    assert_eq!(b.settled(), [Step::Prepare]);
+    b.unsettled = false;
+    assert_eq!(b.steps(), [Step::Prepare]);
 }
 
 #[test]
@@ -263,7 +265,7 @@ fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves()
             world.supervise(now, Event::Tick);
             if world.supervisor.is_settled() {
                 let mut steps = Vec::new();
-                world.orders.settled(&mut steps);
+                world.orders.begin(&mut steps);
                 world.take(now, steps);
             }
             world.part();

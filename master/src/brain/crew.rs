@@ -333,8 +333,10 @@ impl Brain<'_> {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
-        // What the last brain had given away this one gives once more; what it was asked for else it
-        // may not have seen.
+        // The last brain may have died before it rang for what is in its ring.
+        self.rung.push(ring);
+        // What it had given away this one gives once more; what it was asked for else this one may
+        // not have seen.
         self.moves.restarted(ring);
         link.welcome(settings);
         let lives = Head::lives(link.seat.0);

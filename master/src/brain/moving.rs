@@ -26,11 +26,6 @@ const MOST_WORDS: usize = 4_096;
 impl Brain<'_> {
     /// Orders what is to move next.
     pub(super) fn move_connections(&mut self) {
-        if self.orders.is_settling() && self.supervisor.is_settled() {
-            let mut steps = Vec::new();
-            self.orders.settled(&mut steps);
-            self.take_steps(steps);
-        }
         let leavers = self.leavers();
         self.moves.set_leavers(&leavers);
         if self.moves.is_idle() {

@@ -72,6 +72,15 @@ impl Brain<'_> {
         self.take_steps(steps);
     }
 
+    /// Begins what was ordered, once nobody is coming or going.
+    pub(super) fn begin_order(&mut self) {
+        if self.supervisor.is_settled() {
+            let mut steps = Vec::new();
+            self.orders.begin(&mut steps);
+            self.take_steps(steps);
+        }
+    }
+
     /// For a new brain: nobody waits for the reload that a signal has ordered, and asks for it
     /// again. Once: it may be what the last brain died of.
     pub(super) fn reload_again(&mut self) {
