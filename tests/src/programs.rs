@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -60,9 +61,15 @@ pub fn copies() -> TempDir {
 
 /// From now on no worker of the programs in this directory comes up.
 pub fn break_worker(programs: &Path) {
+    script_worker(programs, "exit 1");
+}
+
+/// From now on workers of the programs in this directory are this shell script.
+pub fn script_worker(programs: &Path, script: &str) {
     // Another file in its place, as a deployment does it: the one that runs is busy.
     let new = programs.join("new");
-    fs::copy("/bin/false", &new).expect("a file of ours");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).expect("a file of ours");
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("a file of ours");
     fs::rename(new, programs.join("baton-worker")).expect("a file of ours");
 }
 

@@ -91,6 +91,23 @@ fn a_worker_that_cannot_boot_fails_the_reload_and_the_old_ones_serve() {
     eventually("failed workers are gone", || baton.processes().len() == 6);
 }
 
+/// It says hello in a version of the channel that the master cannot know.
+#[test]
+fn a_worker_of_a_strange_version_fails_the_reload() {
+    let programs = programs::copies();
+    let baton = Baton::builder().programs(programs.path()).start();
+    let before = baton.status();
+    // MessagePack of {"Hello": {"version": 77, "guard_pid": 1, …}}, to the channel.
+    let hello = "\\201\\245Hello\\205\\247version\\115\\251guard_pid\\001\\251brain_pid\\001\
+                 \\244life\\001\\251evacuates\\302";
+    let script = format!("printf '{hello}' >&3; exec sleep 1000");
+    programs::script_worker(programs.path(), &script);
+    let said = baton.expect(&["reload"], 1);
+    assert!(said.contains("version 77"), "{said}");
+    assert_eq!(baton.status().serving(), before.serving());
+    eventually("it is gone", || baton.processes().len() == 6);
+}
+
 #[test]
 fn hup_reloads() {
     let baton = Baton::started();
@@ -98,6 +115,25 @@ fn hup_reloads() {
     process::signal(before.master_pid, Signal::SIGHUP);
     baton.status_when("all workers are new", |status| {
         status.ready().len() == 2 && status.serving().is_disjoint(&before.serving())
+    });
+}
+
+/// The signal was counted, and its reload begun.
+#[test]
+fn hup_is_obeyed_though_the_masters_brain_dies_over_it() {
+    let baton = Baton::started();
+    let before = baton.status();
+    process::signal(before.master_pid, Signal::SIGHUP);
+    baton.wait_for_log("master", "worker-1 starts (");
+    process::kill(before.master_brain_pid);
+    let after = baton.status_when("all workers are new", |status| {
+        status.workers.len() == 2
+            && status.ready().len() == 2
+            && status.serving().is_disjoint(&before.serving())
+    });
+    assert_ne!(after.master_brain_pid, before.master_brain_pid);
+    baton.status_when("it is done", |status| {
+        status.json["reload"]["last_result"] == "ok"
     });
 }
 
