@@ -258,6 +258,11 @@ impl Baton {
         })
     }
 
+    /// `NAME=VALUE` in the environment of every process of it.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
     pub fn run_dir(&self) -> &Path {
         &self.run
     }
@@ -309,6 +314,16 @@ impl Baton {
             all += &format!("--- {}\n{}\n", path.display(), tail.join("\n"));
         }
         all
+    }
+
+    /// All lines of all logs.
+    pub fn log_lines(&self) -> impl Iterator<Item = String> + use<> {
+        let entries = fs::read_dir(self.run.join("logs")).into_iter().flatten();
+        entries.flatten().flat_map(|entry| {
+            let text = read_log(&entry.path());
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines
+        })
     }
 
     /// Every process of it that lives.

@@ -7,14 +7,17 @@
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst.
 //! 6. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
+//! 7. [`load`]: thousands of clients in one thread. [`chaos`]: what they do while baton is killed.
 //!
 //! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
 //! the clients of `tests/clients`, which are written in other languages, against a daemon;
-//! `src/bin/handoff-bench.rs` measures it beside `tests/peers`.
+//! `src/bin/chaos.rs` is what `scripts/chaos` runs.
 
 pub mod baton;
+pub mod chaos;
 pub mod faults;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod programs;
 pub mod rooms;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal;
@@ -10,7 +11,7 @@ use nix::unistd::Pid;
 
 pub use nix::sys::signal::Signal;
 
-use crate::wait;
+use crate::{eventually, wait};
 
 /// Sends a signal; a process that is gone already is no fault.
 #[track_caller]
@@ -31,8 +32,38 @@ pub fn kill(pid: i32) {
 #[track_caller]
 pub fn stop(pid: i32) {
     signal(pid, Signal::SIGSTOP);
-    crate::eventually(&format!("{pid} is stopped"), || state(pid) == Some('T'));
+    eventually(&format!("{pid} is stopped"), || state(pid) == Some('T'));
 }
+
+/// Lets it die by a signal that it has blocked, as by a fault of its own: SIGSEGV, SIGABRT. Where
+/// nobody may trace it, by SIGKILL.
+pub fn crash(pid: i32, with: Signal) {
+    let none: u64 = 0;
+    let ptrace = |request, address: usize, data: *const u64| {
+        // SAFETY: what `data` points to outlives the call; `pid` is no process of this program.
+        let done = unsafe { libc::ptrace(request, pid, address, data) };
+        Errno::result(done).is_ok()
+    };
+    let traced = ptrace(libc::PTRACE_SEIZE, 0, std::ptr::null())
+        && ptrace(libc::PTRACE_INTERRUPT, 0, std::ptr::null())
+        && {
+            // SAFETY: no status is asked for.
+            let waited = unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
+            waited == pid
+        }
+        && ptrace(PTRACE_SETSIGMASK, size_of_val(&none), &raw const none)
+        && ptrace(libc::PTRACE_DETACH, 0, std::ptr::null());
+    let with = if traced { with } else { Signal::SIGKILL };
+    // The first SIGSEGV is taken by Rust's own handler, which looks for an overflow of the stack and
+    // leaves the second, that of the same instruction in a real fault, to the kernel.
+    eventually(&format!("{pid} dies of {with}"), || {
+        signal(pid, with);
+        !is_alive(pid)
+    });
+}
+
+/// Of linux/ptrace.h; libc has no name for it.
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 
 #[track_caller]
 pub fn go_on(pid: i32) {
@@ -49,6 +80,13 @@ pub fn state(pid: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything.
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The pid of its parent.
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    fields.nth(1)?.parse().ok()
 }
 
 /// Fds that it has open; 0 if it is gone.
@@ -81,24 +119,33 @@ pub fn resident(pid: i32) -> u64 {
 
 /// Processor time that it has used, in seconds: user and system.
 pub fn cpu_seconds(pid: i32) -> (f64, f64) {
+    let [user, system, ..] = times(pid);
+    (user, system)
+}
+
+/// Processor time of it and of all its descendants that have been waited for.
+pub fn cpu_with_children(pid: i32) -> Duration {
+    Duration::from_secs_f64(times(pid).iter().sum())
+}
+
+/// Seconds of processor time: user and system, its own and of those that were waited for.
+fn times(pid: i32) -> [f64; 4] {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat
         .rsplit_once(") ")
         .map_or("", |(_, rest)| rest)
         .split(' ')
         .collect();
-    // Fields 14 and 15 of proc_pid_stat(5), in ticks; the first one here is number 3.
-    let ticks = |number: usize| {
-        fields
-            .get(number - 3)
-            .and_then(|field| field.parse::<f64>().ok())
-            .unwrap_or(0.0)
-    };
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
         .ok()
         .flatten()
         .unwrap_or(100) as f64;
-    (ticks(14) / per_second, ticks(15) / per_second)
+    // Fields 14 to 17 of proc_pid_stat(5), in ticks; the first one here is number 3.
+    std::array::from_fn(|number| {
+        let field = fields.get(14 + number - 3);
+        let ticks = field.and_then(|field| field.parse::<f64>().ok());
+        ticks.unwrap_or(0.0) / per_second
+    })
 }
 
 /// Processes, zombies left out, whose environment holds `NAME=VALUE` as it was at their exec.

@@ -1,0 +1,134 @@
+//! Who is there: so many of each kind, and newcomers all the time.
+
+use std::time::{Duration, Instant};
+
+use super::echo::Echo;
+use super::member::{Member, Part};
+use super::post::{Post, Visit};
+use super::world::World;
+use crate::load::{Load, Manner, Random, Talk};
+
+/// Messages on `/echo` a second, of all together.
+const ECHOES: usize = 1_500;
+/// Connections of one request, and of a few messages: one of each about so often.
+const NEWCOMERS: Duration = Duration::from_millis(50);
+
+pub struct Crowd {
+    seed: u64,
+    connections: usize,
+    /// Who has come so far.
+    number: u64,
+    come: usize,
+    next_newcomer: Instant,
+}
+
+impl Crowd {
+    #[must_use]
+    pub fn new(seed: u64, connections: usize) -> Crowd {
+        Crowd {
+            seed,
+            connections,
+            number: 0,
+            come: 0,
+            next_newcomer: Instant::now(),
+        }
+    }
+
+    /// So many more come. False: all are there.
+    pub fn come(&mut self, load: &mut Load<World>, more: usize) -> bool {
+        let members = self.connections / 5;
+        for _ in 0..more {
+            if self.come >= self.connections + members {
+                return false;
+            }
+            // Members among the others, so that all workers have some.
+            let (talk, manner) = match self.come % 6 {
+                5 => self.member(load),
+                _ => self.echo(),
+            };
+            self.open(load, talk, manner);
+            self.come += 1;
+        }
+        true
+    }
+
+    /// Newcomers.
+    pub fn renew(&mut self, load: &mut Load<World>) {
+        if Instant::now() < self.next_newcomer {
+            return;
+        }
+        self.next_newcomer = Instant::now() + NEWCOMERS;
+        let visit = Visit::new(self.number);
+        let once = Manner {
+            think: Duration::from_millis(1),
+            in_pieces: true,
+            reads_slowly: None,
+        };
+        self.open(load, Box::new(visit), once);
+        let mut random = self.random();
+        let messages = random.between(0, 20) as u64;
+        let echo = Echo::new(self.number, random, Some(messages));
+        let manner = Manner {
+            think: Duration::from_millis(100),
+            ..once
+        };
+        self.open(load, Box::new(echo), manner);
+    }
+
+    fn echo(&mut self) -> (Box<dyn Talk<World>>, Manner) {
+        let mut random = self.random();
+        let think = Duration::from_secs_f64(self.connections as f64 / ECHOES as f64);
+        let dice = random.below(100);
+        let manner = Manner {
+            // Some say so little that baton itself has to ask whether they are there.
+            think: if dice < 10 {
+                think.max(Duration::from_secs(4))
+            } else {
+                think
+            },
+            in_pieces: true,
+            reads_slowly: (10..14)
+                .contains(&dice)
+                .then(|| random.between(2_000, 20_000)),
+        };
+        let talk: Box<dyn Talk<World>> = match dice {
+            80.. => Box::new(Post::new(self.number, random)),
+            _ => Box::new(Echo::new(self.number, random, None)),
+        };
+        (talk, manner)
+    }
+
+    fn member(&mut self, load: &mut Load<World>) -> (Box<dyn Talk<World>>, Manner) {
+        let random = self.random();
+        let rooms = load.world.ledger.rooms();
+        let number = self.come / 6;
+        let slow = random.clone().between(4_000, 20_000);
+        let (part, think) = match number % 10 {
+            0 => {
+                let room = number / 10 % rooms;
+                let publisher = load.world.ledger.add_publisher(room);
+                (Part::Publisher { publisher, room }, 400)
+            }
+            1..=2 => (Part::Wanderer, 500),
+            3 => (Part::SlowSubscriber, 500),
+            _ => (Part::Subscriber, 3_000),
+        };
+        let manner = Manner {
+            think: Duration::from_millis(think),
+            in_pieces: true,
+            reads_slowly: (part == Part::SlowSubscriber).then_some(slow),
+        };
+        let member = Member::new(number as u64, part, random, rooms);
+        (Box::new(member), manner)
+    }
+
+    fn open(&mut self, load: &mut Load<World>, talk: Box<dyn Talk<World>>, manner: Manner) {
+        self.number += 1;
+        load.world.counts.opened += 1;
+        load.open(talk, manner);
+    }
+
+    fn random(&self) -> Random {
+        Random::of(self.seed, 1_000 + self.number)
+    }
+}

@@ -1,0 +1,297 @@
+//! What has been published, and at which place of its room it is: what one client has been told
+//! must be what all others are told.
+
+use super::world::same;
+use crate::load::{Fault, Kind, Random};
+
+#[derive(Debug)]
+pub struct Ledger {
+    seed: u64,
+    rooms: Vec<Room>,
+    publishers: Vec<Publisher>,
+}
+
+#[derive(Debug)]
+struct Room {
+    name: String,
+    /// The same to the end: its sequence is never lost.
+    epoch: Option<String>,
+    /// What is at each offset, as far as anybody has been told; the first offset is 1.
+    order: Vec<Option<Message>>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    room: usize,
+    /// What its messages are `from`.
+    cid: Option<String>,
+    /// The offset of each of its messages, as far as anybody has been told.
+    offsets: Vec<Option<u64>>,
+}
+
+/// The `number`th message of a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub publisher: usize,
+    pub number: usize,
+}
+
+impl Ledger {
+    #[must_use]
+    pub fn new(seed: u64, rooms: usize) -> Ledger {
+        let room = |number| Room {
+            name: format!("room {number}"),
+            epoch: None,
+            order: Vec::new(),
+        };
+        Ledger {
+            seed,
+            rooms: (0..rooms).map(room).collect(),
+            publishers: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    #[must_use]
+    pub fn name(&self, room: usize) -> &str {
+        &self.rooms[room].name
+    }
+
+    pub fn room(&self, name: &str) -> Result<usize, Fault> {
+        let room = self.rooms.iter().position(|room| room.name == name);
+        room.ok_or_else(|| Fault::new(Kind::Wrong, format!("a room {name:?}")))
+    }
+
+    /// The last offset of a room once all that is published has arrived.
+    #[must_use]
+    pub fn last(&self, room: usize) -> u64 {
+        self.rooms[room].order.len() as u64
+    }
+
+    pub fn add_publisher(&mut self, room: usize) -> usize {
+        self.publishers.push(Publisher {
+            room,
+            cid: None,
+            offsets: Vec::new(),
+        });
+        self.publishers.len() - 1
+    }
+
+    pub fn greeted(&mut self, publisher: usize, cid: &str) {
+        self.publishers[publisher].cid = Some(cid.to_owned());
+    }
+
+    /// One more is published.
+    pub fn publish(&mut self, publisher: usize) -> Message {
+        let Publisher { room, offsets, .. } = &mut self.publishers[publisher];
+        offsets.push(None);
+        self.rooms[*room].order.push(None);
+        Message {
+            publisher,
+            number: offsets.len() - 1,
+        }
+    }
+
+    /// The `data` of a message.
+    pub fn put_data(&self, message: Message, out: &mut Vec<u8>) {
+        let Message { publisher, number } = message;
+        out.extend(format!("{{\"p\":{publisher},\"n\":{number},").as_bytes());
+        let mut random = Random::of(self.seed, ((publisher as u64) << 32) + number as u64);
+        // It arrives as it was sent, byte for byte: such a number, too, and such a space.
+        out.extend(
+            format!(
+                "\"v\":1.{}0e+0{},  \"t\":\"",
+                random.below(1000),
+                random.below(9)
+            )
+            .as_bytes(),
+        );
+        let most = if random.percent(1) { 60 << 10 } else { 2 << 10 };
+        let length = random.size(most);
+        random.text(length, out);
+        out.extend(b"\"}");
+    }
+
+    /// A message that a subscriber was sent: who said it, and its offset.
+    pub fn delivered(
+        &mut self,
+        room: usize,
+        position: &str,
+        from: &str,
+        data: &str,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(u64, Message), Fault> {
+        let message = parse(data)
+            .filter(|message| {
+                let publisher = self.publishers.get(message.publisher);
+                publisher.is_some_and(|publisher| message.number < publisher.offsets.len())
+            })
+            .ok_or_else(|| {
+                let start: String = data.chars().take(60).collect();
+                Fault::new(Kind::Wrong, format!("nobody has published {start:?}"))
+            })?;
+        let name = format!("message {} of {}", message.number, message.publisher);
+        scratch.clear();
+        self.put_data(message, scratch);
+        same(&name, scratch, data.as_bytes())?;
+        let publisher = &self.publishers[message.publisher];
+        if publisher.cid.as_deref() != Some(from) {
+            let what = format!("{name} is from {from}, not {:?}", publisher.cid);
+            return Err(Fault::new(Kind::Wrong, what));
+        }
+        if publisher.room != room {
+            let what = format!("{name} came in room {room}, not {}", publisher.room);
+            return Err(Fault::new(Kind::Wrong, what));
+        }
+        Ok((self.place(position, message)?, message))
+    }
+
+    /// Somebody was told that the message is there.
+    pub fn place(&mut self, position: &str, message: Message) -> Result<u64, Fault> {
+        let Message { publisher, number } = message;
+        let room = self.publishers[publisher].room;
+        let offset = self.offset(room, position)?;
+        let name = format!("message {number} of {publisher}, at {position}");
+        let place = offset.checked_sub(1).map(|index| index as usize);
+        let Some(place) = place.and_then(|index| self.rooms[room].order.get_mut(index)) else {
+            let what = format!("{name}: only {} were published", self.last(room));
+            return Err(Fault::new(Kind::Doubled, what));
+        };
+        if let Some(other) = place.replace(message)
+            && other != message
+        {
+            let what = format!("{name}: others were told that {other:?} is there");
+            return Err(Fault::new(Kind::Disorder, what));
+        }
+        let offsets = &mut self.publishers[publisher].offsets;
+        if let Some(other) = offsets[number].replace(offset)
+            && other != offset
+        {
+            let what = format!("{name}: it is at {other}, too");
+            return Err(Fault::new(Kind::Doubled, what));
+        }
+        let before = number.checked_sub(1).and_then(|before| offsets[before]);
+        let after = offsets.get(number + 1).copied().flatten();
+        if before.is_some_and(|before| before >= offset)
+            || after.is_some_and(|after| after <= offset)
+        {
+            let what =
+                format!("{name}: the one before is at {before:?}, the one after at {after:?}");
+            return Err(Fault::new(Kind::Disorder, what));
+        }
+        Ok(offset)
+    }
+
+    /// The offset of a position, whose epoch must be the room's.
+    pub fn offset(&mut self, room: usize, position: &str) -> Result<u64, Fault> {
+        let parsed = position
+            .split_once(':')
+            .and_then(|(epoch, offset)| Some((epoch, offset.parse().ok()?)));
+        let Some((epoch, offset)) = parsed else {
+            return Err(Fault::new(Kind::Wrong, format!("a position {position:?}")));
+        };
+        let known = &mut self.rooms[room].epoch;
+        let known = known.get_or_insert_with(|| epoch.to_owned());
+        if known != epoch {
+            let what = format!("{position} in room {room}, whose epoch was {known}");
+            return Err(Fault::new(Kind::Lost, what));
+        }
+        Ok(offset)
+    }
+
+    /// Messages that nobody was told of.
+    pub fn missing(&self) -> impl Iterator<Item = Message> {
+        let publishers = self.publishers.iter().enumerate();
+        publishers.flat_map(|(publisher, of)| {
+            let numbers = of.offsets.iter().enumerate();
+            numbers
+                .filter(|(_, offset)| offset.is_none())
+                .map(move |(number, _)| Message { publisher, number })
+        })
+    }
+}
+
+fn parse(data: &str) -> Option<Message> {
+    let rest = data.strip_prefix("{\"p\":")?;
+    let (publisher, rest) = rest.split_once(",\"n\":")?;
+    let (number, _) = rest.split_once(',')?;
+    Some(Message {
+        publisher: publisher.parse().ok()?,
+        number: number.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ledger with one publisher, who has published three times.
+    fn three() -> Ledger {
+        let mut ledger = Ledger::new(1, 1);
+        ledger.add_publisher(0);
+        ledger.greeted(0, "c1");
+        for _ in 0..3 {
+            ledger.publish(0);
+        }
+        ledger
+    }
+
+    fn said(number: usize) -> Message {
+        Message {
+            publisher: 0,
+            number,
+        }
+    }
+
+    #[test]
+    fn what_is_told_twice_alike_is_no_fault() {
+        let mut ledger = three();
+        for _ in 0..2 {
+            for number in 0..3 {
+                let position = format!("e1:{}", number + 1);
+                let mut data = Vec::new();
+                ledger.put_data(said(number), &mut data);
+                let data = String::from_utf8(data).unwrap();
+                let heard = ledger.delivered(0, &position, "c1", &data, &mut Vec::new());
+                assert_eq!(heard.unwrap(), (number as u64 + 1, said(number)));
+                ledger.place(&position, said(number)).unwrap();
+            }
+        }
+        assert_eq!(ledger.missing().count(), 0);
+    }
+
+    #[test]
+    fn every_lie_is_seen() {
+        let kind = |ledger: &mut Ledger, position, number| {
+            ledger
+                .place(position, said(number))
+                .map_err(|fault| fault.kind)
+        };
+        let mut ledger = three();
+        assert_eq!(ledger.missing().count(), 3);
+        assert_eq!(kind(&mut ledger, "e1:2", 1), Ok(2));
+        // Again, further behind; one before its predecessor; another at the same place.
+        assert_eq!(kind(&mut ledger, "e1:3", 1), Err(Kind::Doubled));
+        let mut ledger = three();
+        assert_eq!(kind(&mut ledger, "e1:2", 1), Ok(2));
+        assert_eq!(kind(&mut ledger, "e1:1", 2), Err(Kind::Disorder));
+        let mut ledger = three();
+        assert_eq!(kind(&mut ledger, "e1:2", 1), Ok(2));
+        assert_eq!(kind(&mut ledger, "e1:2", 0), Err(Kind::Disorder));
+        assert_eq!(kind(&mut ledger, "e1:4", 2), Err(Kind::Doubled));
+        assert_eq!(kind(&mut ledger, "e2:3", 2), Err(Kind::Lost));
+        assert_eq!(kind(&mut ledger, "nonsense", 2), Err(Kind::Wrong));
+
+        let mut ledger = three();
+        let mut data = Vec::new();
+        ledger.put_data(said(1), &mut data);
+        data[20] ^= 1;
+        let data = String::from_utf8(data).unwrap();
+        let fault = ledger.delivered(0, "e1:2", "c1", &data, &mut Vec::new());
+        assert_eq!(fault.unwrap_err().kind, Kind::Wrong);
+    }
+}

@@ -1,0 +1,311 @@
+//! Traffic of which every byte is verified, while baton's processes are killed at random instants,
+//! reloaded, scaled and upgraded. Clients never reconnect: a connection that ends, a byte that is
+//! wrong, a message that is lost, doubled or out of order is a failure.
+//!
+//! 1. [`echo`], [`post`], [`member`]: what the clients say, and how they judge what they hear.
+//!    [`ledger`]: what was published, and where in its room it is. [`world`]: what they share.
+//! 2. [`family`]: baton's processes as `/proc` shows them. [`monkey`]: who kills. [`operator`]: who
+//!    commands.
+//! 3. [`run`]: from start to verdict; [`crowd`]: who is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::Events;
+
+pub mod crowd;
+pub mod echo;
+pub mod family;
+pub mod ledger;
+pub mod member;
+pub mod monkey;
+pub mod operator;
+pub mod post;
+pub mod report;
+pub mod world;
+
+use crate::load::{Fault, Kind, Load, Random};
+use crate::{Baton, process, rooms};
+use crowd::Crowd;
+use monkey::{Deeds, Diary, HUNG, Shared};
+use operator::{Commands, Done};
+use report::Report;
+use world::World;
+
+/// Nobody may be left without an answer for so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What is on its way when all is well again arrives within this.
+const CALM: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub time: Duration,
+    pub seed: u64,
+    /// On `/echo`; there is a member of rooms for every five of them.
+    pub connections: usize,
+    pub workers: u32,
+    /// One death about so often; none: nobody is killed.
+    pub kill_every: Option<Duration>,
+    pub reload: bool,
+    pub scale: bool,
+    pub upgrade: bool,
+    /// On average between two commands.
+    pub command_every: Duration,
+    /// Below these it was no test.
+    pub min_kills: u64,
+    pub min_reloads: u64,
+    pub min_repairs: u64,
+    /// Where logs of a run that failed are kept.
+    pub keep: PathBuf,
+}
+
+/// Runs it. The report says whether all was well.
+pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
+    process::raise_open_files();
+    // So many deaths are ours, not those of a worker that should be given up.
+    let config = format!(
+        "[timeouts]\nhung = \"{}s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
+         [limits]\nshort_lives = 1000\n",
+        HUNG.as_secs()
+    );
+    let mut baton = Baton::builder()
+        .workers(options.workers)
+        .config(&config)
+        .start();
+    // The report tells of them.
+    baton.expect_panics();
+    let shared = Shared::new(baton.mark());
+    let world = World::new(baton.public, options.seed, options.connections / 100 + 1);
+    let random = Random::of(options.seed, 1);
+    let load = Load::new(baton.public, random, world).expect("an epoll");
+    let mut run = Run {
+        options,
+        shared: &shared,
+        baton: &baton,
+        load,
+        crowd: Crowd::new(options.seed, options.connections),
+        events: Events::with_capacity(1024),
+        checked: Instant::now(),
+        interrupted,
+    };
+    let (deeds, done) = run.storm();
+    run.calm();
+    let mut report = Report::new(options, &run.load, &shared, deeds, done);
+    report.read_logs(baton.log_lines());
+    if !report.failures.is_empty() {
+        report.kept = keep(&baton, &options.keep, &shared.diary, &report).ok();
+    }
+    report.diary = report
+        .failures
+        .first()
+        .map_or(Vec::new(), |failure| shared.diary.before(failure.at, 12));
+    report
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    shared: &'a Shared,
+    baton: &'a Baton,
+    load: Load<World>,
+    crowd: Crowd,
+    events: Events,
+    checked: Instant,
+    interrupted: &'a AtomicBool,
+}
+
+impl Run<'_> {
+    /// All that is done to baton, under load.
+    fn storm(&mut self) -> (Deeds, Done) {
+        let Run {
+            options,
+            shared,
+            baton,
+            ..
+        } = *self;
+        self.fill();
+        thread::scope(|scope| {
+            let monkey = options.kill_every.map(|every| {
+                let random = Random::of(options.seed, 2);
+                scope.spawn(move || monkey::run(shared, random, every))
+            });
+            let commands = Commands {
+                reload: options.reload,
+                scale: options.scale,
+                upgrade: options.upgrade,
+                may_fail: options.kill_every.is_some(),
+            };
+            let operator = scope.spawn(move || {
+                let random = Random::of(options.seed, 3);
+                operator::run(baton, shared, random, commands, options.command_every)
+            });
+            let end = Instant::now() + options.time;
+            // Longer, if too little has happened by then.
+            let latest = end + 2 * options.time;
+            let is_enough = || {
+                shared.kills.load(Ordering::Relaxed) >= options.min_kills
+                    && shared.reloads.load(Ordering::Relaxed) >= options.min_reloads
+            };
+            while (Instant::now() < end || !is_enough() && Instant::now() < latest)
+                && self.is_well()
+            {
+                self.turn();
+            }
+            shared.stop.store(true, Ordering::Relaxed);
+            // The load goes on while the last command is carried out.
+            let is_running =
+                || !operator.is_finished() || monkey.as_ref().is_some_and(|m| !m.is_finished());
+            while is_running() {
+                self.turn();
+            }
+            let deeds = monkey.map(|monkey| monkey.join().expect("nobody panics"));
+            (
+                deeds.unwrap_or_default(),
+                operator.join().expect("nobody panics"),
+            )
+        })
+    }
+
+    /// Everybody comes.
+    fn fill(&mut self) {
+        while self.crowd.come(&mut self.load, 50) && self.is_well() {
+            self.turn();
+        }
+        let heard = |run: &Self| run.load.world.members.iter().all(|members| *members > 0);
+        self.wait("every room has a member", heard);
+        self.load.world.publishing = true;
+        self.shared.diary.note("all are there");
+    }
+
+    /// Nothing new is said; all that was said must arrive, and everybody go in good order.
+    fn calm(&mut self) {
+        self.shared.diary.note("calm");
+        self.load.world.quiet = true;
+        self.load.hurry();
+        if self.wait("all that was said arrives", |run| {
+            run.load.waiting().next().is_none()
+        }) {
+            self.take_census();
+            let missing: Vec<String> = self
+                .load
+                .world
+                .ledger
+                .missing()
+                .map(|message| format!("{message:?}"))
+                .collect();
+            if !missing.is_empty() {
+                let fault = Fault::new(
+                    Kind::Lost,
+                    format!("nobody heard of {}", missing.join(", ")),
+                );
+                self.load.fail("the ledger".to_owned(), fault);
+            }
+            self.load.world.ending = true;
+            self.wait("all connections are closed", |run| run.load.is_empty());
+        }
+        self.shared.diary.note("stop");
+        let stopped = self.baton.run(&["stop"]);
+        if !stopped.status.success() {
+            let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+            self.load
+                .fail("stop".to_owned(), Fault::new(Kind::Command, said));
+        }
+        let left = self.baton.processes();
+        if !left.is_empty() {
+            let what = format!("processes are left: {left:?}");
+            self.load
+                .fail("stop".to_owned(), Fault::new(Kind::Command, what));
+        }
+        for line in self.baton.log_lines() {
+            if line.contains("panicked at") {
+                self.load.fail(line, Fault::new(Kind::Panic, "see its log"));
+            }
+        }
+    }
+
+    /// False: it did not come true, and everybody who waits has failed.
+    fn wait(&mut self, what: &str, is_true: impl Fn(&Self) -> bool) -> bool {
+        let end = Instant::now() + CALM;
+        while self.is_well() && !is_true(self) {
+            if Instant::now() > end {
+                let waiting: Vec<String> = self.load.waiting().map(|talk| talk.name()).collect();
+                for who in waiting {
+                    let fault = Fault::new(Kind::Lost, format!("not within {CALM:?}: {what}"));
+                    self.load.fail(who, fault);
+                }
+                return false;
+            }
+            self.turn();
+        }
+        self.is_well()
+    }
+
+    /// Rooms count who is in them, whatever has happened.
+    fn take_census(&mut self) {
+        let mut client = rooms::Client::connect(self.baton.public);
+        for (room, members) in self.load.world.members.clone().into_iter().enumerate() {
+            let name = self.load.world.ledger.name(room).to_owned();
+            let end = Instant::now() + CALM;
+            loop {
+                let ok = client.ok(serde_json::json!({ "who": name }));
+                if ok["count"] == members {
+                    break;
+                }
+                if Instant::now() > end {
+                    let what = format!("{} are in it, {members} should be", ok["count"]);
+                    self.load.fail(name, Fault::new(Kind::Wrong, what));
+                    break;
+                }
+                self.turn();
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let until = Instant::now() + Duration::from_millis(5);
+        if let Err(error) = self.load.turn(until, &mut self.events) {
+            let fault = Fault::new(Kind::Broken, format!("epoll: {error}"));
+            self.load.fail("the load".to_owned(), fault);
+        }
+        let wave = self.shared.wave.swap(0, Ordering::Relaxed);
+        self.load.wave(wave as usize);
+        if !self.load.world.quiet {
+            self.crowd.renew(&mut self.load);
+        }
+        if self.checked.elapsed() > Duration::from_secs(1) {
+            self.checked = Instant::now();
+            self.load.check(PATIENCE);
+        }
+        let faults = std::mem::take(&mut *self.shared.faults.lock().expect("nobody panics"));
+        for fault in faults {
+            self.load.fail("the operator".to_owned(), fault);
+        }
+    }
+
+    fn is_well(&self) -> bool {
+        self.load.failures.is_empty() && !self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+/// Copies the logs of a run that failed, with what was done and what went wrong.
+fn keep(baton: &Baton, into: &Path, diary: &Diary, report: &Report) -> std::io::Result<PathBuf> {
+    let into = into.join(format!("seed-{}-{}", report.seed, std::process::id()));
+    fs::create_dir_all(&into)?;
+    for entry in fs::read_dir(baton.run_dir().join("logs"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), into.join(entry.file_name()))?;
+    }
+    fs::write(
+        into.join("diary"),
+        diary.before(Instant::now(), usize::MAX).join("\n"),
+    )?;
+    let failures: Vec<String> = report
+        .failures
+        .iter()
+        .map(|failure| format!("{} {failure}", diary.time(failure.at)))
+        .collect();
+    fs::write(into.join("failures"), failures.join("\n"))?;
+    Ok(into)
+}

@@ -1,0 +1,96 @@
+//! What all clients share, and how what came is held against what should have come.
+
+use std::net::SocketAddr;
+
+use super::ledger::Ledger;
+use crate::load::{Fault, Kind};
+
+pub struct World {
+    pub to: SocketAddr,
+    pub ledger: Ledger,
+    pub counts: Counts,
+    /// How many are in each room.
+    pub members: Vec<u64>,
+    /// Every room has somebody who hears what is published.
+    pub publishing: bool,
+    /// Nothing new is said.
+    pub quiet: bool,
+    /// Everybody closes in the orderly way.
+    pub ending: bool,
+    /// For a payload that is only looked at.
+    pub scratch: Vec<u8>,
+}
+
+impl World {
+    #[must_use]
+    pub fn new(to: SocketAddr, seed: u64, rooms: usize) -> World {
+        World {
+            to,
+            ledger: Ledger::new(seed, rooms),
+            counts: Counts::default(),
+            members: vec![0; rooms],
+            publishing: false,
+            quiet: false,
+            ending: false,
+            scratch: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub opened: u64,
+    /// WebSockets that we closed and that closed in turn.
+    pub closed_in_order: u64,
+    pub echoes: u64,
+    pub posts: u64,
+    /// Connections of one request.
+    pub visits: u64,
+    /// Of echoes, posts and messages in rooms.
+    pub bytes_verified: u64,
+    pub published: u64,
+    pub delivered: u64,
+    pub joins: u64,
+    pub leaves: u64,
+    /// What slow readers were told that they missed.
+    pub gaps: u64,
+}
+
+/// Holds what came against what should have come.
+pub fn same(name: &str, wanted: &[u8], got: &[u8]) -> Result<(), Fault> {
+    if wanted == got {
+        return Ok(());
+    }
+    let at = wanted
+        .iter()
+        .zip(got)
+        .position(|(wanted, got)| wanted != got)
+        .unwrap_or(wanted.len().min(got.len()));
+    let around = |bytes: &[u8]| {
+        let end = bytes.len().min(at + 16);
+        bytes[at.saturating_sub(8).min(end)..end]
+            .escape_ascii()
+            .to_string()
+    };
+    let what = format!(
+        "{name}: byte {at} of {} (got {}): wanted …{}…, got …{}…",
+        wanted.len(),
+        got.len(),
+        around(wanted),
+        around(got)
+    );
+    Err(Fault::new(Kind::Wrong, what))
+}
+
+/// A Close frame that nobody asked for.
+pub fn closed(payload: &[u8]) -> Fault {
+    let what = match payload.split_first_chunk() {
+        Some((code, reason)) => format!(
+            "closed {} {:?}",
+            u16::from_be_bytes(*code),
+            String::from_utf8_lossy(reason)
+        ),
+        None => "closed without a code".to_owned(),
+    };
+    Fault::new(Kind::Closed, what)
+}
