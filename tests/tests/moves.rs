@@ -545,9 +545,10 @@ fn wear_out(baton: &Baton, worker: u64) {
             last = brain;
             process::kill(brain);
         }
-        let worn_out = "its brains died, one after the other";
-        baton.log("master").contains(worn_out).then_some(())
+        let log = baton.log(&format!("worker-{worker}"));
+        log.contains("giving all connections away").then_some(())
     });
+    baton.wait_for_log("master", "its brains died, one after the other");
 }
 
 #[test]
