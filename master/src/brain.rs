@@ -3,7 +3,8 @@
 //! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`], [`give`]
 //! and [`moving`] (connections), [`crew`] (workers: their processes, messages and orders),
 //! [`operate`] (signals and commands), [`prepare`] (what a reload reads), [`sweep`] (what the
-//! last brain left) and [`inherit`] (a brain whose guard is dead becomes the guard).
+//! last brain left), [`inherit`] (a brain whose guard is dead becomes the guard) and [`upgrade`]
+//! (another program takes over).
 
 mod accept;
 mod crew;
@@ -13,11 +14,13 @@ mod moving;
 mod operate;
 mod prepare;
 mod sweep;
+mod upgrade;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +28,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use protocol::guard::{self, Life, Page};
+use protocol::guard::{self, Life, Outcome, Page, Place};
 use protocol::ids::Seat;
 use protocol::logging::{self, Logging};
 
@@ -38,6 +41,7 @@ use crate::moves::Moves;
 use crate::pasts::Pasts;
 use crate::pid_file::PidFile;
 use crate::poison::{self, Verdict};
+use crate::program::worker_path;
 use crate::readiness::Readiness;
 use crate::reload::Orders;
 use crate::run_dir::RunDir;
@@ -68,9 +72,11 @@ struct Context {
     doorbell: OwnedFd,
     /// Rung for all workers: the log has something new.
     log_bell: OwnedFd,
+    /// The master's own, on disk.
+    program: PathBuf,
 }
 
-pub use inherit::run_again;
+pub use inherit::{look, run_again};
 
 /// Serves, under a guard, until it is told to stop.
 pub fn run(start: Start) -> ! {
@@ -82,9 +88,10 @@ pub fn run(start: Start) -> ! {
         listeners,
         control,
         mut readiness,
+        program,
         nofile: _,
     } = start;
-    let made = make_state(&config);
+    let made = make_state(&config, &program);
     let (state, doorbell, log_bell) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -104,15 +111,22 @@ pub fn run(start: Start) -> ! {
         state,
         doorbell,
         log_bell,
+        program,
     };
-    guard(&context)
+    guard(&context, false)
 }
 
-/// Becomes the guard, and ends with the last brain.
-fn guard(context: &Context) -> ! {
-    let page = context.state.page();
-    let outcome = guard::run(page, context.doorbell.as_fd(), context, brain);
-    let code = match outcome {
+/// Becomes the guard, and ends with the last brain. `takes_over`: another guard has given way.
+fn guard(context: &Context, takes_over: bool) -> ! {
+    let place = Place {
+        page: context.state.page(),
+        doorbell: context.doorbell.as_fd(),
+        successor: &context.arguments(true),
+        takes_over,
+    };
+    let code = match guard::run_in(&place, context, brain) {
+        // Others go on.
+        Ok(Outcome::NotTaken) => std::process::exit(Outcome::NotTaken.code()),
         Ok(outcome) => outcome.code(),
         Err(error) => {
             eprintln!("baton-master: the guard cannot go on: {error}");
@@ -127,7 +141,7 @@ fn guard(context: &Context) -> ! {
     std::process::exit(code)
 }
 
-fn make_state(config: &Config) -> io::Result<(State, OwnedFd, OwnedFd)> {
+fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd, OwnedFd)> {
     let _ = guard::name_process(c"baton-master");
     spawn::fill_low_numbers()?;
     guard::become_subreaper()?;
@@ -136,7 +150,7 @@ fn make_state(config: &Config) -> io::Result<(State, OwnedFd, OwnedFd)> {
         .unwrap_or_default();
     let state = State::create(config.memory.log as usize, now.as_millis() as u64)?;
     state.set(Head::StartedAt.word(), now.as_secs());
-    let path = spawn::worker_program()?;
+    let path = worker_path(program);
     let program = guard::held_program(&path)
         .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))?;
     set_program(&state, program);
@@ -261,6 +275,7 @@ struct Brain<'a> {
     server: Server,
     callers: operate::Callers,
     preparation: prepare::Preparation,
+    upgrades: upgrade::Upgrades,
     last_seat: Option<Seat>,
     random: u64,
     /// Rings that have something new.
@@ -286,7 +301,7 @@ impl<'a> Brain<'a> {
         state.recover().map_err(io::Error::other)?;
         // What is open before this brain opens anything is what the last one left.
         let left = sweep::open_fds()?;
-        let (config, source) = prepare::kept(context);
+        let (config, source, history) = prepare::kept(context);
         state.page().set_patience(crew::patience_of_guard(&config));
         let verdict = poison::note_death(state);
         let poll = Poll::new()?;
@@ -312,6 +327,7 @@ impl<'a> Brain<'a> {
             server: Server::new(),
             callers: operate::Callers::default(),
             preparation: prepare::Preparation::default(),
+            upgrades: upgrade::Upgrades::new(history),
             last_seat: None,
             random: RANDOM_SEED ^ u64::from(std::process::id()),
             rung: Vec::new(),
@@ -362,6 +378,8 @@ impl<'a> Brain<'a> {
 
     fn live(&mut self) -> ! {
         let mut events = Events::with_capacity(1024);
+        // A brain that died may have heard the bell and not looked.
+        self.on_doorbell();
         loop {
             if let Err(error) = self.poll.poll(&mut events, Some(self.timeout()))
                 && error.kind() != io::ErrorKind::Interrupted
@@ -386,6 +404,7 @@ impl<'a> Brain<'a> {
             self.accept();
             self.assign();
             poison::rest(self.state);
+            self.give_way();
             if self.orphaned {
                 self.become_guard();
             }
@@ -398,7 +417,10 @@ impl<'a> Brain<'a> {
             Origin::OwnGuard => self.orphaned = true,
             Origin::Control => self.on_control(),
             Origin::Client(index) => self.on_client(index),
-            Origin::Waker => self.on_prepared(),
+            Origin::Waker => {
+                self.on_prepared();
+                self.on_tried();
+            }
             Origin::Listener(index) => self.gate.ready(index),
             Origin::Channel(ring) => self.on_channel(ring),
             Origin::Ring(ring) => self.rung.push(ring),
@@ -422,6 +444,7 @@ impl<'a> Brain<'a> {
             self.gate.resumes(),
             self.next_chance(),
             self.stopping.as_ref().and_then(|stop| stop.by),
+            self.upgrades.due(),
         ] {
             at = at.min(other.unwrap_or(u64::MAX));
         }
@@ -443,6 +466,9 @@ impl<'a> Brain<'a> {
         let now = self.now;
         for (ring, _) in self.recounting.extract_if(.., |(_, at)| *at <= now) {
             self.sequencer.settle(self.state, ring);
+        }
+        if self.upgrades.due().is_some_and(|due| due <= now) {
+            self.on_upgrade_due();
         }
         if self.stopping.as_ref().is_some_and(|stop| stop.is_due(now)) {
             self.end();

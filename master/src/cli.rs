@@ -42,6 +42,8 @@ pub enum Verb {
     Restart(Start),
     /// Check the configuration and replace workers one by one, new before old
     Reload,
+    /// Replace the master's program by the one on disk, in place: same pid, same connections
+    Upgrade,
     /// Show master, listeners and workers
     Status {
         /// For programs
@@ -60,9 +62,18 @@ pub enum Verb {
     /// Be the master (what `start` runs)
     #[command(hide = true)]
     Serve(Serve),
-    /// Be the guard of a master whose guard is dead (what its brain runs over itself)
+    /// Be the guard of a master whose guard is dead (what its brain runs over itself), or gives way
+    /// (what that runs over itself)
     #[command(hide = true)]
-    Guard { state: i32, log: i32 },
+    Guard {
+        state: i32,
+        log: i32,
+        #[arg(long)]
+        takes_over: bool,
+    },
+    /// Look whether this program could go on in place of a master, and say its version
+    #[command(hide = true)]
+    Try { state: i32, log: i32 },
 }
 
 /// The configuration.
@@ -234,7 +245,7 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
         }
         for help in [
-            "start", "stop", "restart", "reload", "status", "scale", "logs", "check",
+            "start", "stop", "restart", "reload", "upgrade", "status", "scale", "logs", "check",
         ] {
             let error = parse(&[help, "--help"]).unwrap_err();
             assert_eq!(error.exit_code(), 0, "{help}");

@@ -238,6 +238,23 @@ impl Link {
         self.say.took.len()
     }
 
+    /// Nothing waits that would be lost with this brain.
+    #[must_use]
+    pub fn has_said_all(&self) -> bool {
+        let Outbox {
+            welcome,
+            took,
+            reopen,
+            part,
+            retire,
+        } = &self.say;
+        welcome.is_none()
+            && took.is_empty()
+            && reopen.is_none()
+            && part.is_empty()
+            && retire.is_none()
+    }
+
     /// Words on connections wait to be said.
     #[must_use]
     pub fn owes(&self) -> bool {

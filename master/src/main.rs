@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use master::brain;
 use master::cli::{Cli, Verb};
+use master::trial;
 use master::verbs::{self, Error, check, logs, start, status, stop, tell};
 
 fn main() -> ExitCode {
@@ -28,10 +29,16 @@ fn run(cli: &Cli) -> verbs::Result {
         Verb::Restart(args) => start::restart(cli, &run, args),
         Verb::Reload => tell::reload(&run),
         Verb::Status { json } => status::status(&run, *json),
+        Verb::Upgrade => tell::upgrade(&run),
         Verb::Scale { workers } => tell::scale(&run, *workers),
         Verb::Logs(args) => logs::logs(&run, args),
         Verb::Check(flags) => check::check(flags),
         Verb::Serve(args) => start::serve(run, args),
-        Verb::Guard { state, log } => brain::run_again(*state, *log),
+        Verb::Guard {
+            state,
+            log,
+            takes_over,
+        } => brain::run_again(*state, *log, *takes_over),
+        Verb::Try { state, log } => trial::report(*state, *log),
     }
 }

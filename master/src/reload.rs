@@ -5,7 +5,8 @@
 //! one's connections move to it → the old one ends → next seat. If a new one fails, or cannot take
 //! them, the reload ends there and the old one serves on. Fewer workers: those that go give their
 //! connections away first; if they cannot, they stay. More: then all get their share.
-//! A reload during a reload joins one queued run, scaling queues behind it, a stop wins over all.
+//! A reload during a reload joins one queued run, scaling queues behind it, an upgrade of the master
+//! behind all; a stop wins over all.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -46,6 +47,9 @@ pub enum Step {
     Prepare,
     /// What was prepared serves: it is what workers are started with from now on.
     Adopt,
+    /// The master's program may be replaced: nothing else is under way, nor is to be. If it is not,
+    /// [`Orders::stayed`] follows.
+    GiveWay,
     /// Every worker is to have its share of the connections; answered by [`Orders::balanced`].
     EvenOut,
     /// To the supervisor.
@@ -84,6 +88,8 @@ enum Run {
     EveningOut {
         reload: bool,
     },
+    /// The master's program is replaced.
+    GivingWay,
     Stopped,
 }
 
@@ -95,6 +101,7 @@ pub struct Orders {
     seats: u16,
     queued_reload: Option<Vec<Ticket>>,
     queued_scale: Option<(u16, Vec<Ticket>)>,
+    queued_upgrade: bool,
 }
 
 impl Orders {
@@ -107,6 +114,7 @@ impl Orders {
             seats,
             queued_reload: None,
             queued_scale: None,
+            queued_upgrade: false,
         }
     }
 
@@ -115,7 +123,7 @@ impl Orders {
         match self.run {
             Run::Preparing | Run::Relieving { .. } | Run::Leaving { .. } => true,
             Run::Scaling { reload, .. } | Run::EveningOut { reload } => reload,
-            Run::Nothing | Run::Stopped => false,
+            Run::Nothing | Run::GivingWay | Run::Stopped => false,
         }
     }
 
@@ -180,6 +188,22 @@ impl Orders {
         } else if let Some((n, tickets)) = self.queued_scale.take() {
             self.tickets = tickets;
             self.scale(n, false, steps);
+        } else if std::mem::take(&mut self.queued_upgrade) {
+            self.run = Run::GivingWay;
+            steps.push(Step::GiveWay);
+        }
+    }
+
+    /// Asks for [`Step::GiveWay`], behind all other orders.
+    pub fn upgrade(&mut self) {
+        self.queued_upgrade = self.run != Run::Stopped;
+    }
+
+    /// The master's program is not replaced.
+    pub fn stayed(&mut self) {
+        self.queued_upgrade = false;
+        if self.run == Run::GivingWay {
+            self.run = Run::Nothing;
         }
     }
 
@@ -276,6 +300,7 @@ impl Orders {
                 | Run::Leaving { .. }
                 | Run::Scaling { .. }
                 | Run::EveningOut { .. }
+                | Run::GivingWay
                 | Run::Stopped),
                 _,
             ) => run,
@@ -285,6 +310,7 @@ impl Orders {
     /// All that was ordered is off.
     pub fn stop(&mut self, steps: &mut Vec<Step>) {
         self.run = Run::Stopped;
+        self.queued_upgrade = false;
         let mut tickets = std::mem::take(&mut self.tickets);
         tickets.extend(self.queued_reload.take().into_iter().flatten());
         tickets.extend(self.queued_scale.take().into_iter().flat_map(|(_, t)| t));

@@ -44,6 +44,16 @@ impl Bench {
         self.orders.prepared(result, &mut self.steps);
         self.steps()
     }
+
+    fn upgrade(&mut self) -> Vec<Step> {
+        self.orders.upgrade();
+        self.steps()
+    }
+
+    fn stayed(&mut self) -> Vec<Step> {
+        self.orders.stayed();
+        self.steps()
+    }
 }
 
 fn done(ticket: Ticket) -> Step {
@@ -82,6 +92,35 @@ fn what_cannot_be_prepared_or_started_ends_the_reload() {
     let seat = Seat(1);
     assert!(is_refused(&b.news(News::ReliefFailed { seat, why }), 2));
     assert_eq!(b.ask(Order::Reload, 3), [Step::Prepare]);
+}
+
+#[test]
+fn an_upgrade_comes_when_nothing_else_is_ordered() {
+    let mut b = bench(1);
+    assert_eq!(b.upgrade(), [Step::GiveWay]);
+    // It did not happen; what was ordered meanwhile begins.
+    assert_eq!(b.ask(Order::Reload, 1), []);
+    assert_eq!(b.ask(Order::Scale(2), 2), []);
+    assert_eq!(b.stayed(), [Step::Prepare]);
+    assert_eq!(b.upgrade(), []);
+    let why = "exit status 1".to_owned();
+    let steps = b.prepared(Err(why));
+    assert_eq!(steps[1..], [Step::Seats(2)]);
+    assert_eq!(b.news(News::Seated(Seat(2))), [Step::EvenOut]);
+    assert_eq!(b.balanced(), [done(2), Step::GiveWay]);
+    assert_eq!(b.stayed(), []);
+    assert_eq!(b.stayed(), [], "only one was asked for");
+}
+
+#[test]
+fn nothing_is_upgraded_when_baton_stops() {
+    let mut b = bench(1);
+    b.ask(Order::Reload, 1);
+    assert_eq!(b.upgrade(), []);
+    b.orders.stop(&mut b.steps);
+    b.steps.clear();
+    assert_eq!(b.stayed(), []);
+    assert_eq!(b.upgrade(), []);
 }
 
 #[test]
@@ -385,6 +424,7 @@ impl World {
             match step {
                 Step::Prepare => self.pending.push(Pending::Prepare),
                 Step::Adopt => {}
+                Step::GiveWay => unreachable!("nobody has asked for it"),
                 Step::EvenOut => self.pending.push(Pending::EvenOut),
                 Step::Relieve(seat) => self.supervise(now, Event::Relieve(seat)),
                 Step::Seats(n) => self.supervise(now, Event::Seats(n)),

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid};
@@ -14,6 +15,7 @@ use crate::control;
 use crate::listener::Listener;
 use crate::listener::activation::Activated;
 use crate::pid_file::PidFile;
+use crate::program;
 use crate::readiness::Readiness;
 use crate::run_dir::{RunDir, open_log};
 
@@ -35,6 +37,8 @@ pub struct Start {
     pub control: OwnedFd,
     /// To be told once: either that every worker is ready, or why not.
     pub readiness: Readiness,
+    /// The master's program on disk, of which an upgrade takes what is there then.
+    pub program: PathBuf,
     /// Files that this process, and each worker, may have open: the hard limit.
     pub nofile: u64,
 }
@@ -58,6 +62,7 @@ struct Prepared {
     pid_file: PidFile,
     listeners: Vec<Listener>,
     control: OwnedFd,
+    program: PathBuf,
     nofile: u64,
 }
 
@@ -71,6 +76,7 @@ impl Prepared {
             listeners: self.listeners,
             control: self.control,
             readiness,
+            program: self.program,
             nofile: self.nofile,
         }
     }
@@ -78,6 +84,7 @@ impl Prepared {
 
 fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, String> {
     let activated = Activated::from_env().map_err(|error| error.to_string())?;
+    let program = program::own_path().map_err(|error| error.to_string())?;
     run.create()?;
     let mut pid_file = PidFile::lock(&run.pid_file()).map_err(|error| error.to_string())?;
     let opened = open(&config, &run, &mut pid_file, activated);
@@ -93,6 +100,7 @@ fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, Stri
         pid_file,
         listeners,
         control,
+        program,
         nofile,
     })
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -83,10 +82,4 @@ pub fn above_low(fd: OwnedFd) -> io::Result<OwnedFd> {
     let copy = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(LOW))?;
     // SAFETY: the kernel has just made it for us.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(copy) })
-}
-
-/// The worker program: beside our own.
-pub fn worker_program() -> io::Result<PathBuf> {
-    // After a build the path of our own, removed file ends in " (deleted)"; its directory is right.
-    Ok(std::env::current_exe()?.with_file_name("baton-worker"))
 }

@@ -38,6 +38,8 @@ pub const CONNECTION_WORDS: usize = 8;
 pub const ROOM_WORDS: usize = 32;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
+/// Raised when a master of the version before could not go on from this: when the layout changes,
+/// here or in what a master maps besides (log, rings, the guard's page).
 const VERSION: u64 = 1;
 
 const PAGE: usize = 128;
@@ -137,16 +139,15 @@ impl State {
     pub fn adopt(state: OwnedFd, log: OwnedFd) -> io::Result<State> {
         let segment = Segment::map(state, Access::ReadWrite)?;
         let log = Segment::map(log, Access::ReadWrite)?;
-        let known = segment.size() == SIZE
-            && segment.word(Head::Magic as usize).load(Ordering::Acquire) == MAGIC
-            && segment.word(Head::Version as usize).load(Ordering::Acquire) == VERSION;
-        if !known {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a master's state",
-            ));
-        }
+        recognise(&segment)?;
         Ok(State::over(segment, log))
+    }
+
+    /// The same for who only looks at it, while another goes on with it.
+    pub fn look(state: OwnedFd, log: OwnedFd) -> io::Result<State> {
+        let segment = Segment::map(state, Access::Read)?;
+        recognise(&segment)?;
+        Ok(State::over(segment, Segment::map(log, Access::Read)?))
     }
 
     fn over(segment: Segment, log: Segment) -> State {
@@ -227,6 +228,25 @@ impl State {
     fn kept(&self) -> (usize, usize) {
         let word = self.head(Head::ConfigLen) as usize;
         (word & 1, word >> 1)
+    }
+}
+
+/// Is this a state that this program can go on with?
+fn recognise(segment: &Segment) -> io::Result<()> {
+    let word = |head: Head| match segment.size() >= CONFIG {
+        true => segment.word(head as usize).load(Ordering::Acquire),
+        false => 0,
+    };
+    let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if word(Head::Magic) != MAGIC {
+        return invalid("this is not a master's state".to_owned());
+    }
+    match word(Head::Version) {
+        VERSION if segment.size() == SIZE => Ok(()),
+        version => invalid(format!(
+            "the state of the running master is laid out in version {version}, this program knows \
+             version {VERSION}: it takes a restart"
+        )),
     }
 }
 
@@ -315,9 +335,22 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_another_version_is_said() {
+        let state = State::create(4096, 7).unwrap();
+        state.set(Head::Version.word(), VERSION + 1);
+        let read_only = |s: &Segment| s.open_read_only().unwrap();
+        let look = || State::look(read_only(state.segment()), read_only(state.log()));
+        let error = look().unwrap_err().to_string();
+        assert!(error.contains("restart"), "{error}");
+        state.set(Head::Version.word(), VERSION);
+        assert_eq!(look().unwrap().head(Head::Epoch), 7);
+    }
+
+    #[test]
     fn other_memory_is_not_taken_for_a_state() {
         let other = || Segment::create(c"x", 4096).unwrap();
         let fd = |s: Segment| s.as_fd().try_clone_to_owned().unwrap();
         assert!(State::adopt(fd(other()), fd(other())).is_err());
+        assert!(State::look(fd(other()), fd(other())).is_err());
     }
 }

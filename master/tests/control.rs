@@ -101,13 +101,13 @@ impl Drop for Played {
     }
 }
 
-fn status(reload: serde_json::Value) -> Option<Answer> {
+fn status(upgrade: serde_json::Value) -> Option<Answer> {
     Some(Answer::Ok {
         ok: json!({
-            "running": true, "version": "0.1.0", "epoch": "e1",
+            "running": true, "version": "0.1.0", "built": "2026-11-21T05:33:22.123Z", "epoch": "e1",
             "master": {"pid": 1, "brain_pid": 2, "uptime_s": 3},
             "listen": [{"role": "public", "addr": "127.0.0.1:8000"}],
-            "workers": [], "reload": reload,
+            "workers": [], "reload": {"running": false, "last_result": null}, "upgrade": upgrade,
         }),
     })
 }
@@ -185,12 +185,35 @@ fn stop_is_asked_again_if_the_brain_dies() {
 
 #[test]
 fn status_for_programs_is_what_the_master_says() {
-    let reload = json!({"running": false, "last_result": null});
-    let master = Played::new("status", "exec sleep 1000", vec![status(reload.clone())]);
+    let none = json!({"running": false, "attempted": 0, "done": 0, "last_result": null});
+    let master = Played::new("status", "exec sleep 1000", vec![status(none.clone())]);
     let output = master.call(&["status", "--json"]);
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(Some(Answer::Ok { ok: said }), status(reload));
+    assert_eq!(Some(Answer::Ok { ok: said }), status(none));
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_brain_behind_an_upgrade_tells_what_became_of_it() {
+    let before = json!({"running": false, "attempted": 7, "done": 5, "last_result": "ok"});
+    let done = json!({"from": "0.1.0 of then", "to": "0.2.0 of now"});
+    let answers = vec![
+        status(before.clone()),
+        None,
+        Some(Answer::Ok { ok: done }),
+        status(before),
+        None,
+        Some(Answer::error("not upgraded: it said nothing")),
+    ];
+    let master = Played::new("upgrade", "exec sleep 1000", answers);
+    let said = "upgraded: baton 0.2.0 of now in place of 0.1.0 of then\n";
+    master.expect(&["upgrade"], 0, said, "");
+    let said = "baton: not upgraded: it said nothing\n";
+    master.expect(&["upgrade"], 1, "", said);
+    let upgrade = Request::Upgrade { after: Some(7) };
+    let once = [Request::Status, upgrade, upgrade];
+    let asked: Vec<_> = master.asked.try_iter().collect();
+    assert_eq!(asked, [once, once].concat());
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub mod takeover;
 pub use page::{Page, Reaped};
 pub use program::{exec_over_self, exec_program, held_program, name_process};
 pub use signals::unblock_all_signals;
-pub use takeover::Takeover;
+pub use takeover::{Takeover, parent};
 
 /// What a brain is told when it starts.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +155,9 @@ fn guard<C>(
     brain: fn(&C, Life) -> !,
 ) -> io::Result<Outcome> {
     let page = place.page;
+    if offer.is_some() {
+        fault::shared_point("takeover-begun");
+    }
     signals::block_all()?;
     let guard_pid = nix::unistd::getpid().as_raw();
     let guard = pidfd_of_itself()?;
@@ -280,7 +283,7 @@ impl Watch<'_> {
         if self.offer == Some(number) || self.place.successor.is_empty() {
             return;
         }
-        fault::point("takeover-exec");
+        fault::shared_point("takeover-exec");
         // SAFETY: the brain keeps it open as long as it offers.
         let program = unsafe { BorrowedFd::borrow_raw(self.place.page.heir()) };
         let error = exec_program(program, self.place.successor, &[]);

@@ -19,7 +19,7 @@ mod line;
 mod ring;
 mod writer;
 
-pub use line::Format;
+pub use line::{Format, Time};
 use ring::Ring;
 
 /// What the operator has chosen, and whose lines they are.

@@ -206,13 +206,16 @@ impl Baton {
         let stdout = output.file("stdout", "");
         let stderr = output.file("stderr", "");
         let open = |path: &Path| fs::File::create(path).expect("a file of ours");
-        let mut child = self
-            .command(args)
-            .stdout(open(&stdout))
-            .stderr(open(&stderr))
-            .spawn()
-            .expect("baton-master runs");
+        let mut command = self.command(args);
+        command.stdout(open(&stdout)).stderr(open(&stderr));
         let limit = Duration::from_secs(90);
+        // While this process forks, the child has our files open: one of them may be a program that
+        // another test has just written.
+        let mut child = wait::until("baton-master can be run", limit, || match command.spawn() {
+            Ok(child) => Some(child),
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            Err(error) => panic!("baton-master does not run: {error}"),
+        });
         let what = format!("`baton {}` ends", args.join(" "));
         let status = wait::until(&what, limit, || child.try_wait().expect("a child of ours"));
         Output {

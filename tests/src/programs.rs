@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::temp::TempDir;
 
@@ -57,6 +58,23 @@ pub fn copies() -> TempDir {
         copied.expect("a file of ours");
     }
     copies
+}
+
+/// Deploys a build of the master in this directory, known by its number; returns how it is shown.
+pub fn deploy_master(programs: &Path, build: u64) -> String {
+    // Another file in its place, as a deployment does it: the one that runs is busy.
+    let new = programs.join("new");
+    fs::copy(directory().join("baton-master"), &new).expect("a file of ours");
+    date(&new, build);
+    fs::rename(new, programs.join("baton-master")).expect("a file of ours");
+    format!("2026-01-01T00:00:00.{build:03}Z")
+}
+
+/// The file was written on the first day of 2026, so many milliseconds after midnight.
+fn date(file: &Path, millis: u64) {
+    let time = UNIX_EPOCH + Duration::from_millis(1_767_225_600_000 + millis);
+    let open = fs::File::open(file).expect("a file of ours");
+    open.set_modified(time).expect("a file of ours");
 }
 
 /// From now on no worker of the programs in this directory comes up.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::channel::{Channel, Received};
 use protocol::fault;
+use protocol::guard;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::logging;
@@ -309,7 +310,7 @@ impl Brain<'_> {
         let is_known = guard == link.guard_pid
             || guard == link.brain_pid
             || arguments(guard).is_some_and(|is| is.starts_with(&[seat, number]));
-        if !is_known || parent(brain) != Some(guard) {
+        if !is_known || guard::parent(brain) != Some(guard) {
             // Said by one that has died since, mostly: the one after it speaks for itself.
             log::warn!(
                 "{}: says that {brain} is its brain, and {guard} its guard",
@@ -589,12 +590,4 @@ fn arguments(pid: i32) -> Option<Vec<String>> {
 /// Neighbouring versions work together.
 fn is_neighbour(version: u32) -> bool {
     version.abs_diff(VERSION) <= 1
-}
-
-/// The parent of a process.
-fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let rest = stat.rsplit_once(") ")?.1;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -1,17 +1,26 @@
-//! When the master's guard dies, its brain execs the program over itself and becomes the guard of
-//! the next brain, under its own pid. What a guard hands to its brains is in the state for this.
+//! How a guard comes to be that finds everything there. What a guard hands to its brains is in the
+//! state for this, and known fds stay open at their numbers over an exec:
+//!
+//! - The guard dies. Its brain execs the program that it runs over itself, and becomes the guard of
+//!   the next brain, under its own pid ([`Brain::become_guard`]).
+//! - An upgrade. The guard execs another program over itself, under its pid, while its brain stands
+//!   by ([`protocol::guard::takeover`], [`super::upgrade`]).
+//!
+//! In both cases [`run_again`] is what the program begins with.
 
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::getpid;
-use protocol::guard;
+use protocol::{guard, message};
 use serde::{Deserialize, Serialize};
 
+use super::upgrade::History;
 use super::{Brain, Context};
 use crate::config::{Config, Listen, Source};
 use crate::listener::Listener;
@@ -34,18 +43,22 @@ pub(super) struct Heritage {
     form: Form,
     doorbell: RawFd,
     log_bell: RawFd,
+    program: PathBuf,
+    pub history: History,
+    /// The version of the messages that its workers are used to.
+    messages: u32,
 }
 
 impl Heritage {
     /// What was kept last.
-    pub fn read(state: &State) -> Option<Heritage> {
-        serde_json::from_slice(&state.config()).ok()
+    pub fn read(state: &State) -> Result<Heritage, serde_json::Error> {
+        serde_json::from_slice(&state.config())
     }
 }
 
 impl Context {
     /// To be kept in the state, with what serves now.
-    pub(super) fn heritage(&self, config: &Config, source: &Source) -> Heritage {
+    pub(super) fn heritage(&self, config: &Config, source: &Source, history: &History) -> Heritage {
         let readiness = self.readiness.borrow();
         let listener = |l: &Listener| {
             let fd = l.fd.as_raw_fd();
@@ -62,6 +75,9 @@ impl Context {
             form: readiness.form().clone(),
             doorbell: self.doorbell.as_raw_fd(),
             log_bell: self.log_bell.as_raw_fd(),
+            program: self.program.clone(),
+            history: history.clone(),
+            messages: message::VERSION,
         }
     }
 
@@ -78,6 +94,28 @@ impl Context {
         ]);
         fds
     }
+
+    /// With which a program begins that is to go on with this; `takes_over`: from a guard that gives
+    /// way to it.
+    pub(super) fn arguments(&self, takes_over: bool) -> Vec<CString> {
+        let state = self.state.as_fd().as_raw_fd();
+        let log = self.state.log().as_fd().as_raw_fd();
+        let mut args = vec![
+            c"baton-master".to_owned(),
+            c"guard".to_owned(),
+            number(state),
+            number(log),
+        ];
+        if takes_over {
+            args.push(c"--takes-over".to_owned());
+        }
+        args
+    }
+}
+
+fn number(fd: RawFd) -> CString {
+    // Digits hold no zero byte.
+    CString::new(fd.to_string()).unwrap_or_default()
 }
 
 impl Brain<'_> {
@@ -85,40 +123,44 @@ impl Brain<'_> {
     pub(super) fn become_guard(&mut self) {
         log::warn!("the guard is dead: becoming the guard");
         self.logging.flush(Duration::from_millis(100));
-        let state = self.state.as_fd().as_raw_fd();
-        let log = self.state.log().as_fd().as_raw_fd();
-        let args = [
-            "baton-master".to_owned(),
-            "guard".to_owned(),
-            state.to_string(),
-            log.to_string(),
-        ];
-        let args: Result<Vec<CString>, _> = args.into_iter().map(CString::new).collect();
         // SAFETY: all of them are open, and nothing is closed before the exec.
         let keep = |fd: RawFd| unsafe { BorrowedFd::borrow_raw(fd) };
         let keep: Vec<BorrowedFd<'_>> = self.known_fds().into_iter().map(keep).collect();
-        let error = match (args, File::open("/proc/self/exe")) {
-            (Ok(args), Ok(program)) => guard::exec_over_self(program.as_fd(), &args, &keep),
-            (Err(error), _) => error.into(),
-            (_, Err(error)) => error,
+        let args = self.context.arguments(false);
+        let error = match File::open("/proc/self/exe") {
+            Ok(program) => guard::exec_over_self(program.as_fd(), &args, &keep),
+            Err(error) => error,
         };
         log::error!("cannot become the guard: {error}");
         self.next_tick = self.next_tick.min(self.now + super::TICK);
     }
 }
 
-/// By the program that a brain has executed over itself: goes on as the guard.
-pub fn run_again(state: RawFd, log: RawFd) -> ! {
-    // SAFETY: the brain has left these fds to us, and nothing else here knows of them.
-    let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
-    let context = match State::adopt(own(state), own(log)) {
-        Ok(state) => Heritage::read(&state).map(|heritage| (state, heritage)),
-        Err(_) => None,
-    };
-    let Some((state, heritage)) = context else {
-        eprintln!("baton-master: the state cannot be read");
+/// By a program that is tried: could it go on from this?
+pub fn look(state: RawFd, log: RawFd) -> Result<(), String> {
+    let state = State::look(own(state), own(log)).map_err(|error| error.to_string())?;
+    let heritage = Heritage::read(&state)
+        .map_err(|error| format!("what the running master keeps is not understood: {error}"))?;
+    let (theirs, ours) = (heritage.messages, message::VERSION);
+    match theirs.abs_diff(ours) {
+        0 | 1 => Ok(()),
+        _ => Err(format!(
+            "the workers that run say messages of version {theirs}, this program those of version \
+             {ours}: it takes a restart"
+        )),
+    }
+}
+
+/// By the program that a brain or a guard has executed over itself: goes on as the guard.
+pub fn run_again(state: RawFd, log: RawFd, takes_over: bool) -> ! {
+    let context = State::adopt(own(state), own(log)).and_then(|state| {
+        let heritage = Heritage::read(&state)?;
+        Ok((state, heritage))
+    });
+    let (state, heritage) = context.unwrap_or_else(|error| {
+        eprintln!("baton-master: the state cannot be read: {error}");
         std::process::exit(1)
-    };
+    });
     let _ = guard::name_process(c"baton-master");
     // Those that were only taken up have been closed by the exec.
     if let Err(error) = spawn::fill_low_numbers() {
@@ -135,10 +177,11 @@ pub fn run_again(state: RawFd, log: RawFd) -> ! {
     };
     let path = heritage.run.pid_file();
     let mut pid_file = PidFile::adopt(path, File::from(own(heritage.pid_file)));
-    if let Err(error) = pid_file.write(getpid().as_raw()) {
+    // Who takes over has the pid that is there, and nothing to change before that is decided.
+    if !takes_over && let Err(error) = pid_file.write(getpid().as_raw()) {
         eprintln!("baton-master: cannot write the pid: {error}");
     }
-    super::guard(&Context {
+    let context = Context {
         config: heritage.config,
         source: heritage.source,
         run: heritage.run,
@@ -149,5 +192,14 @@ pub fn run_again(state: RawFd, log: RawFd) -> ! {
         state,
         doorbell: own(heritage.doorbell),
         log_bell: own(heritage.log_bell),
-    })
+        program: heritage.program,
+    };
+    super::guard(&context, takes_over)
+}
+
+/// A fd that was left to us.
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: who has executed this program has left these numbers to it, each for one purpose, and
+    // nothing else here knows of them.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

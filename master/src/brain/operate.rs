@@ -109,6 +109,7 @@ impl Brain<'_> {
             Step::Adopt => self.adopt_next(),
             Step::Relieve(seat) => self.supervise(Event::Relieve(seat)),
             Step::EvenOut => self.even_out(),
+            Step::GiveWay => self.on_upgrade_turn(),
             Step::Seats(n) => {
                 self.state.set(Head::Seats.word(), n.into());
                 self.supervise(Event::Seats(n));
@@ -215,7 +216,7 @@ impl Brain<'_> {
                 self.order(caller, Order::Reload);
             }
             Signal::SIGUSR1 => self.reopen_logs(),
-            Signal::SIGUSR2 => log::warn!("upgrade is not supported yet"),
+            Signal::SIGUSR2 => self.upgrade(None),
             Signal::SIGTTIN => (0..times).for_each(|_| self.order(caller, Order::More)),
             Signal::SIGTTOU => (0..times).for_each(|_| self.order(caller, Order::Fewer)),
             _ => {}
@@ -269,6 +270,7 @@ impl Brain<'_> {
         self.orders.stop(&mut steps);
         self.take_steps(steps);
         self.moves.stop();
+        self.fail_upgrade("baton stops".to_owned());
         let mut patience = super::crew::patience(&self.config);
         patience.retire = within;
         self.supervisor.set_patience(patience);
@@ -331,6 +333,7 @@ impl Brain<'_> {
             Request::Scale { workers } => {
                 self.order(Caller::Client(index), Order::Scale(workers));
             }
+            Request::Upgrade { after } => self.on_upgrade_request(index, after),
         }
     }
 
@@ -352,7 +355,8 @@ impl Brain<'_> {
         workers.sort_by_key(|worker| worker.worker);
         Status {
             running: true,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.upgrades.history.build.version.clone(),
+            built: self.upgrades.history.build.written(),
             epoch: format!("e{}", self.state.head(Head::FirstEpoch)),
             master: control::Master {
                 pid: self.life.guard_pid,
@@ -370,6 +374,7 @@ impl Brain<'_> {
                 running: self.orders.reloading(),
                 last_result: self.callers.last_reload.clone(),
             },
+            upgrade: self.upgrades.history.status(),
         }
     }
 

@@ -2,14 +2,16 @@
 //! disk must not hold up the loop); what is kept of them is for the brains to come.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use protocol::guard::held_program;
 
 use super::inherit::Heritage;
+use super::upgrade::History;
 use super::{Brain, Context, crew, set_program};
 use crate::config::{Config, Source, changes};
-use crate::spawn::worker_program;
+use crate::program::{Build, worker_path};
 use crate::state::Head;
 
 /// What was read, and is to serve if the new workers do.
@@ -37,16 +39,20 @@ enum Unread {
 }
 
 /// The configuration that serves: what was kept last, else what the master started with.
-pub(super) fn kept(context: &Context) -> (Config, Source) {
+pub(super) fn kept(context: &Context) -> (Config, Source, History) {
     match Heritage::read(&context.state) {
-        Some(kept) => (kept.config, kept.source),
-        None => (context.config.clone(), context.source.clone()),
+        Ok(kept) => (kept.config, kept.source, kept.history),
+        Err(_) => {
+            let (config, source) = (context.config.clone(), context.source.clone());
+            (config, source, History::new(Build::own()))
+        }
     }
 }
 
 impl Brain<'_> {
     pub(super) fn keep_config(&self) {
-        let kept = self.context.heritage(&self.config, &self.source);
+        let history = &self.upgrades.history;
+        let kept = self.context.heritage(&self.config, &self.source, history);
         let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other);
         if let Err(error) = bytes.and_then(|bytes| self.state.set_config(&bytes)) {
             log::error!("cannot keep the configuration: {error}");
@@ -58,9 +64,10 @@ impl Brain<'_> {
         let (sender, receiver) = channel();
         let (source, old) = (self.source.clone(), self.config.clone());
         let waker = self.waker.clone();
+        let program = worker_path(&self.context.program);
         let read = move || {
             // Nobody waits any more if the receiver is gone.
-            let _ = sender.send(read(&source, &old));
+            let _ = sender.send(read(&source, &old, &program));
             let _ = waker.wake();
         };
         self.preparation.result = Some(receiver);
@@ -114,13 +121,12 @@ impl Brain<'_> {
     }
 }
 
-fn read(source: &Source, old: &Config) -> Result<Next, Unread> {
+fn read(source: &Source, old: &Config, path: &Path) -> Result<Next, Unread> {
     let config = source
         .load()
         .map_err(|errors| Unread::Configuration(errors.to_string()))?;
     changes(old, &config).map_err(|refused| Unread::Configuration(refused.join("\n")))?;
-    let path = worker_program().map_err(|error| Unread::Failed(error.to_string()))?;
-    let program = held_program(&path)
+    let program = held_program(path)
         .map_err(|error| Unread::Failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Next { config, program })
 }

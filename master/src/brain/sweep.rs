@@ -20,7 +20,9 @@ use crate::supervise::Event;
 impl Brain<'_> {
     /// Goes on where the last brain died.
     pub(super) fn take_over(&mut self, left: Vec<RawFd>) -> io::Result<()> {
-        log::warn!("the last brain died: taking over");
+        if !self.settle_upgrade() {
+            log::warn!("the last brain died: taking over");
+        }
         self.adopt_workers()?;
         fault::point("master:recover");
         self.sweep(left);

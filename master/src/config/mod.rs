@@ -147,7 +147,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timeouts {
-    /// For a new life of a worker to be ready.
+    /// For a new life of a worker to be ready; for a new master to answer, and to take over.
     pub ready_ms: u64,
     /// For any progress of a worker's loop; then it is hung, and killed.
     pub hung_ms: u64,

@@ -41,6 +41,13 @@ pub enum Request {
     Reload,
     /// Answered when there are so many workers, by `{}`.
     Scale { workers: u16 },
+    /// Answered after the upgrade, by the new brain with [`Upgraded`], or by what was wrong. (The
+    /// connection ends with the old brain: who asks, asks again.)
+    Upgrade {
+        /// So many have been attempted: if there was another since, its result is the answer.
+        #[serde(default)]
+        after: Option<u64>,
+    },
 }
 
 /// One line of the master.
@@ -94,18 +101,31 @@ pub struct Stopping {
     pub within_ms: u64,
 }
 
-/// All that `status` shows.
+/// The master runs another program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    pub from: String,
+    pub to: String,
+}
+
+/// All that `status` shows. A master may be asked by a program of another version: what is added
+/// here needs a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Always true here; without a master, `status --json` says `{"running":false}`.
     pub running: bool,
     pub version: String,
+    /// When the file of the master's program was written: tells builds of a version apart.
+    #[serde(default)]
+    pub built: String,
     /// Of the rooms' sequences, as in positions: `e3`.
     pub epoch: String,
     pub master: Master,
     pub listen: Vec<Listening>,
     pub workers: Vec<Worker>,
     pub reload: Reload,
+    #[serde(default)]
+    pub upgrade: Upgrade,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,6 +183,15 @@ pub struct Reload {
     pub last_result: Option<String>,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Upgrade {
+    pub running: bool,
+    pub attempted: u64,
+    pub done: u64,
+    /// Of the last one: `"ok"` or what was wrong.
+    pub last_result: Option<String>,
+}
+
 /// Makes the control socket. Only the master, which holds the pid file's lock, may: what is there
 /// from before is removed.
 pub fn listen(path: &Path) -> io::Result<OwnedFd> {
@@ -215,6 +244,11 @@ mod tests {
             (
                 r#"{"do":"scale","workers":3}"#,
                 Request::Scale { workers: 3 },
+            ),
+            (r#"{"do":"upgrade"}"#, Request::Upgrade { after: None }),
+            (
+                r#"{"do":"upgrade","after":2}"#,
+                Request::Upgrade { after: Some(2) },
             ),
         ] {
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);

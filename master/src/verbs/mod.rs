@@ -1,5 +1,5 @@
 //! What the command line can do, one file each: [`start`] (and restart), [`stop`], [`tell`]
-//! (reload, scale), [`status`], [`logs`], [`check`].
+//! (reload, scale, upgrade), [`status`], [`logs`], [`check`].
 
 pub mod check;
 pub mod logs;

@@ -14,6 +14,7 @@ use crate::cli::{self, Cli};
 use crate::config::{Config, Source};
 use crate::listener::activation;
 use crate::pid_file;
+use crate::program;
 use crate::readiness::{Form, News, Readiness};
 use crate::run_dir::RunDir;
 
@@ -76,7 +77,7 @@ fn close_strays() {
 
 fn in_background(config: &Config, source: &Source, run: &RunDir, more: &str) -> Result {
     let (news, to) = io::pipe()?;
-    let mut master = Command::new(std::env::current_exe()?);
+    let mut master = Command::new(program::own_path()?);
     if let Some(fds) = activation::passed() {
         master.env(activation::PASSED, fds.to_string());
     }

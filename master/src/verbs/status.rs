@@ -28,8 +28,9 @@ pub fn status(run: &RunDir, json: bool) -> Result {
 /// What people see.
 fn table(status: &Status) -> String {
     let mut text = format!(
-        "baton {}, master pid {} (brain {}), up {}, epoch {}\n",
+        "baton {} of {}, master pid {} (brain {}), up {}, epoch {}\n",
         status.version,
+        status.built,
         status.master.pid,
         status.master.brain_pid,
         since(status.master.uptime_s),
@@ -69,6 +70,11 @@ fn table(status: &Status) -> String {
         (false, Some(result)) => text += &format!("\nlast reload: {result}\n"),
         (false, None) => {}
     }
+    match (&status.upgrade.running, &status.upgrade.last_result) {
+        (true, _) => text += "\nan upgrade is running\n",
+        (false, Some(result)) => text += &format!("\nlast upgrade: {result}\n"),
+        (false, None) => {}
+    }
     text
 }
 
@@ -101,12 +107,13 @@ mod tests {
     use super::*;
 
     const JSON: &str = concat!(
-        r#"{"running":true,"version":"0.1.0","epoch":"e3","#,
+        r#"{"running":true,"version":"0.1.0","built":"2026-11-21T05:33:22.123Z","epoch":"e3","#,
         r#""master":{"pid":42,"brain_pid":43,"uptime_s":3720},"#,
         r#""listen":[{"role":"public","addr":"127.0.0.1:8000"},{"role":"admin","addr":"[::1]:1"}],"#,
         r#""workers":[{"worker":1,"pid":51,"guard_pid":50,"life":1,"state":"ready","connections":1200,"rooms":7},"#,
         r#"{"worker":2,"pid":null,"guard_pid":null,"life":11,"state":"given-up","connections":0,"rooms":0}],"#,
-        r#""reload":{"running":false,"last_result":"ok"}}"#,
+        r#""reload":{"running":false,"last_result":"ok"},"#,
+        r#""upgrade":{"running":false,"attempted":2,"done":1,"last_result":"no"}}"#,
     );
 
     #[test]
@@ -121,7 +128,7 @@ mod tests {
         assert_eq!(
             table(&status),
             "\
-baton 0.1.0, master pid 42 (brain 43), up 1 h 2 min, epoch e3
+baton 0.1.0 of 2026-11-21T05:33:22.123Z, master pid 42 (brain 43), up 1 h 2 min, epoch e3
   public  127.0.0.1:8000
   admin   [::1]:1
 
@@ -130,6 +137,8 @@ WORKER  STATE     PID  GUARD  LIFE  CONNECTIONS  ROOMS
      2  given-up    -      -    11            0      0
 
 last reload: ok
+
+last upgrade: no
 "
         );
     }

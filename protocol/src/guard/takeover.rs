@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::FdFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid};
 
 use super::page::Page;
 use super::{Life, exit, program};
@@ -109,13 +109,15 @@ impl Word {
 }
 
 /// Why an offer has come to nothing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The guard could not exec the program, and goes on as it was.
+    /// The guard goes on as it was.
+    #[error("the guard cannot run it: {0}")]
     Exec(io::Error),
-    /// The guard died meanwhile.
+    #[error("the guard died, or the program in its place")]
     GuardDied,
-    /// Nobody took it in time; the guard, or what was to become one, has been killed.
+    /// The guard, or the program in its place, has been killed.
+    #[error("it did not take over in time")]
     Late,
 }
 
@@ -149,16 +151,17 @@ impl Offer<'_> {
             return Refused::Exec(error);
         }
         page.offer(self.number, self.program.as_raw_fd());
-        fault::point("takeover-offered");
+        fault::shared_point("takeover-offered");
         // This one is not counted: it only wakes the guard.
         signal(life.guard, Signal::SIGCHLD);
-        let refused = self.stand_by(page, life.guard, doorbell);
+        let refused = self.stand_by(page, life, doorbell);
         let _ = program::close_on_exec(self.keep, FdFlag::FD_CLOEXEC);
         refused
     }
 
     /// Waits for the end of it, and does nothing else.
-    fn stand_by(&self, page: Page, guard: BorrowedFd<'_>, doorbell: BorrowedFd<'_>) -> Refused {
+    fn stand_by(&self, page: Page, life: &Life, doorbell: BorrowedFd<'_>) -> Refused {
+        let guard = life.guard;
         let end = Instant::now() + self.within;
         loop {
             match page.takeover() {
@@ -182,11 +185,16 @@ impl Offer<'_> {
             }
             // If it cannot be withdrawn, somebody was faster.
             if is_dead && page.withdraw(self.number, 0) {
-                fault::point("takeover-withdrawn");
+                fault::shared_point("takeover-withdrawn");
                 return Refused::GuardDied;
             }
             if left.is_zero() && page.withdraw(self.number, 0) {
-                fault::point("takeover-withdrawn");
+                fault::shared_point("takeover-withdrawn");
+                // A brain that it has made may hang as well, before it could see that it is late.
+                let brain = page.brain_pid();
+                if brain != getpid().as_raw() && parent(brain) == Some(life.guard_pid) {
+                    let _ = kill(Pid::from_raw(brain), Signal::SIGKILL);
+                }
                 signal(guard, Signal::SIGKILL);
                 wait_for_end(guard, PollTimeout::NONE);
                 return Refused::Late;
@@ -199,9 +207,9 @@ impl Offer<'_> {
 /// the old brain, if that has not been reaped. False: the offer is withdrawn.
 pub(super) fn take(page: Page, offer: Option<u32>, old_brain: Option<i32>) -> bool {
     if let Some(number) = offer {
-        fault::point("takeover-takes");
+        fault::shared_point("takeover-takes");
         page.take(number);
-        fault::point("takeover-taken");
+        fault::shared_point("takeover-taken");
         if page.last_taken() != number {
             return false;
         }

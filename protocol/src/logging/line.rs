@@ -144,7 +144,8 @@ fn is_json(value: &Value<'_>) -> bool {
 }
 
 /// UTC, to the millisecond, as RFC 3339 has it.
-struct Time(SystemTime);
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub SystemTime);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
