@@ -3,13 +3,17 @@
 //   BATON_URL=http://127.0.0.1:8000 node tests/clients/browser.mjs
 //
 // BATON_WORKERS   how many workers there are (default 2; with 1, both tabs may share one)
+// BATON_RUN_DIR, BATON_MASTER   where it runs, and the program to give it orders with: without them
+//                 nothing is reloaded or killed
 // CHROMIUM        the browser to run (default /usr/bin/chromium)
 //
 // Prints a line per check, as TAP does, and exits 1 if one failed, 2 if it could not begin.
 
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 
-const { BATON_URL, BATON_WORKERS = '2', CHROMIUM = '/usr/bin/chromium' } = process.env;
+const { BATON_URL, BATON_WORKERS = '2', BATON_RUN_DIR, BATON_MASTER, CHROMIUM = '/usr/bin/chromium' } = process.env;
 if (!BATON_URL) {
   console.error('browser.mjs: BATON_URL is not set');
   process.exit(2);
@@ -169,6 +173,38 @@ if (one && two) {
     assert((await one.inputValue('#nick')) === '<b>mia</b>', 'the nickname was lost');
     await tell(one, 'after the reload', two);
   });
+
+  if (BATON_MASTER) {
+    const order = async (...args) =>
+      (await promisify(execFile)(BATON_MASTER, [...args, '--run-dir', BATON_RUN_DIR])).stdout;
+    const status = async () => JSON.parse(await order('status', '--json'));
+    const kill = which => async () => process.kill(which(await status()), 'SIGKILL');
+    const states = page => page.evaluate(() => window.states);
+    for (const page of [one, two]) {
+      await page.evaluate(() => {
+        const light = document.querySelector('#light');
+        window.states = [light.dataset.state];
+        new MutationObserver(() => window.states.push(light.dataset.state)).observe(light, { attributes: true });
+      });
+    }
+    const events = {
+      'a reload': () => order('reload'),
+      'a kill -9 of a worker': kill(({ workers }) => workers[0].pid),
+      'a kill -9 of a worker\'s guard': kill(({ workers }) => workers[1].guard_pid),
+      'a kill -9 of the master': kill(({ master }) => master.brain_pid),
+      'an upgrade': () => order('upgrade'),
+      'one worker fewer': () => order('scale', `${BATON_WORKERS - 1}`),
+      'one worker more': () => order('scale', BATON_WORKERS),
+    };
+    for (const [name, event] of Object.entries(events)) {
+      await check(`${name} is not seen: the light does not flicker, and comments go on`, async () => {
+        await event();
+        await tell(one, `one, after ${name}`, two);
+        await tell(two, `two, after ${name}`, one);
+        for (const page of [one, two]) assert((await states(page)).join() === 'open', `${await states(page)}`);
+      });
+    }
+  }
 
   await check('no tab had to reconnect', async () => {
     for (const page of [one, two]) assert((await text(page, '#reconnects')) === '0', 'the counter is not 0');

@@ -5,13 +5,14 @@
 //! ```
 //!
 //! The program finds in its environment `BATON_URL` (`http://127.0.0.1:PORT`), `BATON_ADMIN_URL`,
-//! `BATON_WORKERS` (how many there are) and `BATON_RUN_DIR`.
+//! `BATON_WORKERS` (how many there are), `BATON_RUN_DIR`, and `BATON_MASTER`, the program to give
+//! it orders with.
 
 use std::env;
 use std::fs;
 use std::process::{Command, ExitCode};
 
-use harness::Baton;
+use harness::{Baton, programs};
 
 fn main() -> ExitCode {
     let mut args = env::args().skip(1).peekable();
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         .env("BATON_ADMIN_URL", format!("http://{}", baton.admin))
         .env("BATON_WORKERS", workers.to_string())
         .env("BATON_RUN_DIR", baton.run_dir())
+        .env("BATON_MASTER", programs::directory().join("baton-master"))
         .status();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
