@@ -529,13 +529,15 @@ impl Brain<'_> {
 
 /// By which one word of a worker's is known from the next, about.
 fn mark(message: &ToMaster) -> u64 {
-    match message {
-        ToMaster::Ack { cids } | ToMaster::Refuse { cids } | ToMaster::Closed { cids } => {
-            cids.first().map_or(0, |cid| cid.0)
-        }
-        ToMaster::Hello { life, .. } => u64::from(*life),
-        _ => 0,
-    }
+    let first = |cids: &[Cid]| cids.first().map_or(0, |cid| cid.0);
+    let (kind, which) = match message {
+        ToMaster::Hello { life, .. } => (1, u64::from(*life)),
+        ToMaster::Ack { cids } => (2, first(cids)),
+        ToMaster::Refuse { cids } => (3, first(cids)),
+        ToMaster::Closed { cids } => (4, first(cids)),
+        _ => (0, 0),
+    };
+    which | kind << 56
 }
 
 /// What comes next on a channel.

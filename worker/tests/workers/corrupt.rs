@@ -2,7 +2,7 @@
 //! own connection, which is told if that is still possible, and nobody else notices.
 
 use std::fs::OpenOptions;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -103,6 +103,17 @@ impl Fixture {
             .store(value, Ordering::Relaxed);
     }
 
+    /// Bytes that wait for more: without any, its input is nowhere, and cannot be corrupt.
+    fn half_a_frame(&mut self, mut client: &TcpStream, slot: u32) {
+        let before = self.get(slot, Field::Consumed);
+        client.write_all(&[0x81]).unwrap();
+        let end = Instant::now() + PATIENCE;
+        while self.get(slot, Field::Consumed) == before {
+            assert!(Instant::now() < end, "it is not read");
+            self.master.turn();
+        }
+    }
+
     /// What `corrupt` does, no brain sees happen.
     fn between_two_brains(&mut self, corrupt: impl FnOnce(&Fixture)) {
         let brain = self.master.workers[0].brain;
@@ -166,6 +177,7 @@ impl Fixture {
     fn ends_with(&mut self, corrupt: impl FnOnce(&Fixture, u32)) -> Option<u16> {
         let victim = member(&mut self.master);
         let slot = self.last_slot();
+        self.half_a_frame(&victim, slot);
         let life = self.master.workers[0].life + 1;
         self.between_two_brains(|f| corrupt(f, slot));
         let end = self.end_of(&victim);
