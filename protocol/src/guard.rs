@@ -21,13 +21,15 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -159,6 +161,7 @@ fn guard<C>(
         fault::shared_point("takeover-begun");
     }
     signals::block_all()?;
+    make_room_for_fds(place.doorbell);
     let guard_pid = nix::unistd::getpid().as_raw();
     let guard = pidfd_of_itself()?;
     let thread_id = thread_id_cache();
@@ -460,6 +463,23 @@ fn thread_id_cache() -> *mut libc::pid_t {
         address
     } else {
         std::ptr::null_mut()
+    }
+}
+
+/// So many fds have room in the table from the start (half a MiB of the kernel's memory).
+const ROOM: RawFd = 1 << 16;
+
+/// The fd table grows while nobody shares it. Later each time that it doubles takes a grace period
+/// of RCU, some 10 to 20 ms in which a brain that accepts or takes over connections stands still
+/// (`expand_fdtable` in Linux's fs/file.c). It never shrinks.
+fn make_room_for_fds(any: BorrowedFd<'_>) {
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let last = soft.min(ROOM as u64).saturating_sub(1) as RawFd;
+    // Without, it grows later.
+    if let Ok(fd) = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last)) {
+        let _ = nix::unistd::close(fd);
     }
 }
 

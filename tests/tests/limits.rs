@@ -175,6 +175,30 @@ fn one_listener_serves_both_families() {
 /// An address for documentation (RFC 5737), which the test's own network has and no other.
 const ADDRESS: &str = "192.0.2.1";
 
+/// Were it to grow while a brain shares it with its guard, that brain would stand still meanwhile.
+#[test]
+fn the_table_of_open_files_has_room_before_anybody_comes() {
+    let baton = Baton::builder().start();
+    let wanted = process::limit_of_open_files(baton.status().master_pid).min(1 << 16);
+    let has_room = |status: &Status| {
+        let pids = status.pids();
+        pids.len() == 6
+            && pids
+                .iter()
+                .all(|pid| process::room_for_files(*pid) >= wanted)
+    };
+    assert!(has_room(&baton.status()));
+    // Whose guard is dead execs, which makes it small again.
+    let status = baton.status();
+    process::kill(status.worker(1).guard_pid);
+    process::kill(status.master_pid);
+    baton.status_when("there is room again", |now| {
+        now.master_pid != status.master_pid
+            && now.worker(1).guard_pid != status.worker(1).guard_pid
+            && has_room(now)
+    });
+}
+
 /// Loopback is exempt, so the test runs once more by itself in a network namespace with an address
 /// that is none.
 #[test]
