@@ -101,6 +101,8 @@ pub enum Head {
     Reload,
     /// A bit for each seat that was given up, the first for seat 1.
     GivenUp,
+    /// How many connections have gone from one worker to another, whole.
+    Moved,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,

@@ -107,7 +107,7 @@ fn status(upgrade: serde_json::Value) -> Option<Answer> {
             "running": true, "version": "0.1.0", "built": "2026-11-21T05:33:22.123Z", "epoch": "e1",
             "master": {"pid": 1, "brain_pid": 2, "uptime_s": 3},
             "listen": [{"role": "public", "addr": "127.0.0.1:8000"}],
-            "workers": [], "reload": {"running": false, "last_result": null}, "upgrade": upgrade,
+            "workers": [], "moved": 0, "reload": {"running": false, "last_result": null}, "upgrade": upgrade,
         }),
     })
 }

@@ -289,9 +289,14 @@ fn more_workers_get_their_share_of_the_connections() {
             counts.values().all(|count| (45..=55).contains(count)),
             "{policy}: {counts:?}"
         );
+        let moved = |baton: &Baton| baton.status().json["moved"].as_u64().expect("a number");
+        assert_eq!(moved(&baton), 200 - counts[&1] as u64);
+        let before = moved(&baton);
         baton.expect(&["scale", "2"], 0);
+        let gone = (counts[&3] + counts[&4]) as u64;
         let counts = crowd.by_worker();
         assert!(counts.values().all(|count| *count == 100), "{counts:?}");
+        assert_eq!(moved(&baton), before + gone);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::pasts::Pasts;
 use crate::schedule::{Candidate, Occasion, choose};
 use crate::sequencer::Turn;
-use crate::state::{self, State};
+use crate::state::{self, Head, State};
 use crate::supervise::{Part, Phase};
 
 /// A worker that refused a connection, or whose channel was full, is passed over for so long.
@@ -222,6 +222,10 @@ impl Brain<'_> {
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
             self.pasts.forget(slot);
+            if from.is_some_and(|from| from != ring) {
+                self.state
+                    .set(Head::Moved.word(), self.state.head(Head::Moved) + 1);
+            }
             if let Some(link) = from.and_then(|from| self.links.get_mut(&from)) {
                 link.owed.push_back(slot);
             }

@@ -370,6 +370,7 @@ impl Brain<'_> {
                 .map(Listener::listening)
                 .collect(),
             workers,
+            moved: self.state.head(Head::Moved),
             reload: control::Reload {
                 running: self.orders.reloading(),
                 last_result: self.callers.last_reload.clone(),

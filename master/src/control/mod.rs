@@ -123,6 +123,9 @@ pub struct Status {
     pub master: Master,
     pub listen: Vec<Listening>,
     pub workers: Vec<Worker>,
+    /// Connections that have gone from one worker to another.
+    #[serde(default)]
+    pub moved: u64,
     pub reload: Reload,
     #[serde(default)]
     pub upgrade: Upgrade,

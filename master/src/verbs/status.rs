@@ -65,6 +65,9 @@ fn table(status: &Status) -> String {
         text += line.join("  ").trim_end();
         text.push('\n');
     }
+    if status.moved > 0 {
+        text += &format!("\nconnections moved: {}\n", status.moved);
+    }
     match (&status.reload.running, &status.reload.last_result) {
         (true, _) => text += "\na reload is running\n",
         (false, Some(result)) => text += &format!("\nlast reload: {result}\n"),
@@ -111,7 +114,7 @@ mod tests {
         r#""master":{"pid":42,"brain_pid":43,"uptime_s":3720},"#,
         r#""listen":[{"role":"public","addr":"127.0.0.1:8000"},{"role":"admin","addr":"[::1]:1"}],"#,
         r#""workers":[{"worker":1,"pid":51,"guard_pid":50,"life":1,"state":"ready","connections":1200,"rooms":7},"#,
-        r#"{"worker":2,"pid":null,"guard_pid":null,"life":11,"state":"given-up","connections":0,"rooms":0}],"#,
+        r#"{"worker":2,"pid":null,"guard_pid":null,"life":11,"state":"given-up","connections":0,"rooms":0}],"moved":1200,"#,
         r#""reload":{"running":false,"last_result":"ok"},"#,
         r#""upgrade":{"running":false,"attempted":2,"done":1,"last_result":"no"}}"#,
     );
@@ -135,6 +138,8 @@ baton 0.1.0 of 2026-11-21T05:33:22.123Z, master pid 42 (brain 43), up 1 h 2 min,
 WORKER  STATE     PID  GUARD  LIFE  CONNECTIONS  ROOMS
      1  ready      51     50     1         1200      7
      2  given-up    -      -    11            0      0
+
+connections moved: 1200
 
 last reload: ok
 

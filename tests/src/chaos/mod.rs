@@ -95,7 +95,9 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     run.calm();
     let mut report = Report::new(options, &run.load, &shared, deeds, done);
     report.read_logs(baton.log_lines());
-    if !report.failures.is_empty() {
+    if report.failures.is_empty() {
+        report.moved = baton.status().json["moved"].as_u64().unwrap_or(0);
+    } else {
         report.kept = keep(&baton, &options.keep, &shared.diary, &report).ok();
     }
     report.diary = report

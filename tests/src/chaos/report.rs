@@ -32,7 +32,8 @@ pub struct Report {
     /// bring up to what the kernel said.
     adopted: u64,
     repaired: u64,
-    moved: u64,
+    /// From worker to worker.
+    pub moved: u64,
 }
 
 impl Report {
@@ -130,7 +131,11 @@ impl fmt::Display for Report {
             "went on              {} connections after a death, {} of them repaired",
             self.adopted, self.repaired
         )?;
-        writeln!(f, "handovers            {}", self.moved)?;
+        writeln!(
+            f,
+            "handovers            {} connections went from one worker to another",
+            self.moved
+        )?;
         let wait = |percent: usize| {
             let last = self.waits.len().saturating_sub(1);
             self.waits
