@@ -134,6 +134,16 @@ pub fn resident(pid: i32) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+/// Bytes of memory that are its share: what several have mapped is divided among them.
+pub fn proportional(pid: i32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kibibytes = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 /// Processor time that it has used, in seconds: user and system.
 pub fn cpu_seconds(pid: i32) -> (f64, f64) {
     let [user, system, ..] = times(pid);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use harness::chaos::flat::Laps;
 use harness::chaos::{self, Options};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
@@ -20,6 +21,8 @@ Usage: chaos [OPTIONS]
   --no-reload, --no-scale, --no-upgrade
                    These are not commanded
   --short          15 seconds, 300 connections, less that must have happened
+  --flat           Instead: 200 reloads and 1000 kills of workers, one after the other; does
+                   anything grow?
   --keep DIR       Where the logs of a run that failed are put
 
 Exit status: 0 all was well, 1 it was not (or too little happened), 2 usage.";
@@ -47,7 +50,11 @@ fn main() -> ExitCode {
         let set = unsafe { signal(number, SigHandler::Handler(interrupt)) };
         set.expect("these can be handled");
     }
-    println!("{} s with seed {}", options.time.as_secs(), options.seed);
+    match options.flat {
+        Some(Laps { laps, kills }) => print!("{laps} reloads, {kills} kills behind each,"),
+        None => print!("{} s", options.time.as_secs()),
+    }
+    println!(" with seed {}", options.seed);
     let report = chaos::run(&options, &INTERRUPTED);
     println!("{report}");
     ExitCode::from(u8::from(!report.is_good()))
@@ -68,6 +75,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         min_kills: 100,
         min_reloads: 10,
         min_repairs: 1,
+        flat: None,
         keep: env::temp_dir(),
     };
     while let Some(arg) = args.next() {
@@ -90,6 +98,17 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
                 options.connections = 300;
                 options.min_kills = 15;
                 options.min_reloads = 2;
+                options.min_repairs = 0;
+            }
+            "--flat" => {
+                let laps = Laps {
+                    laps: 200,
+                    kills: 5,
+                };
+                options.flat = Some(laps);
+                options.connections = 300;
+                options.min_kills = u64::from(laps.laps * laps.kills);
+                options.min_reloads = laps.laps.into();
                 options.min_repairs = 0;
             }
             "--keep" => options.keep = value()?.into(),

@@ -159,7 +159,10 @@ impl Talk<World> for Echo {
         for pong in self.pongs.drain(..) {
             wire::put_control(&mut self.random, wire::PONG, &pong, out);
         }
-        let done = world.ending || self.closes_after.is_some_and(|after| self.said >= after);
+        let done = world.ending
+            || self
+                .closes_after
+                .is_some_and(|after| world.quiet || self.said >= after);
         if self.closing {
         } else if done {
             self.closing = true;

@@ -5,7 +5,7 @@
 //! 1. [`echo`], [`post`], [`member`]: what the clients say, and how they judge what they hear.
 //!    [`ledger`]: what was published, and where in its room it is. [`world`]: what they share.
 //! 2. [`family`]: baton's processes as `/proc` shows them. [`monkey`]: who kills. [`operator`]: who
-//!    commands.
+//!    commands. [`flat`]: whether anything grows.
 //! 3. [`run`]: from start to verdict; [`crowd`]: who is there.
 
 use std::fs;
@@ -19,6 +19,7 @@ use mio::Events;
 pub mod crowd;
 pub mod echo;
 pub mod family;
+pub mod flat;
 pub mod ledger;
 pub mod member;
 pub mod monkey;
@@ -30,6 +31,7 @@ pub mod world;
 use crate::load::{Fault, Kind, Load, Random};
 use crate::{Baton, process, rooms};
 use crowd::Crowd;
+use flat::{Figures, Laps};
 use monkey::{Deeds, Diary, HUNG, Shared};
 use operator::{Commands, Done};
 use report::Report;
@@ -58,6 +60,8 @@ pub struct Options {
     pub min_kills: u64,
     pub min_reloads: u64,
     pub min_repairs: u64,
+    /// Instead of all that: does anything grow?
+    pub flat: Option<Laps>,
     /// Where logs of a run that failed are kept.
     pub keep: PathBuf,
 }
@@ -65,10 +69,15 @@ pub struct Options {
 /// Runs it. The report says whether all was well.
 pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     process::raise_open_files();
+    // A small log, and small rings, are full before anything is weighed, and do not grow.
+    let (log, ring) = match options.flat {
+        Some(_) => (1, 1),
+        None => (64, 4),
+    };
     // So many deaths are ours, not those of a worker that should be given up.
     let config = format!(
         "[timeouts]\nhung = \"{}s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
-         [limits]\nshort_lives = 1000\n",
+         [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n",
         HUNG.as_secs()
     );
     let mut baton = Baton::builder()
@@ -91,13 +100,24 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         checked: Instant::now(),
         interrupted,
     };
-    let (deeds, done) = run.storm();
+    let mut figures = None;
+    let (deeds, done) = match options.flat {
+        Some(laps) => {
+            figures = run.laps(laps);
+            Default::default()
+        }
+        None => run.storm(),
+    };
     run.calm();
+    let moved = match run.is_well() {
+        true => baton.status().json["moved"].as_u64().unwrap_or(0),
+        false => 0,
+    };
+    run.stop();
     let mut report = Report::new(options, &run.load, &shared, deeds, done);
+    (report.figures, report.moved) = (figures, moved);
     report.read_logs(baton.log_lines());
-    if report.failures.is_empty() {
-        report.moved = baton.status().json["moved"].as_u64().unwrap_or(0);
-    } else {
+    if !report.failures.is_empty() {
         report.kept = keep(&baton, &options.keep, &shared.diary, &report).ok();
     }
     report.diary = report
@@ -170,6 +190,45 @@ impl Run<'_> {
         })
     }
 
+    /// Reloads and kills, lap after lap: what baton holds after the first laps, and after all.
+    fn laps(&mut self, laps: Laps) -> Option<(Figures, Figures)> {
+        self.fill();
+        self.some_laps(Laps { laps: 5, ..laps });
+        let before = self.weigh()?;
+        self.some_laps(laps);
+        Some((before, self.weigh()?))
+    }
+
+    fn some_laps(&mut self, laps: Laps) {
+        let Run {
+            shared,
+            baton,
+            options,
+            ..
+        } = *self;
+        let random = Random::of(options.seed, 4);
+        thread::scope(|scope| {
+            let driver = scope.spawn(move || flat::run(baton, shared, random, laps));
+            while !driver.is_finished() {
+                self.turn();
+                if !self.is_well() {
+                    shared.stop.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// What baton holds when nobody says anything.
+    fn weigh(&mut self) -> Option<Figures> {
+        self.load.world.quiet = true;
+        self.load.hurry(true);
+        let is_quiet = self.wait("all is quiet", |run| run.load.waiting().next().is_none());
+        let figures = is_quiet.then(|| Figures::of(self.baton));
+        self.load.hurry(false);
+        self.load.world.quiet = false;
+        figures
+    }
+
     /// Everybody comes.
     fn fill(&mut self) {
         while self.crowd.come(&mut self.load, 50) && self.is_well() {
@@ -185,7 +244,7 @@ impl Run<'_> {
     fn calm(&mut self) {
         self.shared.diary.note("calm");
         self.load.world.quiet = true;
-        self.load.hurry();
+        self.load.hurry(true);
         if self.wait("all that was said arrives", |run| {
             run.load.waiting().next().is_none()
         }) {
@@ -207,6 +266,10 @@ impl Run<'_> {
             self.load.world.ending = true;
             self.wait("all connections are closed", |run| run.load.is_empty());
         }
+    }
+
+    /// Nothing is left of it.
+    fn stop(&mut self) {
         self.shared.diary.note("stop");
         let stopped = self.baton.run(&["stop"]);
         if !stopped.status.success() {

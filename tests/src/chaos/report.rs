@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Options;
+use super::flat::Figures;
 use super::monkey::{Deeds, Shared};
 use super::operator::Done;
 use super::world::{Counts, World};
@@ -21,6 +22,8 @@ pub struct Report {
     pub diary: Vec<String>,
     /// Where the logs are.
     pub kept: Option<PathBuf>,
+    /// Before and after, of a run that looked for growth.
+    pub figures: Option<(Figures, Figures)>,
     options: Options,
     counts: Counts,
     kills: u64,
@@ -49,6 +52,7 @@ impl Report {
             failures: load.failures.clone(),
             diary: Vec::new(),
             kept: None,
+            figures: None,
             options: options.clone(),
             counts: load.world.counts,
             kills: shared.kills.load(Ordering::Relaxed),
@@ -81,7 +85,13 @@ impl Report {
         .into_iter()
         .filter(|(_, number, least)| number < least)
         .map(|(what, number, least)| format!("{number} {what}, {least} are the least"))
+        .chain(self.has_grown().then(|| "something has grown".to_owned()))
         .collect()
+    }
+
+    fn has_grown(&self) -> bool {
+        let grown = |(before, after): (Figures, Figures)| !after.is_flat(before);
+        self.figures.is_some_and(grown)
     }
 
     #[must_use]
@@ -119,13 +129,14 @@ impl fmt::Display for Report {
             f,
             "rooms                {published} published, {delivered} delivered, {joins} joins, {leaves} leaves, {gaps} told as gaps"
         )?;
-        writeln!(
-            f,
-            "kills                {}: {}",
-            self.kills,
-            self.deeds.report()
-        )?;
-        writeln!(f, "commands             {}", self.done.report())?;
+        if self.figures.is_some() {
+            writeln!(f, "kills                {}", self.kills)?;
+            writeln!(f, "reloads              {}", self.reloads)?;
+        } else {
+            let kinds = self.deeds.report();
+            writeln!(f, "kills                {}: {kinds}", self.kills)?;
+            writeln!(f, "commands             {}", self.done.report())?;
+        }
         writeln!(
             f,
             "went on              {} connections after a death, {} of them repaired",
@@ -150,6 +161,21 @@ impl fmt::Display for Report {
             wait(50),
             wait(99)
         )?;
+        if let Some((before, after)) = self.figures {
+            for (when, figures) in [("before", before), ("after", after)] {
+                let Figures {
+                    processes,
+                    files,
+                    segments,
+                    memory,
+                } = figures;
+                writeln!(
+                    f,
+                    "{when:<20} {processes} processes, {files} open files, {segments} segments, {:.1} MiB",
+                    memory as f64 / f64::from(1 << 20)
+                )?;
+            }
+        }
         for failure in self.failures.iter().take(SHOWN) {
             writeln!(f, "FAILED {failure}")?;
         }

@@ -37,6 +37,7 @@ pub struct Connection<W> {
     random: Random,
     out: Vec<u8>,
     written: usize,
+    wrote: Instant,
     /// The longest piece of what is in `out`.
     piece: usize,
 }
@@ -77,13 +78,22 @@ impl<W> Connection<W> {
             random,
             out: Vec::new(),
             written: 0,
+            wrote: Instant::now(),
             piece: 0,
         }
     }
 
+    /// Who it is, and how it stands.
     pub fn describe(&self) -> String {
         let port = self.stream.local_addr().map_or(0, |address| address.port());
-        format!("{} (port {port})", self.talk.name())
+        let waits = self.waiting.map_or(Duration::ZERO, |since| since.elapsed());
+        format!(
+            "{} (port {port}, {} of {} bytes are written, {:.3?} ago, it waits for {waits:.3?})",
+            self.talk.name(),
+            self.written,
+            self.out.len(),
+            self.wrote.elapsed(),
+        )
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -118,7 +128,10 @@ impl<W> Connection<W> {
             false => self.random.between(1, self.piece).min(rest.len()),
         };
         match self.stream.write(&rest[..size]) {
-            Ok(written) => self.written += written,
+            Ok(written) => {
+                self.written += written;
+                self.wrote = Instant::now();
+            }
             Err(error) if is_later(&error) => {
                 self.wait();
                 return Ok(Heard::On);

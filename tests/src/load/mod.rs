@@ -209,9 +209,9 @@ impl<W> Load<W> {
         }
     }
 
-    /// From now on nobody thinks long, or reads slowly.
-    pub fn hurry(&mut self) {
-        self.hurry = true;
+    /// From now on nobody thinks long, or reads slowly; or all do again what they did.
+    pub fn hurry(&mut self, hurry: bool) {
+        self.hurry = hurry;
         for index in 0..self.connections.len() {
             self.act_at(index, Instant::now());
         }
