@@ -8,12 +8,14 @@
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst.
 //! 6. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
 //! 7. [`load`]: thousands of clients in one thread. [`chaos`]: what they do while baton is killed.
+//!    [`bench`]: what they feel of it, and other figures, beside the servers of `tests/peers`.
 //!
 //! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
 //! the clients of `tests/clients`, which are written in other languages, against a daemon;
-//! `src/bin/chaos.rs` is what `scripts/chaos` runs.
+//! `src/bin/chaos.rs` and `src/bin/bench.rs` are what `scripts/chaos` and `scripts/bench` run.
 
 pub mod baton;
+pub mod bench;
 pub mod chaos;
 pub mod faults;
 pub mod http;

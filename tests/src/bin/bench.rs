@@ -1,0 +1,121 @@
+//! Measures baton, and others beside it. Run by `scripts/bench`; the subjects are in
+//! `harness::bench`.
+
+use std::env;
+use std::fs;
+use std::process::ExitCode;
+
+use harness::bench::{Options, SUBJECTS};
+use serde_json::{Map, Value};
+
+fn usage() -> String {
+    let mut text = "\
+Usage: bench [OPTIONS]
+
+  --only SUBJECT     Of these only this one (may be given more than once):
+"
+    .to_owned();
+    for subject in &SUBJECTS {
+        text += &format!(
+            "                       {:<12} {}\n",
+            subject.name, subject.about
+        );
+    }
+    text + "\
+  --against PEER     Beside baton only this one, or `none` (default: all that a subject has)
+  --connections N    Of subjects that hold connections (default 1000)
+  --workers N        Workers of every server (default 2)
+  --rounds N         So often everything is measured (default 3)
+  --seconds N        A round, of subjects that have rounds (default 5)
+  --json FILE        Write the figures there, too"
+}
+
+fn main() -> ExitCode {
+    match parse(env::args().skip(1)) {
+        Ok(None) => {
+            println!("{}", usage());
+            ExitCode::SUCCESS
+        }
+        Ok(Some(wanted)) => bench(&wanted),
+        Err(reason) => {
+            eprintln!("bench: {reason}\n{}", usage());
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Wanted {
+    only: Vec<String>,
+    against: Vec<String>,
+    json: Option<String>,
+    options: Options,
+}
+
+fn bench(wanted: &Wanted) -> ExitCode {
+    let mut figures = Map::new();
+    for subject in &SUBJECTS {
+        if !wanted.only.is_empty() && !wanted.only.iter().any(|name| name == subject.name) {
+            continue;
+        }
+        let mut options = wanted.options.clone();
+        let peers = subject.peers.iter().map(|peer| (*peer).to_owned());
+        options.against = peers
+            .filter(|peer| wanted.against.is_empty() || wanted.against.contains(peer))
+            .collect();
+        let tables = (subject.run)(&options);
+        for table in &tables {
+            println!("{table}");
+        }
+        let json = tables.iter().map(|table| table.json()).collect();
+        figures.insert(subject.name.to_owned(), Value::Array(json));
+    }
+    if let Some(file) = &wanted.json
+        && let Err(error) = fs::write(file, format!("{:#}\n", Value::Object(figures)))
+    {
+        eprintln!("bench: {file}: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// `None`: help is wanted.
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, String> {
+    let mut wanted = Wanted {
+        only: Vec::new(),
+        against: Vec::new(),
+        json: None,
+        options: Options {
+            against: Vec::new(),
+            connections: 1_000,
+            workers: 2,
+            rounds: 3,
+            seconds: 5,
+            seed: 1,
+        },
+    };
+    while let Some(arg) = args.next() {
+        if arg == "--help" {
+            return Ok(None);
+        }
+        let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
+        let number = || {
+            value
+                .parse::<u32>()
+                .map_err(|error| format!("{arg}: {error}"))
+        };
+        match arg.as_str() {
+            "--only" if SUBJECTS.iter().any(|subject| subject.name == value) => {
+                wanted.only.push(value)
+            }
+            "--only" => return Err(format!("there is no subject {value}")),
+            "--against" => wanted.against.push(value),
+            "--json" => wanted.json = Some(value),
+            "--connections" => wanted.options.connections = number()? as usize,
+            "--workers" => wanted.options.workers = number()?,
+            "--rounds" => wanted.options.rounds = number()?.max(1),
+            "--seconds" => wanted.options.seconds = number()?.into(),
+            _ => return Err(format!("what is {arg}?")),
+        }
+    }
+    Ok(Some(wanted))
+}
