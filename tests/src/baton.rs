@@ -1,5 +1,6 @@
 //! A daemon of the test's own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -327,6 +328,25 @@ impl Baton {
             let lines: Vec<String> = text.lines().map(str::to_owned).collect();
             lines
         })
+    }
+
+    /// Sockets that each guard has open, and so its brain, master first; without those of whoever
+    /// gives orders, which end a moment behind the answer.
+    #[track_caller]
+    pub fn sockets(&self) -> Vec<usize> {
+        let status = self.status();
+        let guards = status.workers.iter().map(|worker| worker.guard_pid);
+        let guards = [status.master_pid].into_iter().chain(guards);
+        let all = fs::read_to_string("/proc/net/unix").expect("the kernel's list");
+        let ordering: BTreeSet<String> = all
+            .lines()
+            .filter(|line| line.ends_with("/baton.sock"))
+            .filter_map(|line| line.split_whitespace().nth(6))
+            .map(|inode| format!("socket:[{inode}]"))
+            .collect();
+        let of_clients = |file: &String| file.starts_with("socket:") && !ordering.contains(file);
+        let count = |pid| process::open_files(pid).into_iter().filter(of_clients);
+        guards.map(|pid| count(pid).count()).collect()
     }
 
     /// Every process of it that lives.

@@ -8,20 +8,6 @@ use harness::websocket::WebSocket;
 use harness::{Baton, eventually, http, process, rooms};
 use serde_json::json;
 
-/// Sockets that each guard has open, master first: brains share these.
-fn sockets(baton: &Baton) -> Vec<usize> {
-    let status = baton.status();
-    let guards = [status.master_pid].into_iter();
-    let guards = guards.chain(status.workers.iter().map(|worker| worker.guard_pid));
-    guards
-        .map(|pid| {
-            let files = process::open_files(pid);
-            let is_socket = |file: &&String| file.starts_with("socket:");
-            files.iter().filter(is_socket).count()
-        })
-        .collect()
-}
-
 /// Dies at the point, by itself, in the midst of traffic; each time at another pass.
 fn dies_at(point: &str, passes: &[u64]) {
     dies_by(point, passes, |_| {});
@@ -31,7 +17,7 @@ fn dies_at(point: &str, passes: &[u64]) {
 fn dies_by(point: &str, passes: &[u64], cause: impl Fn(&Baton)) {
     let faults = Faults::new();
     let baton = faults.builder().start();
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let traffic = Traffic::start(baton.public);
     traffic.go_on(2);
     for passes in passes {
@@ -47,7 +33,7 @@ fn dies_by(point: &str, passes: &[u64], cause: impl Fn(&Baton)) {
 fn leaves_nothing(baton: &Baton, before: &[usize]) {
     // Neither a connection nor a copy of one is left.
     eventually("all sockets of clients are closed", || {
-        sockets(baton) == before
+        baton.sockets() == before
     });
     baton.status_when("no connection is counted any more", |status| {
         status.workers.iter().all(|worker| worker.connections == 0) && status.ready().len() == 2
@@ -65,7 +51,7 @@ fn dies_behind_a_proxy(point: &str, policy: &str) {
              proxy_protocol = true\nproxy_trusted = [\"127.0.0.0/8\"]\n"
         ))
         .start();
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let to = baton.public;
     let mut traffic = Traffic::none(to);
     for client in 1..5 {
@@ -124,7 +110,7 @@ fn master_said_that_it_took_one_back() {
 fn worker_wrote_an_answer_and_messages_together() {
     let faults = Faults::new();
     let baton = faults.builder().start();
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let mut traffic = Traffic::start(baton.public);
     let mut publisher = rooms::Client::connect(baton.public);
     traffic.spawn(move || {
@@ -247,7 +233,7 @@ fn dies_while_one_reads_slowly(point: &str, passes: &[u64]) {
     let faults = Faults::new();
     let config = "[rooms]\nslow_bytes = \"16 MiB\"\n";
     let baton = faults.builder().config(config).start();
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let mut traffic = Traffic::start(baton.public);
     sluggish(&mut traffic, &baton);
     traffic.go_on(1);
@@ -286,7 +272,7 @@ fn deaths_of_every_kind() {
     let faults = Faults::new();
     let config = "[timeouts]\nhung = \"2s\"\n";
     let baton = faults.builder().config(config).start();
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let traffic = Traffic::start(baton.public);
     for point in ["worker:step", "worker:write", "master:append", "master:ack"] {
         for how in ["1 abort", "1 segv", "1 stop"] {

@@ -84,13 +84,12 @@ fn a_stale_pid_file_is_no_obstacle() {
 #[test]
 fn a_killed_baton_can_be_started_again() {
     let mut baton = Baton::started();
-    for pid in baton.processes() {
-        process::kill(pid);
-    }
-    eventually("all are gone", || baton.processes().is_empty());
-    // A process that is being killed has no environment any more while it still has its files.
-    eventually("status says so", || {
-        baton.run(&["status"]).status.code() == Some(3)
+    // Brains become guards while others are killed; and a process that ends, or becomes another
+    // program, is not seen for a moment.
+    eventually("all are gone, and status says so", || {
+        let all = baton.processes();
+        all.iter().for_each(|pid| process::kill(*pid));
+        all.is_empty() && baton.run(&["status"]).status.code() == Some(3)
     });
     baton.start();
     assert_eq!(http::get(baton.public, "/whoami").status, 200);

@@ -2,25 +2,12 @@
 //! that checks every byte: no connection is closed, nothing is lost, doubled or changed, and the
 //! command that ordered the move says the truth.
 
+use harness::eventually;
 use harness::faults::Faults;
 use harness::rooms::Client;
 use harness::socket::{self, Options};
 use harness::traffic::Traffic;
-use harness::{Baton, eventually, process};
 use serde_json::json;
-
-/// Sockets that each guard has open: brains share these.
-fn sockets(baton: &Baton) -> Vec<usize> {
-    let status = baton.status();
-    let guards = [status.master_pid].into_iter();
-    let guards = guards.chain(status.workers.iter().map(|worker| worker.guard_pid));
-    let count = |pid| {
-        let files = process::open_files(pid);
-        let is_socket = |file: &&String| file.starts_with("socket:");
-        files.iter().filter(is_socket).count()
-    };
-    guards.map(count).collect()
-}
 
 /// Dies at the point, by itself, while workers are replaced; each time at another pass.
 fn dies_at(point: &str, passes: &[u64]) {
@@ -28,7 +15,7 @@ fn dies_at(point: &str, passes: &[u64]) {
     let baton = faults.builder().start();
     // The fds of a worker that took over are as many as those of one that was there at the start.
     baton.expect(&["reload"], 0);
-    let before = sockets(&baton);
+    let before = baton.sockets();
     let traffic = Traffic::start(baton.public);
     traffic.go_on(1);
     for passes in passes {
@@ -44,7 +31,7 @@ fn dies_at(point: &str, passes: &[u64]) {
     }
     traffic.stop();
     eventually("all sockets of clients are closed", || {
-        sockets(&baton) == before
+        baton.sockets() == before
     });
     baton.status_when("no connection is counted any more", |status| {
         status.workers.iter().all(|worker| worker.connections == 0) && status.ready().len() == 2
