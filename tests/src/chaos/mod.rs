@@ -28,11 +28,12 @@ pub mod post;
 pub mod report;
 pub mod world;
 
+use crate::faults::Faults;
 use crate::load::{Fault, Kind, Load, Random};
 use crate::{Baton, process, rooms};
 use crowd::Crowd;
 use flat::{Figures, Laps};
-use monkey::{Deeds, Diary, HUNG, Shared};
+use monkey::{Aim, Deeds, Diary, HUNG, Shared};
 use operator::{Commands, Done};
 use report::Report;
 use world::World;
@@ -60,10 +61,52 @@ pub struct Options {
     pub min_kills: u64,
     pub min_reloads: u64,
     pub min_repairs: u64,
+    /// Half of the deaths are at chosen steps, of programs that are built for it.
+    pub aimed: bool,
+    /// Those programs do one thing wrong, so that all is not well.
+    pub naive: Option<Naive>,
     /// Instead of all that: does anything grow?
     pub flat: Option<Laps>,
     /// Where logs of a run that failed are kept.
     pub keep: PathBuf,
+}
+
+/// What is done wrong (`protocol::fault`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naive {
+    /// The kernel's counters are ignored: streams break.
+    Truth,
+    /// What is published is not in the same record as the rest of its step: it is published twice.
+    Publish,
+}
+
+impl Naive {
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Naive> {
+        [Naive::Truth, Naive::Publish]
+            .into_iter()
+            .find(|naive| naive.name() == name)
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Naive::Truth => "truth",
+            Naive::Publish => "publish",
+        }
+    }
+
+    /// Is this what comes of it?
+    #[must_use]
+    pub fn is_shown_by(self, kind: Kind) -> bool {
+        match self {
+            Naive::Truth => matches!(
+                kind,
+                Kind::Wrong | Kind::Lost | Kind::Doubled | Kind::Disorder | Kind::Closed
+            ),
+            Naive::Publish => kind == Kind::Doubled,
+        }
+    }
 }
 
 /// Runs it. The report says whether all was well.
@@ -80,7 +123,19 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
          [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n",
         HUNG.as_secs()
     );
-    let mut baton = Baton::builder()
+    let aim = options.aimed.then(|| Aim {
+        faults: Faults::new(),
+        steps: match options.naive {
+            Some(Naive::Truth) => &monkey::STEPS_OF_TRUTH,
+            Some(Naive::Publish) => &monkey::STEPS_OF_PUBLISHING,
+            None => &monkey::STEPS,
+        },
+    });
+    let builder = aim
+        .as_ref()
+        .map_or_else(Baton::builder, |aim| aim.faults.builder());
+    let mut baton = builder
+        .environment("BATON_NAIVE", options.naive.map_or("", Naive::name))
         .workers(options.workers)
         .config(&config)
         .start();
@@ -94,6 +149,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         options,
         shared: &shared,
         baton: &baton,
+        aim: aim.as_ref(),
         load,
         crowd: Crowd::new(options.seed, options.connections),
         events: Events::with_capacity(1024),
@@ -131,6 +187,7 @@ struct Run<'a> {
     options: &'a Options,
     shared: &'a Shared,
     baton: &'a Baton,
+    aim: Option<&'a Aim>,
     load: Load<World>,
     crowd: Crowd,
     events: Events,
@@ -145,13 +202,14 @@ impl Run<'_> {
             options,
             shared,
             baton,
+            aim,
             ..
         } = *self;
         self.fill();
         thread::scope(|scope| {
             let monkey = options.kill_every.map(|every| {
                 let random = Random::of(options.seed, 2);
-                scope.spawn(move || monkey::run(shared, random, every))
+                scope.spawn(move || monkey::run(shared, random, every, aim))
             });
             let commands = Commands {
                 reload: options.reload,

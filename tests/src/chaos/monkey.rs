@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::family::{self, Process, Role};
 use crate::eventually;
+use crate::faults::Faults;
 use crate::load::{Fault, Random};
 use crate::process::{self, Signal};
 
@@ -121,10 +122,38 @@ impl Deeds {
     }
 }
 
-/// Kills until it is told to stop: about so often.
-pub fn run(shared: &Shared, random: Random, every: Duration) -> Deeds {
+/// Where brains are killed that are aimed at.
+#[derive(Debug)]
+pub struct Aim {
+    pub faults: Faults,
+    pub steps: &'static [&'static str],
+}
+
+/// Between two steps that must count as one.
+pub const STEPS: [&str; 12] = [
+    "worker:read",
+    "worker:step",
+    "worker:publish",
+    "worker:commit",
+    "worker:write",
+    "worker:written",
+    "worker:fan-out",
+    "worker:journal-valid",
+    "master:note",
+    "master:append",
+    "master:appended",
+    "master:journal-valid",
+];
+/// Where it shows that a worker ignores the kernel's counters.
+pub const STEPS_OF_TRUTH: [&str; 2] = ["worker:read", "worker:write"];
+/// Where it shows that a worker publishes outside of the journal's record.
+pub const STEPS_OF_PUBLISHING: [&str; 1] = ["worker:publish"];
+
+/// Kills until it is told to stop: about so often; half of the time where it aims, if it does.
+pub fn run(shared: &Shared, random: Random, every: Duration, aim: Option<&Aim>) -> Deeds {
     let mut monkey = Monkey {
         shared,
+        aim,
         random,
         deeds: Deeds::default(),
         stopped: Vec::new(),
@@ -137,7 +166,10 @@ pub fn run(shared: &Shared, random: Random, every: Duration) -> Deeds {
         };
         thread::sleep(Duration::from_micros(pause));
         monkey.go_on();
-        monkey.strike();
+        match monkey.aim {
+            Some(aim) if monkey.random.percent(50) => monkey.snipe(aim),
+            _ => monkey.strike(),
+        }
     }
     for (_, pid) in std::mem::take(&mut monkey.stopped) {
         process::go_on(pid);
@@ -147,6 +179,7 @@ pub fn run(shared: &Shared, random: Random, every: Duration) -> Deeds {
 
 struct Monkey<'a> {
     shared: &'a Shared,
+    aim: Option<&'a Aim>,
     random: Random,
     deeds: Deeds,
     /// Brains that are stopped, and until when.
@@ -215,6 +248,39 @@ impl Monkey<'_> {
         if matches!(how, How::Kill | How::Segfault | How::Abort) {
             // It must not be taken for one that lives.
             eventually(&format!("{pid} dies"), || !process::is_alive(pid));
+        }
+    }
+
+    /// The brain that passes a step next dies there, if one does soon and all are well.
+    fn snipe(&mut self, Aim { faults, steps }: &Aim) {
+        let all = family::look(&self.shared.mark);
+        if !self.stopped.is_empty() || all.iter().any(|process| process.brain.is_none()) {
+            return;
+        }
+        let step = steps[self.random.below(steps.len() as u64) as usize];
+        self.shared.wave.store(300, Ordering::Relaxed);
+        // Some steps come by a thousand times a second, some ten.
+        let passes = match self.random.percent(70) {
+            true => 1,
+            false => self.random.between(2, 20),
+        };
+        faults.arm(step, passes as u64);
+        let begin = Instant::now();
+        while !faults.is_reached(step) && begin.elapsed() < Duration::from_millis(200) {
+            thread::yield_now();
+        }
+        faults.disarm(step);
+        if faults.is_reached(step) {
+            self.shared.diary.note(format!("died at {step}"));
+            self.shared.kills.fetch_add(1, Ordering::Relaxed);
+            *self.deeds.deeds.entry(step.to_owned()).or_default() += 1;
+            // Nobody is to be struck before it is whole again: not both halves at once.
+            let brains = |all: &[Process]| all.iter().map(|p| p.brain).collect::<Vec<_>>();
+            let before = brains(&all);
+            eventually("the brain is replaced", || {
+                let now = family::look(&self.shared.mark);
+                brains(&now) != before && now.iter().all(|process| process.brain.is_some())
+            });
         }
     }
 
