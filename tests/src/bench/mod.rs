@@ -176,7 +176,7 @@ mod tests {
             Cell::millis(Duration::from_micros(1250)),
         ]);
         table.push(vec![Cell::text("another"), Cell::none()]);
-        let shown = "title\n  who        ms\n  ------------\n  one       1.2\n  another     -\n";
+        let shown = "title\n  who       ms\n  ------------\n  one      1.2\n  another    -\n";
         assert_eq!(table.to_string(), shown);
         let json = json!({ "title": "title", "rows": [
             { "who": "one", "ms": 1.25 }, { "who": "another", "ms": null },
