@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal;
 use nix::unistd::Pid;
 
@@ -149,6 +150,37 @@ pub fn cpu_seconds(pid: i32) -> (f64, f64) {
     let [user, system, ..] = times(pid);
     (user, system)
 }
+
+/// Processor time of all its threads, as exactly as the kernel knows it.
+pub fn cpu_time(pid: i32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let nanos = |task: fs::DirEntry| -> Option<u64> {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    let tasks = tasks.into_iter().flatten().flatten();
+    match tasks.map(nanos).sum::<Option<u64>>() {
+        Some(nanos) if nanos > 0 => Duration::from_nanos(nanos),
+        // A kernel without schedstat.
+        _ => {
+            let (user, system) = cpu_seconds(pid);
+            Duration::from_secs_f64(user + system)
+        }
+    }
+}
+
+/// Does something on one core: so do the threads and programs that are started by it.
+pub fn on_core<T>(core: usize, what: impl FnOnce() -> T) -> T {
+    let before = sched_getaffinity(THIS_THREAD).expect("the kernel knows us");
+    let mut only = CpuSet::new();
+    only.set(core).expect("a small number");
+    sched_setaffinity(THIS_THREAD, &only).expect("there is such a core");
+    let done = what();
+    sched_setaffinity(THIS_THREAD, &before).expect("as it was before");
+    done
+}
+
+const THIS_THREAD: Pid = Pid::from_raw(0);
 
 /// Processor time of it and of all its descendants that have been waited for.
 pub fn cpu_with_children(pid: i32) -> Duration {

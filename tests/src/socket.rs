@@ -31,22 +31,7 @@ pub fn connect_with(to: SocketAddr, options: Options) -> io::Result<TcpStream> {
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(from) = options.from {
-        // The port is chosen at connect, so that many connections may share one.
-        let on: libc::c_int = 1;
-        // SAFETY: the option takes an int, which lives over the call.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_BIND_ADDRESS_NO_PORT,
-                (&raw const on).cast(),
-                size_of_val(&on) as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        socket.bind(&SocketAddr::new(from, 0).into())?;
+        bind(&socket, from)?;
     }
     socket.connect_timeout(&to.into(), DEADLINE)?;
     socket.set_tcp_nodelay(true)?;
@@ -54,6 +39,40 @@ pub fn connect_with(to: SocketAddr, options: Options) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
     Ok(stream)
+}
+
+/// Begins to connect, and does not wait for it.
+pub fn connect_later(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
+    if let Some(from) = from {
+        bind(&socket, from)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// It connects from this address.
+fn bind(socket: &Socket, from: IpAddr) -> io::Result<()> {
+    // The port is chosen at connect, so that many connections may share one.
+    let on: libc::c_int = 1;
+    // SAFETY: the option takes an int, which lives over the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.bind(&SocketAddr::new(from, 0).into())
 }
 
 /// The address 127.x.y.z of the number: 0 is 127.1.0.1.

@@ -41,7 +41,7 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 /// All are served again by then, or it is given up.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn run(options: &Options) -> Vec<Table> {
+fn run(options: &Options) -> Result<Vec<Table>, String> {
     let title = format!(
         "continuity: {} connections, {} workers, {QUESTIONS} messages a second, {} rounds",
         options.connections, options.workers, options.rounds
@@ -64,7 +64,7 @@ fn run(options: &Options) -> Vec<Table> {
     if options.wants("pm2") {
         pm2(options, &mut table);
     }
-    vec![table]
+    Ok(vec![table])
 }
 
 fn baton(options: &Options, table: &mut Table) {

@@ -46,7 +46,7 @@ struct Figures {
     failed: u64,
 }
 
-fn run(options: &Options) -> Vec<Table> {
+fn run(options: &Options) -> Result<Vec<Table>, String> {
     let baton = Baton::builder().workers(options.workers).start();
     let status = baton.status();
     let mut servers = vec![Server {
@@ -103,7 +103,7 @@ fn run(options: &Options) -> Vec<Table> {
             Cell::count(failed),
         ]);
     }
-    vec![table]
+    Ok(vec![table])
 }
 
 fn measure(server: &Server, clients: u32, time: Duration) -> Figures {

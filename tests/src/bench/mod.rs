@@ -3,14 +3,17 @@
 //!
 //! A [`Subject`] is one question; it makes [`Table`]s. [`continuity`]: what clients feel of a
 //! reload, of scaling, of an upgrade and of sudden deaths. [`handoff`]: short connections a second.
-//! [`peers`]: the servers that baton is measured beside.
+//! [`cost`]: processor time, beside that of [`bare`], which does the least that a server can do.
+//! [`peers`]: the servers that people use.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+pub mod bare;
 pub mod continuity;
+pub mod cost;
 pub mod handoff;
 pub mod peers;
 mod pulse;
@@ -21,15 +24,18 @@ pub struct Subject {
     pub about: &'static str,
     /// Who baton can be measured against.
     pub peers: &'static [&'static str],
-    pub run: fn(&Options) -> Vec<Table>,
+    /// `Err`: it could not be measured, and why.
+    pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 2] = [continuity::SUBJECT, handoff::SUBJECT];
+pub const SUBJECTS: [Subject; 3] = [continuity::SUBJECT, handoff::SUBJECT, cost::SUBJECT];
 
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The peers that are wanted.
     pub against: Vec<String>,
+    /// The loads that are wanted, of subjects that have some; none: all.
+    pub loads: Vec<String>,
     pub connections: usize,
     pub workers: u32,
     pub rounds: u32,
@@ -41,6 +47,11 @@ impl Options {
     #[must_use]
     pub fn wants(&self, peer: &str) -> bool {
         self.against.iter().any(|wanted| wanted == peer)
+    }
+
+    #[must_use]
+    pub fn wants_load(&self, load: &str) -> bool {
+        self.loads.is_empty() || self.loads.iter().any(|wanted| wanted == load)
     }
 }
 

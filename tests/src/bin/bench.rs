@@ -5,7 +5,8 @@ use std::env;
 use std::fs;
 use std::process::ExitCode;
 
-use harness::bench::{Options, SUBJECTS};
+use harness::bench::cost::loads::LOADS;
+use harness::bench::{Options, SUBJECTS, Subject};
 use serde_json::{Map, Value};
 
 fn usage() -> String {
@@ -21,13 +22,18 @@ Usage: bench [OPTIONS]
             subject.name, subject.about
         );
     }
-    text + "\
-  --against PEER     Beside baton only this one, or `none` (default: all that a subject has)
-  --connections N    Of subjects that hold connections (default 1000)
+    text += "  --against PEER     Beside baton only this one, or `none` (default: all that a subject has)
+  --load LOAD        Of `cost` only this load (may be given more than once):
+";
+    for load in &LOADS {
+        text += &format!("                       {}\n", load.name);
+    }
+    text + "  --connections N    Of subjects that hold connections (default 1000)
   --workers N        Workers of every server (default 2)
   --rounds N         So often everything is measured (default 3)
   --seconds N        A round, of subjects that have rounds (default 5)
-  --json FILE        Write the figures there, too"
+  --json FILE        Write the figures there, too
+  --needs            Measure nothing; say which peers are needed"
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,7 @@ fn main() -> ExitCode {
             println!("{}", usage());
             ExitCode::SUCCESS
         }
+        Ok(Some(wanted)) if wanted.needs => needs(&wanted),
         Ok(Some(wanted)) => bench(&wanted),
         Err(reason) => {
             eprintln!("bench: {reason}\n{}", usage());
@@ -48,21 +55,48 @@ struct Wanted {
     only: Vec<String>,
     against: Vec<String>,
     json: Option<String>,
+    /// Nothing is measured; the peers are named that would be needed.
+    needs: bool,
     options: Options,
+}
+
+impl Wanted {
+    fn subjects(&self) -> impl Iterator<Item = &'static Subject> {
+        let is_wanted = |name| self.only.is_empty() || self.only.iter().any(|only| only == name);
+        SUBJECTS
+            .iter()
+            .filter(move |subject| is_wanted(subject.name))
+    }
+
+    fn peers(&self, subject: &Subject) -> Vec<String> {
+        let peers = subject.peers.iter().map(|peer| (*peer).to_owned());
+        peers
+            .filter(|peer| self.against.is_empty() || self.against.contains(peer))
+            .collect()
+    }
+}
+
+fn needs(wanted: &Wanted) -> ExitCode {
+    for peer in wanted.subjects().flat_map(|subject| wanted.peers(subject)) {
+        println!("{peer}");
+    }
+    ExitCode::SUCCESS
 }
 
 fn bench(wanted: &Wanted) -> ExitCode {
     let mut figures = Map::new();
-    for subject in &SUBJECTS {
-        if !wanted.only.is_empty() && !wanted.only.iter().any(|name| name == subject.name) {
-            continue;
-        }
-        let mut options = wanted.options.clone();
-        let peers = subject.peers.iter().map(|peer| (*peer).to_owned());
-        options.against = peers
-            .filter(|peer| wanted.against.is_empty() || wanted.against.contains(peer))
-            .collect();
-        let tables = (subject.run)(&options);
+    for subject in wanted.subjects() {
+        let options = Options {
+            against: wanted.peers(subject),
+            ..wanted.options.clone()
+        };
+        let tables = match (subject.run)(&options) {
+            Ok(tables) => tables,
+            Err(reason) => {
+                eprintln!("bench: {}: {reason}", subject.name);
+                return ExitCode::FAILURE;
+            }
+        };
         for table in &tables {
             println!("{table}");
         }
@@ -84,8 +118,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, Strin
         only: Vec::new(),
         against: Vec::new(),
         json: None,
+        needs: false,
         options: Options {
             against: Vec::new(),
+            loads: Vec::new(),
             connections: 1_000,
             workers: 2,
             rounds: 3,
@@ -96,6 +132,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, Strin
     while let Some(arg) = args.next() {
         if arg == "--help" {
             return Ok(None);
+        }
+        if arg == "--needs" {
+            wanted.needs = true;
+            continue;
         }
         let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
         let number = || {
@@ -109,6 +149,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, Strin
             }
             "--only" => return Err(format!("there is no subject {value}")),
             "--against" => wanted.against.push(value),
+            "--load" if LOADS.iter().any(|load| load.name == value) => {
+                wanted.options.loads.push(value)
+            }
+            "--load" => return Err(format!("there is no load {value}")),
             "--json" => wanted.json = Some(value),
             "--connections" => wanted.options.connections = number()? as usize,
             "--workers" => wanted.options.workers = number()?,

@@ -1,0 +1,152 @@
+//! The loads, and what baton wants to cost under each.
+
+use super::driver::Threads;
+use super::script::{Answer, Script, learn};
+use super::servers::{Kind, Server};
+use crate::websocket::{frame, handshake};
+
+pub struct Load {
+    pub name: &'static str,
+    /// One: the server has one core to itself, and the clients another. Two: all share both.
+    pub workers: u32,
+    pub clients: usize,
+    talk: Talk,
+    pub goal: Goal,
+}
+
+enum Talk {
+    /// One request, and the end.
+    Close,
+    /// One request after the other.
+    KeepAlive,
+    /// A WebSocket is opened, and closed.
+    Handshake,
+    /// So many messages of so many bytes, again when all have come back.
+    Echo { bytes: usize, depth: usize },
+}
+
+/// At most so many times as much as this one.
+#[derive(Clone, Copy)]
+pub struct Goal {
+    pub than: Kind,
+    pub times: f64,
+}
+
+const fn times(times: f64, than: Kind) -> Goal {
+    Goal { than, times }
+}
+
+const fn echo(name: &'static str, clients: usize, bytes: usize, depth: usize) -> Load {
+    Load {
+        name,
+        workers: 1,
+        clients,
+        talk: Talk::Echo { bytes, depth },
+        goal: times(1.0, Kind::Bare),
+    }
+}
+
+pub const LOADS: [Load; 7] = [
+    Load {
+        name: "http-close",
+        workers: 2,
+        clients: 64,
+        talk: Talk::Close,
+        goal: times(1.35, Kind::Bare),
+    },
+    Load {
+        name: "http-keepalive",
+        workers: 1,
+        clients: 64,
+        talk: Talk::KeepAlive,
+        goal: times(0.8, Kind::Nginx),
+    },
+    Load {
+        name: "handshake",
+        workers: 2,
+        clients: 64,
+        talk: Talk::Handshake,
+        goal: times(1.25, Kind::Bare),
+    },
+    echo("echo-20", 64, 20, 1),
+    echo("echo-1k", 64, 1 << 10, 1),
+    echo("echo-16k", 64, 16 << 10, 1),
+    echo("echo-deep", 200, 20, 8),
+];
+
+/// The core of a server with one worker, and that of its clients.
+pub const SERVERS_CORE: usize = 0;
+const CLIENTS_CORE: usize = 1;
+
+/// FIN and the opcode.
+const BINARY: u8 = 0x82;
+const CLOSE: u8 = 0x88;
+/// What the key of [`handshake`] is answered.
+const ACCEPT: &str = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+
+impl Load {
+    pub fn is_for(&self, server: Kind) -> bool {
+        match self.talk {
+            Talk::Close | Talk::KeepAlive => true,
+            Talk::Handshake | Talk::Echo { .. } => server != Kind::Nginx,
+        }
+    }
+
+    pub fn threads(&self) -> Threads {
+        match self.workers {
+            1 => Threads::OnCore(CLIENTS_CORE),
+            workers => Threads::Anywhere(workers as usize),
+        }
+    }
+
+    pub fn script(&self, server: &Server) -> Result<Script, String> {
+        let to = server.address;
+        let request = |end| format!("GET /whoami HTTP/1.1\r\nHost: {to}\r\n{end}\r\n").into_bytes();
+        let open = handshake(to, "/echo").into_bytes();
+        let pages = |request: &[u8]| learn(to, request, "HTTP/1.1 200 OK\r\n", &server.bodies);
+        let opens = || learn(to, &open, ACCEPT, &[String::new()]);
+        Ok(match self.talk {
+            Talk::Close => {
+                let request = request("Connection: close\r\n");
+                let answers = pages(&request)?;
+                Script::once().then(request, answers)
+            }
+            Talk::KeepAlive => {
+                let request = request("");
+                let answers = pages(&request)?;
+                Script::forever(1).then(request, answers)
+            }
+            Talk::Handshake => {
+                let answers = opens()?;
+                let normal = 1000_u16.to_be_bytes();
+                let closed = Answer::exactly(unmasked(CLOSE, &normal));
+                Script::once()
+                    .then(open, answers)
+                    .then(frame(CLOSE, &normal), vec![closed])
+            }
+            Talk::Echo { bytes, depth } => {
+                let answers = opens()?;
+                let payload: Vec<u8> = (0..bytes).map(|number| number as u8).collect();
+                let echoes = Answer::exactly(unmasked(BINARY, &payload).repeat(depth));
+                Script::forever(depth as u64)
+                    .then(open, answers)
+                    .then(frame(BINARY, &payload).repeat(depth), vec![echoes])
+            }
+        })
+    }
+}
+
+/// A frame of a server.
+fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(short @ 0..=125) => bytes.push(short),
+        _ => {
+            let length = u16::try_from(payload.len()).expect("a message of less than 64 KiB");
+            bytes.push(126);
+            bytes.extend(length.to_be_bytes());
+        }
+    }
+    bytes.extend(payload);
+    bytes
+}

@@ -1,0 +1,221 @@
+//! What serving costs: processor time for a million of everything that a client may want, of all
+//! processes of a server together.
+//!
+//! Beside baton, in turn and under the same load, serve [`bare`](super::bare), the floor, and, where
+//! it can, nginx. A server with one worker has a core to itself and the clients have another, with two all
+//! share both. Each measurement has a server of its own and begins when it is warm. Latencies are
+//! those of clients that ask again at once: what a loaded server lets wait.
+//!
+//! To be read in this order: [`loads`], [`servers`], [`script`], [`driver`].
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use self::driver::Driver;
+use self::loads::{Goal, LOADS, Load, SERVERS_CORE};
+use self::servers::{Kind, Server};
+use super::{Cell, Options, Subject, Table};
+use crate::process;
+
+mod driver;
+pub mod loads;
+mod script;
+mod servers;
+
+pub const SUBJECT: Subject = Subject {
+    name: "cost",
+    about: "processor time of HTTP and WebSocket, beside the least that it can be",
+    peers: &["bare", "nginx"],
+    run,
+};
+
+const WARM_UP: Duration = Duration::from_secs(1);
+
+const COLUMNS: [&str; 12] = [
+    "load",
+    "server",
+    "rate/s",
+    "CPU s/million",
+    "min..max",
+    "x bare",
+    "x nginx",
+    "goal",
+    "core %",
+    "p50 µs",
+    "p99 µs",
+    "p99.9 µs",
+];
+
+fn run(options: &Options) -> Result<Vec<Table>, String> {
+    process::raise_open_files();
+    let title = format!(
+        "cost: processor time of all processes, median of {} rounds of {} s",
+        options.rounds, options.seconds
+    );
+    let mut table = Table::new(title, &COLUMNS);
+    for load in LOADS.iter().filter(|load| options.wants_load(load.name)) {
+        let mut all = servers(load, options);
+        for round in 1..=options.rounds {
+            for (kind, figures) in &mut all {
+                let name = kind.name();
+                let sample = measure(load, *kind, options.seconds)
+                    .map_err(|reason| format!("{}: {name}: {reason}", load.name))?;
+                eprintln!(
+                    "{}, round {round}: {name} {:.3} s/million, {:.0}/s",
+                    load.name, sample.cost, sample.rate
+                );
+                figures.add(sample);
+            }
+            // Nobody is always the first.
+            all.rotate_left(1);
+        }
+        all.sort_by_key(|(kind, _)| *kind);
+        for (_, figures) in &mut all {
+            figures.latencies.sort_unstable();
+        }
+        say(load, &all, &mut table);
+    }
+    Ok(vec![table])
+}
+
+/// Who is measured under this load.
+fn servers(load: &Load, options: &Options) -> Vec<(Kind, Figures)> {
+    let wanted = |kind: &Kind| *kind == Kind::Baton || options.wants(kind.name());
+    [Kind::Baton, Kind::Bare, Kind::Nginx]
+        .into_iter()
+        .filter(|kind| wanted(kind) && load.is_for(*kind))
+        .map(|kind| (kind, Figures::default()))
+        .collect()
+}
+
+/// One measurement.
+struct Sample {
+    rate: f64,
+    /// Seconds of processor time a million.
+    cost: f64,
+    /// Of one core.
+    percent: f64,
+    latencies: Vec<u32>,
+}
+
+/// All measurements of one server under one load.
+#[derive(Default)]
+struct Figures {
+    rates: Vec<f64>,
+    costs: Vec<f64>,
+    percents: Vec<f64>,
+    latencies: Vec<u32>,
+}
+
+impl Figures {
+    fn add(&mut self, sample: Sample) {
+        self.rates.push(sample.rate);
+        self.costs.push(sample.cost);
+        self.percents.push(sample.percent);
+        self.latencies.extend(sample.latencies);
+    }
+
+    /// So many of a thousand did not wait longer; the latencies are sorted.
+    fn latency(&self, per_mille: usize) -> Cell {
+        match self.latencies.len() {
+            0 => Cell::none(),
+            count => {
+                let nanos = self.latencies[(count - 1) * per_mille / 1000];
+                Cell::number(f64::from(nanos) / 1e3, 0)
+            }
+        }
+    }
+}
+
+fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
+    let server = match load.workers {
+        1 => process::on_core(SERVERS_CORE, || kind.start(1)),
+        workers => kind.start(workers),
+    };
+    let script = load.script(&server)?;
+    let driver = Driver::start(server.address, script, load.clients, load.threads());
+    thread::sleep(WARM_UP);
+    driver.measure(true);
+    let before = Moment::now(&server, &driver);
+    thread::sleep(Duration::from_secs(seconds));
+    let after = Moment::now(&server, &driver);
+    driver.measure(false);
+    let latencies = driver.end()?;
+    let done = (after.done - before.done) as f64;
+    let time = (after.at - before.at).as_secs_f64();
+    let cpu = (after.cpu - before.cpu).as_secs_f64();
+    Ok(Sample {
+        rate: done / time,
+        cost: cpu * 1e6 / done,
+        percent: cpu * 100.0 / time,
+        latencies,
+    })
+}
+
+struct Moment {
+    at: Instant,
+    cpu: Duration,
+    done: u64,
+}
+
+impl Moment {
+    fn now(server: &Server, driver: &Driver) -> Moment {
+        Moment {
+            cpu: server.cpu_time(),
+            done: driver.done(),
+            at: Instant::now(),
+        }
+    }
+}
+
+fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
+    let cost = |wanted: Kind| {
+        let found = all.iter().find(|(kind, _)| *kind == wanted);
+        found.map(|(_, figures)| median(&figures.costs))
+    };
+    for (kind, figures) in all {
+        let mine = median(&figures.costs);
+        let times = |than: Kind| cost(than).map(|cost| mine / cost);
+        let ratio =
+            |than: Kind| times(than).map_or_else(Cell::none, |times| Cell::number(times, 2));
+        let (least, most) = extremes(&figures.costs);
+        table.push(vec![
+            Cell::text(load.name),
+            Cell::text(kind.name()),
+            Cell::number(median(&figures.rates), 0),
+            Cell::number(mine, 3),
+            Cell::text(format!("{least:.3}..{most:.3}")),
+            ratio(Kind::Bare),
+            ratio(Kind::Nginx),
+            Cell::text(match kind {
+                Kind::Baton => verdict(load.goal, times(load.goal.than)),
+                _ => String::new(),
+            }),
+            Cell::number(median(&figures.percents), 0),
+            figures.latency(500),
+            figures.latency(990),
+            figures.latency(999),
+        ]);
+    }
+}
+
+fn verdict(goal: Goal, is: Option<f64>) -> String {
+    let verdict = match is {
+        Some(times) if times <= goal.times => "met",
+        Some(_) => "missed",
+        None => "?",
+    };
+    format!("{} x {}: {verdict}", goal.times, goal.than.name())
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn extremes(figures: &[f64]) -> (f64, f64) {
+    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = figures.iter().copied().fold(0.0, f64::max);
+    (least, most)
+}
