@@ -210,7 +210,10 @@ impl Connections {
         self.change(state, slot, |c| {
             c.holder = Holder::Worker { ring };
             c.fd = None;
-            c.lived = false;
+            // By now its header is read, or will be where it is.
+            if std::mem::take(&mut c.lived) && c.proxy == Proxy::ReadAndReturn {
+                c.proxy = Proxy::Read;
+            }
         });
     }
 
@@ -239,40 +242,9 @@ impl Connections {
         self.free.push(slot);
     }
 
-    /// The worker gives it back, before anything but its PROXY header was read: noted before its
-    /// fd is received, so that the fd is known when that is all that the next brain finds. False:
-    /// the worker does not have it.
-    pub fn returning(
-        &mut self,
-        state: &State,
-        cid: Cid,
-        ring: u16,
-        peer: SocketAddr,
-        consumed: u32,
-    ) -> bool {
-        self.leaves(state, cid, ring, |c| {
-            c.peer = peer;
-            c.consumed = consumed;
-            c.proxy = Proxy::None;
-            c.lived = false;
-        })
-    }
-
-    /// The worker gives it away, with its past: noted as well before its fd is received.
+    /// The worker gives it away, with its past: noted before its fd is received, so that the fd is
+    /// known when that is all that the next brain finds. False: the worker does not have it.
     pub fn parting(&mut self, state: &State, cid: Cid, ring: u16, peer: SocketAddr) -> bool {
-        self.leaves(state, cid, ring, |c| {
-            c.peer = peer;
-            c.lived = true;
-        })
-    }
-
-    fn leaves(
-        &mut self,
-        state: &State,
-        cid: Cid,
-        ring: u16,
-        change: impl FnOnce(&mut Connection),
-    ) -> bool {
         let slot = self.find(cid);
         let Some((slot, connection)) = slot.and_then(|slot| Some((slot, read(state, slot)?)))
         else {
@@ -285,7 +257,8 @@ impl Connections {
             self.change(state, slot, |c| {
                 c.holder = Holder::Returning { ring };
                 c.from = Some(ring);
-                change(c);
+                c.peer = peer;
+                c.lived = true;
             });
         }
         has
@@ -319,7 +292,7 @@ impl Connections {
         self.count_out(slot, &before);
         change(&mut connection);
         let mut record = Record::new();
-        if (connection.peer, connection.consumed) == (before.peer, before.consumed) {
+        if connection.peer == before.peer {
             record.set(state::connection(slot, META), pack_meta(&connection));
         } else {
             write(&mut record, slot, &connection);

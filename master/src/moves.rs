@@ -428,6 +428,18 @@ fn by_address(places: &[Place], address: IpAddr) -> Option<&Place> {
     ip_hash(&candidates, address).map(|index| &places[index])
 }
 
+/// Who gets a connection whose PROXY header has named this address: that may be who gave it.
+#[must_use]
+pub fn by_header(from: Option<u16>, address: IpAddr, waited: u64, table: &[Place]) -> Choice {
+    match by_address(table, address) {
+        Some(place) if from == Some(place.ring) => Choice::Keep,
+        Some(place) if place.room > 0 => Choice::Give(place.ring),
+        // It is less even then, that is all.
+        _ if from.is_some() && waited >= WAIT => Choice::Keep,
+        _ => Choice::Wait,
+    }
+}
+
 /// The one with the fewest that can be given one now, or in a moment.
 fn least(places: &[Place]) -> Option<&Place> {
     let now = candidates(places, |place| place.spare > 0 && place.room > 0);

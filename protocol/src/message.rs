@@ -32,7 +32,7 @@ pub enum ToWorker {
     /// Give these connections away, with [`ToMaster::Give`]; one that has been given already is
     /// given once more. Numbers that the worker does not have are closed, and were said so.
     Part { cids: Vec<Cid> },
-    /// What [`ToMaster::Give`] or [`ToMaster::Return`] gave has been taken by another worker: it
+    /// What [`ToMaster::Give`] gave has been taken by another worker: it
     /// is to be forgotten.
     Took { cids: Vec<Cid> },
     /// Nobody could take these: the worker that gave them goes on with them.
@@ -58,8 +58,6 @@ pub struct Given {
     pub proxy: Proxy,
     /// baton is at a limit: answer 503 with `Retry-After`, linger, close.
     pub refuse: bool,
-    /// Bytes that were consumed from the socket before this give (a PROXY header's).
-    pub consumed: u64,
     #[serde(default)]
     pub past: Past,
 }
@@ -119,13 +117,8 @@ pub enum ToMaster {
     Refuse { cids: Vec<Cid> },
     /// These are closed; they count no more.
     Closed { cids: Vec<Cid> },
-    /// A connection whose PROXY header has been read and nothing else; one fd.
-    Return {
-        cid: Cid,
-        peer: SocketAddr,
-        consumed: u64,
-    },
-    /// These are given away, as [`ToWorker::Part`] asked; fds as in [`ToWorker::Give`]. The giver
+    /// These are given away, as [`ToWorker::Part`] asked, or because their PROXY headers have been
+    /// read ([`Proxy::ReadAndReturn`]); fds as in [`ToWorker::Give`]. The giver
     /// keeps everything and touches nothing of it until it hears [`ToWorker::Took`] or
     /// [`ToWorker::Keep`].
     Give { connections: Vec<Parted> },

@@ -91,12 +91,12 @@ fn worker_read_a_proxy_header_and_gave_nothing_back_yet() {
 
 #[test]
 fn worker_about_to_give_back() {
-    dies_behind_a_proxy("worker:give-back", "ip-hash");
+    dies_behind_a_proxy("worker:given", "ip-hash");
 }
 
 #[test]
 fn master_has_one_back_and_did_not_note_it() {
-    dies_behind_a_proxy("master:return", "ip-hash");
+    dies_behind_a_proxy("master:arrived", "ip-hash");
 }
 
 #[test]

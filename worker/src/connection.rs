@@ -7,7 +7,6 @@
 
 use std::sync::atomic::Ordering;
 
-use mio::unix::SourceFd;
 use nix::sys::socket::{MsgFlags, recv};
 use protocol::fault::{self, Naive};
 use protocol::journal::Record;
@@ -350,11 +349,7 @@ impl Brain {
             }
         }
         let consumed = self.slots.get(slot, Field::Parsed) + len as u64;
-        let give_back = meta.has(Flag::Return);
-        let meta = meta
-            .in_phase(Phase::Http)
-            .with(Flag::Return, false)
-            .with(Flag::Given, give_back);
+        let meta = meta.in_phase(Phase::Http);
         let mut record = Record::new();
         Slots::change(&mut record, slot, Field::Consumed, consumed);
         Slots::change(&mut record, slot, Field::Parsed, consumed);
@@ -363,13 +358,8 @@ impl Brain {
             Slots::change_peer(&mut record, slot, source);
         }
         self.journal.commit(&mut record);
-        if give_back {
-            if self.give_back(slot) {
-                let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
-                return;
-            }
-            // The channel is full: it stays here, which is only less even.
-            self.slots.set_meta(slot, meta.with(Flag::Given, false));
+        if meta.has(Flag::Return) {
+            return self.part_with(slot);
         }
         self.local(slot).readable = true;
         self.serve(slot);

@@ -1,7 +1,8 @@
 //! A connection is given away while it lives: to the master, and by it to another worker.
 //!
-//! The master says which ([`ToWorker::Part`](protocol::message::ToWorker::Part)). Such a connection
-//! is not read any more; once the master has sequenced everything that it had asked, so that the
+//! The master says which ([`ToWorker::Part`](protocol::message::ToWorker::Part)), or has asked for
+//! it in advance: it chooses again when a PROXY header has named the client. Such a connection is
+//! not read any more; once the master has sequenced everything that it had asked, so that the
 //! answers are in the log wherever it will be, its slot is marked given and a [`Snapshot`] of it is
 //! sent with its fd. From then on nothing of it is touched here, until the master says that another
 //! worker has taken it, or that nobody could.
@@ -43,16 +44,21 @@ pub struct Parting {
 impl Brain {
     /// The master wants these to be given away.
     pub fn part(&mut self, cids: &[Cid]) {
-        let asked = self.ring.head();
         for cid in cids {
             let Some(slot) = self.slots.find(*cid) else {
                 continue;
             };
-            if self.slots.meta(slot).is_some_and(|m| m.has(Flag::Given)) {
-                self.parting.unsent.push(slot);
-            } else if !std::mem::replace(&mut self.local(slot).parting, true) {
-                self.parting.asked.push((slot, asked));
+            match self.slots.meta(slot).is_some_and(|m| m.has(Flag::Given)) {
+                true => self.parting.unsent.push(slot),
+                false => self.part_with(slot),
             }
+        }
+    }
+
+    /// From now on it is not read, and is given away when all that it has asked is in order.
+    pub fn part_with(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.local(slot).parting, true) {
+            self.parting.asked.push((slot, self.ring.head()));
         }
     }
 
@@ -92,7 +98,10 @@ impl Brain {
         if !meta.has(Flag::Lagging) {
             cursor = cursor.max(self.state.get(Head::LogRead));
         }
-        let meta = meta.with(Flag::Given, true).with(Flag::Lagging, false);
+        let meta = meta
+            .with(Flag::Given, true)
+            .with(Flag::Return, false)
+            .with(Flag::Lagging, false);
         let mut record = Record::new();
         Slots::change(&mut record, slot, Field::Cursor, cursor);
         Slots::change(&mut record, slot, Field::Meta, meta.pack());

@@ -94,6 +94,9 @@ pub fn recover(brain: &mut Brain) {
         } else {
             brain.begin(slot);
         }
+        if meta.has(Flag::Return) && meta.phase == Phase::Http {
+            brain.part_with(slot);
+        }
         fault::point("worker:recover-each");
     }
     if brain.life.number > 1 {

@@ -4,7 +4,7 @@
 //! read: the sent acknowledgement decides whose it is. One that has lived in another worker brings
 //! a snapshot along ([`arrive`](crate::arrive)).
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -179,8 +179,8 @@ impl Brain {
         let mut record = Record::new();
         for (field, value) in [
             (Field::Cid, given.cid.0),
-            (Field::Consumed, given.consumed),
-            (Field::Parsed, given.consumed),
+            (Field::Consumed, 0),
+            (Field::Parsed, 0),
             (Field::InExtent, 0),
             (Field::InBase, 0),
             (Field::Written, 0),
@@ -279,33 +279,12 @@ impl Brain {
             return false;
         };
         let is_given = self.slots.meta(slot).is_some_and(|m| m.has(Flag::Given));
-        if is_given && (given.past != Past::None || given.consumed > 0) {
+        if is_given && given.past != Past::None {
             // It was given away and now comes back, before the word that another had taken it.
             self.leave_rooms(slot);
             self.forget_moved(slot);
             return false;
         }
         self.slots.get(slot, Field::Cookie) == cookie
-    }
-
-    /// Gives a connection back to the master, which chooses again by the address that its PROXY
-    /// header named. Nothing behind the header has been read.
-    pub fn give_back(&mut self, slot: u32) -> bool {
-        let Some(meta) = self.slots.meta(slot) else {
-            return false;
-        };
-        let message = ToMaster::Return {
-            cid: self.slots.cid(slot),
-            peer: self.slots.peer(slot),
-            consumed: self.slots.get(slot, Field::Consumed),
-        };
-        fault::point("worker:give-back");
-        match self.channel.send(&message, &[meta.socket().as_fd()]) {
-            Ok(sent) => sent,
-            Err(e) => {
-                log::warn!("cannot give {} back: {e}", self.slots.cid(slot));
-                false
-            }
-        }
     }
 }

@@ -231,7 +231,6 @@ fn describe(listener: &Listener, fd: &OwnedFd) -> Option<Connection> {
         lived: false,
         peer,
         local,
-        consumed: 0,
     })
 }
 

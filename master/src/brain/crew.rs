@@ -2,7 +2,6 @@
 //! messages are read.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -204,9 +203,6 @@ impl Brain<'_> {
                 return;
             };
             match look_ahead(&mut link.channel) {
-                Ahead::Return(cid, peer, consumed) => {
-                    self.on_returning(ring, cid, peer, consumed);
-                }
                 Ahead::Give(connections) => {
                     self.on_giving(ring, &connections);
                     fault::point("master:giving");
@@ -263,7 +259,7 @@ impl Brain<'_> {
         self.on_message(ring, message, Vec::new());
     }
 
-    fn on_message(&mut self, ring: u16, message: ToMaster, mut fds: Vec<OwnedFd>) {
+    fn on_message(&mut self, ring: u16, message: ToMaster, fds: Vec<OwnedFd>) {
         match message {
             ToMaster::Hello {
                 guard_pid,
@@ -282,7 +278,6 @@ impl Brain<'_> {
             ToMaster::Ack { cids } => self.on_ack(ring, &cids),
             ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
             ToMaster::Closed { cids } => self.on_closed(ring, &cids),
-            ToMaster::Return { cid, .. } => self.on_return(ring, cid, fds.pop()),
             ToMaster::Give { connections } => self.on_give(ring, connections, fds),
             ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
         }
@@ -542,8 +537,6 @@ fn mark(message: &ToMaster) -> u64 {
 
 /// What comes next on a channel.
 enum Ahead {
-    /// A connection that is given back.
-    Return(Cid, SocketAddr, u64),
     /// A message without fds.
     Word(ToMaster),
     /// Connections that are given away.
@@ -552,7 +545,7 @@ enum Ahead {
     Other,
 }
 
-/// Looks before a message is received, so that what is given back is never received unnoted: when
+/// Looks before a message is received, so that what is given away is never received unnoted: when
 /// the first look finds nothing and something comes meanwhile, it looks again. A message without
 /// fds is heeded before it is received: should this brain die in between, the next one heeds it
 /// once more, which does no harm, where one that was received and not heeded would be lost.
@@ -566,11 +559,6 @@ fn look_ahead(channel: &mut Channel) -> Ahead {
         ahead = channel.peek();
     }
     match ahead {
-        Some(ToMaster::Return {
-            cid,
-            peer,
-            consumed,
-        }) => Ahead::Return(cid, peer, consumed),
         Some(ToMaster::Give { connections }) => Ahead::Give(connections),
         Some(word) => Ahead::Word(word),
         // One that is none, or the end, behind which nothing comes.

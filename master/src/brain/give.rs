@@ -5,12 +5,11 @@
 //! different for those that have lived is in [`moving`](super::moving).
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use protocol::fault;
 use protocol::ids::{Cid, Role};
-use protocol::message::{MAX_BATCH, Past, ToWorker};
+use protocol::message::{MAX_BATCH, Past, Proxy, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connections, Holder};
@@ -213,7 +212,8 @@ impl Brain<'_> {
             let Some((slot, Holder::Given { .. })) = self.slot_of(ring, *cid) else {
                 continue;
             };
-            let from = self.connections.get(self.state, slot).and_then(|c| c.from);
+            let connection = self.connections.get(self.state, slot);
+            let from = connection.and_then(|c| c.from);
             if from.is_some() && !is_in_order {
                 self.sequence_up_to_now(ring);
                 is_in_order = true;
@@ -222,7 +222,8 @@ impl Brain<'_> {
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
             self.pasts.forget(slot);
-            if from.is_some_and(|from| from != ring) {
+            let is_new = connection.is_none_or(|c| c.proxy == Proxy::ReadAndReturn);
+            if from.is_some_and(|from| from != ring) && !is_new {
                 self.state
                     .set(Head::Moved.word(), self.state.head(Head::Moved) + 1);
             }
@@ -284,41 +285,6 @@ impl Brain<'_> {
                 if let Some(from) = from.filter(|from| *from != ring) {
                     self.owe(from, slot);
                 }
-            }
-        }
-    }
-
-    /// The next message gives a connection back: noted before it is received.
-    pub(super) fn on_returning(&mut self, ring: u16, cid: Cid, peer: SocketAddr, consumed: u64) {
-        let consumed = u32::try_from(consumed).unwrap_or(u32::MAX);
-        self.say_what_is_owed_to_another(ring, cid);
-        let known = self
-            .connections
-            .returning(self.state, cid, ring, peer, consumed);
-        if !known {
-            log::warn!(
-                "{}: gave back {cid}, which it does not have",
-                self.name(ring)
-            );
-        }
-    }
-
-    pub(super) fn on_return(&mut self, ring: u16, cid: Cid, fd: Option<OwnedFd>) {
-        let Some((slot, Holder::Returning { .. })) = self.slot_of(ring, cid) else {
-            return;
-        };
-        match fd {
-            Some(fd) => {
-                fault::point("master:return");
-                self.connections.returned(self.state, slot, fd);
-                self.owe(ring, slot);
-            }
-            // There was no room for its fd here; the worker still has the connection, and closes it
-            // as any other when it is told that it was taken.
-            None => {
-                log::warn!("{cid}: lost on its way back: no fd was free");
-                drop(self.connections.remove(self.state, slot));
-                self.say_took(ring, cid);
             }
         }
     }

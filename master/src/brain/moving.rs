@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 
 use protocol::fault;
 use protocol::ids::Cid;
-use protocol::message::{MAX_BATCH, Parted, Past, ToWorker};
+use protocol::message::{MAX_BATCH, Parted, Past, Proxy, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connection, Holder, Word};
-use crate::moves::{Aim, Choice, Next, Place};
+use crate::moves::{self, Aim, Choice, Next, Place};
 use crate::supervise::{Event, Part, Phase};
 
 /// While connections move, the loop turns at least this often (ms).
@@ -238,11 +238,16 @@ impl Brain<'_> {
             }
             let waited = self.now.saturating_sub(arrived.at);
             let ip = connection.peer.ip();
-            let policy = self.config.policy;
-            match self
-                .moves
-                .choose(connection.from, ip, waited, policy, &table)
-            {
+            let choice = match connection.proxy {
+                // Now that its header has been read, it is known whose it is.
+                Proxy::ReadAndReturn => moves::by_header(connection.from, ip, waited, &table),
+                Proxy::None | Proxy::Read => {
+                    let policy = self.config.policy;
+                    self.moves
+                        .choose(connection.from, ip, waited, policy, &table)
+                }
+            };
+            match choice {
                 Choice::Give(ring) => {
                     if let Some(place) = table.iter_mut().find(|place| place.ring == ring) {
                         place.take_one();

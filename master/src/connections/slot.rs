@@ -16,7 +16,7 @@ const CID: usize = 1;
 const COOKIE: usize = 2;
 const PEER: usize = 3; // two words
 const LOCAL: usize = 5; // two words
-const REST: usize = 7; // ports, bytes consumed
+const REST: usize = 7; // ports
 
 /// Who has a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,6 @@ pub struct Connection {
     pub lived: bool,
     pub peer: SocketAddr,
     pub local: SocketAddr,
-    pub consumed: u32,
 }
 
 /// What a worker that gave a connection away is to be told.
@@ -71,7 +70,6 @@ impl Connection {
             local: self.local,
             proxy: self.proxy,
             refuse: self.refuse,
-            consumed: self.consumed.into(),
             past,
         }
     }
@@ -153,7 +151,7 @@ pub(super) fn write(record: &mut Record, slot: u32, c: &Connection) {
         set(at + 1, bits as u64);
     }
     let ports = u64::from(c.peer.port()) | u64::from(c.local.port()) << 16;
-    set(REST, ports | u64::from(c.consumed) << 32);
+    set(REST, ports);
 }
 
 /// `None`: nothing is there.
@@ -196,6 +194,5 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
         lived: meta & LIVED != 0,
         peer: address(PEER, PEER_V4, rest as u16),
         local: address(LOCAL, LOCAL_V4, (rest >> 16) as u16),
-        consumed: (rest >> 32) as u32,
     })
 }

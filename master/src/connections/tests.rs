@@ -14,7 +14,6 @@ fn connection(peer: &str) -> Connection {
         lived: false,
         peer: peer.parse().unwrap(),
         local: "[::1]:80".parse().unwrap(),
-        consumed: 0,
     }
 }
 
@@ -42,7 +41,7 @@ fn a_connection_of_any_kind_comes_back_as_it_was() {
             for (role, refuse) in [(Role::Admin, false), (Role::Public, true)] {
                 let mut c = connection(peer);
                 (c.proxy, c.role, c.refuse) = (proxy, role, refuse);
-                (c.from, c.lived, c.consumed) = (Some(127), refuse, 70_000);
+                (c.from, c.lived) = (Some(127), refuse);
                 let slot = connections.add(&state, c).unwrap();
                 c.cid = Cid(u64::from(slot) + 1);
                 assert_eq!(connections.get(&state, slot), Some(c));
@@ -91,31 +90,6 @@ fn what_is_taken_back_waits_again_and_numbers_are_never_used_twice() {
     let again = connections.add(&state, connection("1.2.3.4:5")).unwrap();
     assert_eq!(again, slots[1]);
     assert_eq!(connections.get(&state, again).unwrap().cid, Cid(4));
-    check(&state, &connections);
-}
-
-#[test]
-fn one_that_is_given_back_is_noted_before_its_fd_arrives() {
-    let (state, mut connections) = bench();
-    let slot = connections.add(&state, connection("1.2.3.4:5")).unwrap();
-    connections.give(&state, slot, 3);
-    connections.acknowledged(&state, Cid(1), 3);
-    let peer = "9.9.9.9:9".parse().unwrap();
-    assert!(!connections.returning(&state, Cid(1), 4, peer, 50));
-    assert!(!connections.returning(&state, Cid(2), 3, peer, 50));
-    assert!(connections.returning(&state, Cid(1), 3, peer, 50));
-    check(&state, &connections);
-    connections.returned(&state, slot, dev_null());
-    let got = connections.get(&state, slot).unwrap();
-    assert_eq!(
-        (got.holder, got.peer, got.consumed),
-        (Holder::Nobody, peer, 50)
-    );
-    assert_eq!(connections.first_waiting(), Some(slot));
-    assert_eq!((got.from, got.word()), (Some(3), Some(Word::Took)));
-    connections.told(&state, &[slot], 3);
-    assert_eq!(connections.get(&state, slot).unwrap().from, None);
-    assert_eq!(connections.of_address([9, 9, 9, 9].into()), 1);
     check(&state, &connections);
 }
 

@@ -324,7 +324,6 @@ impl Master {
             local: server.local_addr().unwrap(),
             proxy: Proxy::None,
             refuse: false,
-            consumed: 0,
             past: Past::None,
         };
         self.workers[0].give(given, server.into(), None);
@@ -352,7 +351,6 @@ impl Master {
             local: parted.peer,
             proxy: Proxy::None,
             refuse: false,
-            consumed: 0,
             past: parted.past,
         };
         self.workers[to].acked.clear();
