@@ -377,6 +377,37 @@ fn a_member_that_stopped_reading_while_the_log_wraps() {
     }
 }
 
+/// Its worker is away, while far more is said than may wait for who reads slowly.
+#[test]
+fn a_member_is_not_slow_because_its_worker_was_away() {
+    let config = "[rooms]\nslow_bytes = \"128 KiB\"\n";
+    let baton = Baton::builder().workers(2).config(config).start();
+    // Its socket takes little at once, so the rest waits.
+    let options = Options {
+        receive_buffer: Some(4096),
+        ..Options::default()
+    };
+    let mut member = rooms::Client::connect_with(baton.public, options);
+    let number = member.hello["worker"].as_u64().expect("a number");
+    let mut next = member.join("r").offset;
+    let mut publisher = rooms::Client::on_worker(baton.public, 3 - number);
+    let status = baton.status();
+    let worker = status.worker(number);
+    // A guard that is stopped makes no brain.
+    process::stop(worker.guard_pid);
+    process::kill(worker.pid);
+    let data = json!("x".repeat(20_000));
+    let last = (0..500)
+        .map(|_| publisher.publish("r", data.clone()))
+        .last();
+    process::go_on(worker.guard_pid);
+    while Some(next) < last.as_ref().map(|last| last.offset) {
+        next += 1;
+        let message = member.message();
+        assert_eq!(Position::parse(&message["pos"]).offset, next);
+    }
+}
+
 /// Accepted and given, and its brain dies with them in its channel; or so does everything of the
 /// worker; or the master.
 #[test]

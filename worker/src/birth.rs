@@ -76,6 +76,7 @@ impl Brain {
         let settings = settings(&mut channel, life, birth.args.seat, &state)?;
         birth.page.set_patience(patience_of_guard(&settings));
         let slots = Slots::new(state.clone());
+        let log = Reader::new(log_segment.clone());
         let rooms = Rooms::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
@@ -89,7 +90,8 @@ impl Brain {
             pid: std::process::id() as i32,
             arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
             ring: Writer::new(ring_segment.clone()),
-            log: Reader::new(log_segment.clone()),
+            log_at_birth: log.head(),
+            log,
             locals: vec![Local::default(); slots.used() as usize],
             now,
             clock,

@@ -88,6 +88,8 @@ pub struct Brain {
     /// When it will have lived for a while.
     pub(crate) settled_at: Option<u64>,
     pub(crate) evacuates: bool,
+    /// The log's head when it began: what lies before came while nobody served.
+    pub(crate) log_at_birth: u64,
     pub(crate) rests_at: u64,
     pub(crate) verdict: Verdict,
     pub(crate) pid: i32,

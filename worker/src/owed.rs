@@ -275,8 +275,9 @@ impl Brain {
     }
 
     fn begin_to_lag(&mut self, slot: u32, owed: u32) {
+        let is_backlog = self.turn.read <= self.log_at_birth;
         let local = self.local(slot);
-        local.owed = owed;
+        local.owed = if is_backlog { 0 } else { owed };
         if !std::mem::replace(&mut local.lagging, true) {
             self.lagging.push(slot);
         }
