@@ -341,3 +341,47 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::bench::cost::script::Answer;
+    use crate::eventually;
+
+    /// One client of a server that answers so.
+    fn drive(answer: &'static [u8]) -> (u64, Result<Vec<u32>, String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.read_exact(&mut [0; 3]).is_ok() && stream.write_all(answer).is_ok() {}
+        });
+        let right = vec![Answer::exactly(b"yes".to_vec())];
+        let script = Script::forever(5).then("ask", right);
+        let driver = Driver::start(address, script, 1, Threads::Anywhere(1));
+        eventually("it is answered", || {
+            driver.done() > 0 || driver.threads[0].is_finished()
+        });
+        let done = driver.done();
+        let end = driver.end();
+        server.join().unwrap();
+        (done, end)
+    }
+
+    #[test]
+    fn right_answers_are_counted() {
+        let (done, end) = drive(b"yes");
+        assert!(done > 0 && done.is_multiple_of(5), "{done}");
+        assert_eq!(end, Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_wrong_answer_is_shown() {
+        let (done, end) = drive(b"no!");
+        assert_eq!(done, 0);
+        let shown = "got 3 bytes, \"no!\" instead of 3 bytes, \"yes\"";
+        assert_eq!(end, Err(shown.to_owned()));
+    }
+}
