@@ -169,6 +169,19 @@ pub fn cpu_time(pid: i32) -> Duration {
     }
 }
 
+/// Processor time of everything on this machine.
+pub fn cpu_time_of_all() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    // User, nice, system, idle, iowait and more of proc_stat(5), in ticks; guests are in user.
+    let ticks = line.split_whitespace().skip(1).take(8).enumerate();
+    let busy = ticks.filter(|(number, _)| !matches!(number, 3 | 4));
+    let ticks: f64 = busy
+        .filter_map(|(_, ticks)| ticks.parse::<f64>().ok())
+        .sum();
+    Duration::from_secs_f64(ticks / ticks_per_second())
+}
+
 /// Does something on one core: so do the threads and programs that are started by it.
 pub fn on_core<T>(core: usize, what: impl FnOnce() -> T) -> T {
     let before = sched_getaffinity(THIS_THREAD).expect("the kernel knows us");
@@ -195,16 +208,18 @@ fn times(pid: i32) -> [f64; 4] {
         .map_or("", |(_, rest)| rest)
         .split(' ')
         .collect();
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
-        .ok()
-        .flatten()
-        .unwrap_or(100) as f64;
+    let per_second = ticks_per_second();
     // Fields 14 to 17 of proc_pid_stat(5), in ticks; the first one here is number 3.
     std::array::from_fn(|number| {
         let field = fields.get(14 + number - 3);
         let ticks = field.and_then(|field| field.parse::<f64>().ok());
         ticks.unwrap_or(0.0) / per_second
     })
+}
+
+fn ticks_per_second() -> f64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK);
+    ticks.ok().flatten().unwrap_or(100) as f64
 }
 
 /// Processes, zombies left out, whose environment holds `NAME=VALUE` as it was at their exec.

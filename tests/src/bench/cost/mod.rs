@@ -31,7 +31,7 @@ pub const SUBJECT: Subject = Subject {
 
 const WARM_UP: Duration = Duration::from_secs(1);
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "load",
     "server",
     "rate/s",
@@ -41,6 +41,7 @@ const COLUMNS: [&str; 12] = [
     "x nginx",
     "goal",
     "core %",
+    "others %",
     "p50 µs",
     "p99 µs",
     "p99.9 µs",
@@ -61,8 +62,8 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
                 let sample = measure(load, *kind, options.seconds)
                     .map_err(|reason| format!("{}: {name}: {reason}", load.name))?;
                 eprintln!(
-                    "{}, round {round}: {name} {:.3} s/million, {:.0}/s",
-                    load.name, sample.cost, sample.rate
+                    "{}, round {round}: {name} {:.3} s/million, {:.0}/s, others {:.0} %",
+                    load.name, sample.cost, sample.rate, sample.others
                 );
                 figures.add(sample);
             }
@@ -95,6 +96,8 @@ struct Sample {
     cost: f64,
     /// Of one core.
     percent: f64,
+    /// What neither the server nor the clients took of a core: where it is much, figures say little.
+    others: f64,
     latencies: Vec<u32>,
 }
 
@@ -104,6 +107,7 @@ struct Figures {
     rates: Vec<f64>,
     costs: Vec<f64>,
     percents: Vec<f64>,
+    others: Vec<f64>,
     latencies: Vec<u32>,
 }
 
@@ -112,6 +116,7 @@ impl Figures {
         self.rates.push(sample.rate);
         self.costs.push(sample.cost);
         self.percents.push(sample.percent);
+        self.others.push(sample.others);
         self.latencies.extend(sample.latencies);
     }
 
@@ -144,10 +149,12 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
     let done = (after.done - before.done) as f64;
     let time = (after.at - before.at).as_secs_f64();
     let cpu = (after.cpu - before.cpu).as_secs_f64();
+    let others = (after.others - before.others).max(0.0);
     Ok(Sample {
         rate: done / time,
         cost: cpu * 1e6 / done,
         percent: cpu * 100.0 / time,
+        others: others * 100.0 / time,
         latencies,
     })
 }
@@ -155,15 +162,20 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
 struct Moment {
     at: Instant,
     cpu: Duration,
+    /// Seconds of processor time of everybody else.
+    others: f64,
     done: u64,
 }
 
 impl Moment {
     fn now(server: &Server, driver: &Driver) -> Moment {
+        let cpu = server.cpu_time();
+        let ours = cpu + process::cpu_time(std::process::id() as i32);
         Moment {
-            cpu: server.cpu_time(),
             done: driver.done(),
             at: Instant::now(),
+            others: process::cpu_time_of_all().as_secs_f64() - ours.as_secs_f64(),
+            cpu,
         }
     }
 }
@@ -192,6 +204,7 @@ fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
                 _ => String::new(),
             }),
             Cell::number(median(&figures.percents), 0),
+            Cell::number(median(&figures.others), 0),
             figures.latency(500),
             figures.latency(990),
             figures.latency(999),
