@@ -31,6 +31,10 @@ pub const SUBJECT: Subject = Subject {
 
 const WARM_UP: Duration = Duration::from_secs(1);
 
+/// What others may take of a core, in percent.
+const QUIET: f64 = 25.0;
+const TRIES: u32 = 3;
+
 const COLUMNS: [&str; 13] = [
     "load",
     "server",
@@ -59,7 +63,7 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         for round in 1..=options.rounds {
             for (kind, figures) in &mut all {
                 let name = kind.name();
-                let sample = measure(load, *kind, options.seconds)
+                let sample = measure_in_peace(load, *kind, options.seconds)
                     .map_err(|reason| format!("{}: {name}: {reason}", load.name))?;
                 eprintln!(
                     "{}, round {round}: {name} {:.3} s/million, {:.0}/s, others {:.0} %",
@@ -130,6 +134,21 @@ impl Figures {
             }
         }
     }
+}
+
+/// Measures until the others keep quiet, but not for ever: then the least disturbed counts.
+fn measure_in_peace(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
+    let mut best = measure(load, kind, seconds)?;
+    for _ in 1..TRIES {
+        if best.others < QUIET {
+            break;
+        }
+        let again = measure(load, kind, seconds)?;
+        if again.others < best.others {
+            best = again;
+        }
+    }
+    Ok(best)
 }
 
 fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
