@@ -1,14 +1,15 @@
 //! What serves: the master's guard begins here, and each of its brains.
 //!
 //! A brain is one loop, poll → match → call. What the calls do is next to it: [`accept`], [`give`]
-//! and [`moving`] (connections), [`crew`] (workers: their processes, messages and orders),
-//! [`operate`] (signals and commands), [`prepare`] (what a reload reads), [`sweep`] (what the
-//! last brain left), [`inherit`] (a brain whose guard is dead becomes the guard) and [`upgrade`]
+//! and [`moving`] (connections), [`crew`] and [`hear`] (workers: their processes, and what they say),
+//! [`operate`] (signals and commands), [`prepare`] (what a reload reads), [`sweep`] (what the last
+//! brain left), [`inherit`] (a brain whose guard is dead becomes the guard) and [`upgrade`]
 //! (another program takes over).
 
 mod accept;
 mod crew;
 mod give;
+mod hear;
 mod inherit;
 mod moving;
 mod operate;

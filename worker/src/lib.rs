@@ -7,11 +7,11 @@
 //!
 //! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
 //! (from the master, into a slot), [`connection`] (read, step, commit), [`http`] or [`websocket`]
-//! (pure protocols), [`owed`] (how what it is owed goes out), [`ending`]; or it is given to another
-//! worker while it lives ([`part`], as a [`snapshot`], to the other's [`take`] and [`arrive`]). To
-//! follow a message: [`websocket`], [`client`] (its words), [`requests`] (up the ring), the master,
-//! [`fan_out`] (down the log, to the members in [`rooms`]), [`frames`], [`owed`]. And when a brain
-//! has died: [`recover`], [`checks`], [`poison`].
+//! (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its socket is
+//! full), [`ending`]; or it is given to another worker while it lives ([`part`], as a [`snapshot`],
+//! to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`], [`client`] (its
+//! words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the members in
+//! [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`], [`checks`], [`poison`].
 
 pub mod arrive;
 pub mod birth;
@@ -26,6 +26,7 @@ pub mod ending;
 pub mod fan_out;
 pub mod frames;
 pub mod http;
+pub mod lagging;
 pub mod logs;
 pub mod owed;
 pub mod page;

@@ -1,0 +1,233 @@
+//! Connections that lag: what they are owed stays in the log, from their cursors on, and becomes bytes
+//! as their sockets have room. For who reads too slowly the oldest is dropped, and said so, or it is
+//! closed.
+
+use protocol::fault;
+use protocol::ids::Position;
+use protocol::journal::Record;
+use protocol::record::Down;
+use protocol::settings::Slow;
+
+use crate::brain::Brain;
+use crate::buffers;
+use crate::client::{Lost, ToClient};
+use crate::close::CloseReason;
+use crate::frames;
+use crate::poison::InHand;
+use crate::rooms::RoomIx;
+use crate::slots::{Field, Flag, Slots};
+
+/// Bytes that a connection that lags takes out of the log at once.
+const CATCH_UP: usize = 64 << 10;
+
+impl Brain {
+    pub(crate) fn begin_to_lag(&mut self, slot: u32, owed: u32) {
+        let is_backlog = self.turn.read <= self.log_at_birth;
+        let local = self.local(slot);
+        local.owed = if is_backlog { 0 } else { owed };
+        if !std::mem::replace(&mut local.lagging, true) {
+            self.lagging.push(slot);
+        }
+    }
+
+    /// A connection that lags: its bytes, then the log from its cursor, as far as its socket takes.
+    pub(crate) fn catch_up(&mut self, slot: u32) {
+        let mut total = 0;
+        loop {
+            let pending = buffers::unwritten(&self.arena, &self.slots, slot);
+            if !pending.is_empty() {
+                let Some(meta) = self.slots.meta(slot) else {
+                    return;
+                };
+                let asked = pending.len();
+                match nix::unistd::write(meta.socket(), pending) {
+                    Ok(n) => {
+                        fault::point("worker:catch-up");
+                        let written = self.slots.get(slot, Field::Written) + n as u64;
+                        self.slots.set(slot, Field::Written, written);
+                        total += n;
+                        if n < asked {
+                            break;
+                        }
+                    }
+                    Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
+                    Err(_) => return self.finish(slot, CloseReason::SocketError),
+                }
+            }
+            if !self
+                .slots
+                .meta(slot)
+                .is_some_and(|meta| meta.has(Flag::Lagging))
+            {
+                break;
+            }
+            if !self.materialise(slot, CATCH_UP) {
+                return;
+            }
+        }
+        self.settle(slot, total);
+    }
+
+    /// Turns up to about `most` bytes of what the connection is owed from the log into bytes of its
+    /// own. `false`: it had to be closed.
+    pub fn materialise(&mut self, slot: u32, most: usize) -> bool {
+        let mut frames = Vec::new();
+        let cursor = self.each_owed(slot, |_, record, next| {
+            frames.extend_from_slice(&record.bytes);
+            if frames.len() < most {
+                Some(next)
+            } else {
+                None
+            }
+        });
+        self.keep_owed(slot, cursor, &frames)
+    }
+
+    /// Drops the oldest messages that wait for a connection until half of what may wait is left,
+    /// and says so.
+    fn drop_oldest(&mut self, slot: u32) -> bool {
+        let keep = self.settings.rooms.slow_bytes / 2;
+        let mut excess = (self.local(slot).owed as usize).saturating_sub(keep);
+        let mut kept = Vec::new();
+        let mut gaps: Vec<(RoomIx, Position, Position)> = Vec::new();
+        let mut dropped = 0;
+        let cursor = self.each_owed(slot, |_, record, next| {
+            let message = record.bytes.len() - record.answer;
+            kept.extend_from_slice(&record.bytes[..record.answer]);
+            if let Some((room, position)) = record.message {
+                match gaps.iter_mut().find(|gap| gap.0 == room) {
+                    Some(gap) => gap.2 = position,
+                    None => gaps.push((room, position, position)),
+                }
+                dropped += 1;
+                excess = excess.saturating_sub(message);
+            }
+            if excess > 0 { Some(next) } else { None }
+        });
+        for (room, from, to) in gaps {
+            let room = &self.rooms.name(room);
+            frames::put(
+                &mut kept,
+                ToClient::Gap {
+                    room,
+                    from,
+                    to,
+                    why: Lost::Slow,
+                },
+            );
+        }
+        self.gaps += dropped;
+        self.local(slot).owed = keep as u32;
+        self.keep_owed(slot, cursor, &kept)
+    }
+
+    /// Calls `each` with every record behind the connection's cursor that concerns it, until it
+    /// returns `None`. The position behind the last one; `None`: the log has overtaken it.
+    fn each_owed(
+        &mut self,
+        slot: u32,
+        mut each: impl FnMut(&Brain, Owed, u64) -> Option<u64>,
+    ) -> Option<u64> {
+        let mut cursor = self.slots.get(slot, Field::Cursor);
+        let mut bytes = Vec::new();
+        while cursor < self.turn.read {
+            bytes.clear();
+            let at = cursor;
+            let next = self.log.next(at, &mut bytes).ok()??;
+            cursor = next;
+            let Some(down) = Down::decode(&bytes) else {
+                continue;
+            };
+            let mut owed = Owed::default();
+            owed.message = self.frames_for(slot, at, &down, &mut owed.bytes);
+            owed.answer = match owed.message {
+                Some(_) => answer_len(&owed.bytes),
+                None => owed.bytes.len(),
+            };
+            if !owed.bytes.is_empty() && each(self, owed, next).is_none() {
+                break;
+            }
+        }
+        Some(cursor)
+    }
+
+    fn keep_owed(&mut self, slot: u32, cursor: Option<u64>, frames: &[u8]) -> bool {
+        let Some(cursor) = cursor else {
+            self.begin_close(slot, CloseReason::TooSlow);
+            return false;
+        };
+        let Some(meta) = self.slots.meta(slot) else {
+            return false;
+        };
+        let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
+        if protocol::output::Output::put(&mut out, frames).is_err() {
+            out.abandon();
+            self.finish(slot, CloseReason::Overloaded);
+            return false;
+        }
+        let caught_up = cursor >= self.turn.read;
+        let mut record = Record::new();
+        buffers::change_output(&out, &self.slots, slot, &mut record);
+        Slots::change(&mut record, slot, Field::Cursor, cursor);
+        Slots::change(
+            &mut record,
+            slot,
+            Field::Meta,
+            meta.with(Flag::Lagging, !caught_up).pack(),
+        );
+        fault::point("worker:materialise");
+        self.journal.commit(&mut record);
+        out.settle();
+        let local = self.local(slot);
+        local.owed = local.owed.saturating_sub(frames.len() as u32);
+        if caught_up {
+            (local.lagging, local.owed) = (false, 0);
+        }
+        true
+    }
+
+    /// Those who lag: too much waits for one, or the log is about to overtake it.
+    pub(crate) fn mind_the_lagging(&mut self) {
+        let oldest = self.log.oldest();
+        let near = oldest + (self.turn.read - oldest.min(self.turn.read)) / 4;
+        let mut lagging = std::mem::take(&mut self.lagging);
+        lagging.retain(|&slot| {
+            if !self.local(slot).lagging {
+                return false;
+            }
+            self.note_in_hand(InHand::Connection(slot));
+            if self.local(slot).owed as usize > self.settings.rooms.slow_bytes {
+                match self.settings.rooms.slow {
+                    Slow::Gap => {
+                        self.drop_oldest(slot);
+                    }
+                    Slow::Close => self.begin_close(slot, CloseReason::TooSlow),
+                }
+            } else if oldest > 0 && self.slots.get(slot, Field::Cursor) < near {
+                self.materialise(slot, usize::MAX);
+            }
+            self.local(slot).lagging
+        });
+        lagging.append(&mut self.lagging);
+        self.lagging = lagging;
+    }
+}
+
+/// What one record means to a connection.
+#[derive(Debug, Default)]
+struct Owed {
+    /// An answer first, then a message: either may be missing.
+    bytes: Vec<u8>,
+    answer: usize,
+    message: Option<(RoomIx, Position)>,
+}
+
+/// Of two frames or one, of which the last is a message: the bytes before it.
+fn answer_len(bytes: &[u8]) -> usize {
+    let first = match bytes.get(1).copied() {
+        Some(126) => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+        Some(n) if n < 126 => 2 + usize::from(n),
+        _ => bytes.len(),
+    };
+    if first < bytes.len() { first } else { 0 }
+}
