@@ -256,6 +256,40 @@ fn worker_cut_a_frame_and_did_not_commit_the_rest() {
     dies_while_one_reads_slowly("worker:cut", &[1, 2]);
 }
 
+/// The new brain keeps bytes for the one that was cut, and must not keep them where another's wait.
+#[test]
+fn worker_cut_a_frame_while_another_lags() {
+    let faults = Faults::new();
+    let config = "[rooms]\nslow_bytes = \"16 MiB\"\n";
+    let baton = faults.builder().workers(1).config(config).start();
+    let options = Options {
+        receive_buffer: Some(64 << 10),
+        ..Options::default()
+    };
+    // In the order of their slots; the one that comes last is adopted last.
+    let mut members = ["cut", "lags"].map(|room| {
+        let mut member = rooms::Client::connect_with(baton.public, options);
+        member.join(room);
+        member
+    });
+    let mut publisher = rooms::Client::connect(baton.public);
+    let data = |room: &str, number: u32| json!([number, room.repeat(60_000 / room.len())]);
+    for room in ["lags", "cut"] {
+        if room == "cut" {
+            faults.arm("worker:cut", 1);
+        }
+        for number in 0..150 {
+            publisher.publish(room, data(room, number));
+        }
+    }
+    assert!(faults.is_reached("worker:cut"));
+    for (member, room) in members.iter_mut().zip(["cut", "lags"]) {
+        for number in 0..150 {
+            assert_eq!(member.message()["data"], data(room, number), "{room}");
+        }
+    }
+}
+
 #[test]
 fn worker_wrote_to_one_that_lags() {
     dies_while_one_reads_slowly("worker:catch-up", &[1, 30]);

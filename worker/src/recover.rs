@@ -39,27 +39,19 @@ pub fn recover(brain: &mut Brain) {
         brain.give_up_record(at);
     }
     brain.turn.begin(brain.state.get(Head::LogRead));
-    for slot in 0..used {
-        if brain.slots.get(slot, Field::Meta) == 0 {
-            continue;
-        }
-        brain.highest_cid = brain.highest_cid.max(brain.slots.cid(slot));
-        let place = InHand::Connection(slot);
-        brain.note_in_hand(place);
-        if !checks::is_its_own(brain, slot, &mut fds) {
-            checks::disown(brain, slot);
-        } else if verdict.damns(place) {
-            checks::drop_slot(brain, slot);
-        } else {
-            let adopted = match adopt(brain, slot) {
-                Ok(_) if doubtful.contains(&slot) => Err(Doubt::Speaks),
-                adopted => adopted,
-            };
-            match adopted {
-                Ok(true) => repaired += 1,
-                Ok(false) => {}
-                Err(doubt) => doubts(brain, slot, doubt, &mut doubtful),
-            }
+    let claims: Vec<_> = (0..used)
+        .filter_map(|slot| Some((slot, claim(brain, slot, &mut fds)?)))
+        .collect();
+    for (slot, claim) in claims {
+        brain.note_in_hand(InHand::Connection(slot));
+        let adopted = match claim.and_then(|()| adopt(brain, slot)) {
+            Ok(_) if doubtful.contains(&slot) => Err(Doubt::Speaks),
+            adopted => adopted,
+        };
+        match adopted {
+            Ok(true) => repaired += 1,
+            Ok(false) => {}
+            Err(doubt) => doubts(brain, slot, doubt, &mut doubtful),
         }
     }
     brain.nothing_in_hand();
@@ -109,6 +101,38 @@ pub fn recover(brain: &mut Brain) {
     }
 }
 
+/// What the slot names becomes this brain's, if it is the slot's own: the socket, the buffers. All
+/// slots come to that before anything is allocated, which would be what a later slot names. `None`:
+/// nothing is left to go on with.
+fn claim(brain: &mut Brain, slot: u32, fds: &mut HashSet<RawFd>) -> Option<Result<(), Doubt>> {
+    if brain.slots.get(slot, Field::Meta) == 0 {
+        return None;
+    }
+    brain.highest_cid = brain.highest_cid.max(brain.slots.cid(slot));
+    let place = InHand::Connection(slot);
+    brain.note_in_hand(place);
+    if !checks::is_its_own(brain, slot, fds) {
+        checks::disown(brain, slot);
+        return None;
+    }
+    if brain.verdict.damns(place) {
+        checks::drop_slot(brain, slot);
+        return None;
+    }
+    let lagging = brain.slots.meta(slot)?.has(Flag::Lagging);
+    let local = brain.local(slot);
+    *local = Local {
+        generation: local.generation.wrapping_add(1),
+        readable: true,
+        lagging,
+        ..Default::default()
+    };
+    if lagging {
+        brain.lagging.push(slot);
+    }
+    Some(checks::claim_buffers(brain, slot))
+}
+
 /// A slot that cannot be gone on with costs its own connection.
 fn doubts(brain: &mut Brain, slot: u32, doubt: Doubt, doubtful: &mut HashSet<u32>) {
     match doubt {
@@ -126,25 +150,13 @@ fn doubts(brain: &mut Brain, slot: u32, doubt: Doubt, doubtful: &mut HashSet<u32
     }
 }
 
-/// Checks a slot and brings it up to the kernel's truth. `true`: something was to be repaired.
+/// Brings a slot up to the kernel's truth. `true`: something was to be repaired.
 fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, Doubt> {
     let meta = brain
         .slots
         .meta(slot)
         .ok_or(Doubt::Ends(CloseReason::Internal))?;
-    let sound = checks::claim_buffers(brain, slot);
     checks::times(brain, slot);
-    let local = brain.local(slot);
-    *local = Local {
-        generation: local.generation.wrapping_add(1),
-        readable: true,
-        lagging: meta.has(Flag::Lagging),
-        ..Default::default()
-    };
-    if meta.has(Flag::Lagging) {
-        brain.lagging.push(slot);
-    }
-    sound?;
     if meta.has(Flag::Given) {
         // Another worker may be reading it by now.
         return Ok(false);
