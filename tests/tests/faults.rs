@@ -256,6 +256,34 @@ fn worker_cut_a_frame_and_did_not_commit_the_rest() {
     dies_while_one_reads_slowly("worker:cut", &[1, 2]);
 }
 
+/// The beginning of a request is committed. Its body comes together with another request, which is
+/// to lie where the first one's beginning does; and the brain dies before that is committed.
+#[test]
+fn worker_answered_a_request_and_began_another() {
+    let faults = Faults::new();
+    let baton = faults.builder().workers(1).start();
+    let head = |kind: &str, more: &str| {
+        format!(
+            "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Type: {kind}\r\n\
+             Content-Length: 3\r\n{more}\r\n"
+        )
+    };
+    let mut client = http::Client::connect(baton.public);
+    let first = head("text/first", "Expect: 100-continue\r\n");
+    client.send(first).unwrap();
+    assert_eq!(client.head_response().unwrap().status, 100);
+    // The first is the one before it reads.
+    faults.arm("worker:step", 2);
+    let rest = format!("one{}two", head("text/other", ""));
+    client.send(rest).unwrap();
+    for (kind, body) in [("text/first", b"one"), ("text/other", b"two")] {
+        let response = client.response().unwrap();
+        assert_eq!(response.field("content-type"), Some(kind));
+        assert_eq!(response.body, body);
+    }
+    assert!(faults.is_reached("worker:step"));
+}
+
 /// The new brain keeps bytes for the one that was cut, and must not keep them where another's wait.
 #[test]
 fn worker_cut_a_frame_while_another_lags() {

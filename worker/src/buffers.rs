@@ -63,8 +63,9 @@ impl<'a> Staged<'a> {
         Mark(self.len())
     }
 
-    /// Forgets what was staged since the mark.
+    /// Forgets what was staged since the mark; it has not been cleared since.
     pub fn rollback(&mut self, mark: Mark) {
+        debug_assert!(mark.0 <= self.len(), "cleared since");
         self.end = self.start + mark.0;
     }
 
@@ -138,6 +139,11 @@ impl Buffer for Staged<'_> {
     }
 
     fn clear(&mut self) {
+        if self.extent == self.committed {
+            // A brain that dies before the commit leaves what is in it to the next one.
+            self.extent = None;
+            self.start = 0;
+        }
         self.end = self.start;
     }
 }
@@ -308,4 +314,46 @@ pub fn keep(arena: &Arena, bytes: &[u8]) -> Option<Extent> {
     // SAFETY: a new extent, which nobody has a slice of.
     unsafe { arena.bytes_mut(extent)[..bytes.len()].copy_from_slice(bytes) };
     Some(extent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use protocol::arena::BLOCK;
+    use protocol::memory::Segment;
+
+    use super::*;
+
+    /// What the slot names is what the next brain goes on from, if this one dies.
+    #[test]
+    fn what_is_committed_is_never_altered() {
+        let segment = Arc::new(Segment::create(c"arena", 64 * BLOCK).unwrap());
+        let arena = Arena::new(segment, 0, 64 * BLOCK);
+        let committed = keep(&arena, &[1; 100]);
+        // SAFETY: the extent is not freed before the end, and this is what is tested.
+        let bytes = || unsafe { &arena.bytes(committed.unwrap())[..100] };
+        let free = arena.free_bytes();
+
+        let mut message = Staged::new(&arena, committed, 0, 100, usize::MAX);
+        message.put(&[2; 50]).unwrap();
+        assert_eq!(message.bytes(), [[1; 100].as_slice(), &[2; 50]].concat());
+        message.clear();
+        assert!(message.is_empty());
+        message.put(&[3; 80]).unwrap();
+        assert_eq!(message.bytes(), [3; 80]);
+        message.clear();
+        message.put(&[4; 90]).unwrap();
+        message.put(&[4; 3 * BLOCK]).unwrap();
+        assert_eq!(message.bytes(), [4; 90 + 3 * BLOCK]);
+        assert_eq!(bytes(), [1; 100]);
+
+        message.abandon();
+        assert_eq!(bytes(), [1; 100]);
+        assert_eq!(arena.free_bytes(), free);
+        let mut message = Staged::new(&arena, committed, 0, 100, usize::MAX);
+        message.clear();
+        message.settle();
+        assert_eq!(arena.free_bytes(), free + BLOCK);
+    }
 }

@@ -488,8 +488,8 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 // The step is taken again when the ring has room.
                 Flow::RingFull => return Ok((0, Took::RingFull)),
                 Flow::Close(reason) => {
-                    io.message.clear();
                     session.close(&mut io.out, reason)?;
+                    io.message.clear();
                     Took::Ends(reason)
                 }
             }
