@@ -21,7 +21,7 @@ pub const CELL_WORDS: usize = 4;
 /// number at the master + 1 and length of the name · epoch · last offset · total · the name
 pub const ROOM_WORDS: usize = 32;
 
-/// Bytes of a room's name at most (DESIGN: 200 bytes of UTF-8).
+/// Bytes of a room's name at most (200 bytes of UTF-8 are allowed).
 pub const MAX_NAME: usize = (ROOM_WORDS - 4) * 8;
 
 /// Of a cell that is nobody's: its place.
