@@ -408,6 +408,33 @@ fn a_member_is_not_slow_because_its_worker_was_away() {
     }
 }
 
+/// A turn may hold more pieces for a member than one write takes: it gets the rest as well, though
+/// its socket is never full.
+#[test]
+fn a_member_that_only_listens_gets_all_of_a_turn() {
+    // Nothing else makes its worker look at it.
+    let config = "[websocket]\nping_interval = \"1h\"\n";
+    let baton = Baton::builder().workers(2).config(config).start();
+    let mut member = rooms::Client::on_worker(baton.public, 1);
+    member.join("heard");
+    // What it is not a member of lies between.
+    let mut other = rooms::Client::on_worker(baton.public, 1);
+    other.join("not heard");
+    let mut publisher = rooms::Client::on_worker(baton.public, 2);
+    let brain = baton.status().worker(1).pid;
+    process::stop(brain);
+    for number in 0..200 {
+        publisher.publish("heard", json!(number));
+        publisher.publish("not heard", json!(number));
+    }
+    process::go_on(brain);
+    for client in [&mut member, &mut other] {
+        for number in 0..200 {
+            assert_eq!(client.message()["data"], number);
+        }
+    }
+}
+
 /// Accepted and given, and its brain dies with them in its channel; or so does everything of the
 /// worker; or the master.
 #[test]

@@ -2,6 +2,8 @@
 //! as their sockets have room. For who reads too slowly the oldest is dropped, and said so, or it is
 //! closed.
 
+use std::io::IoSlice;
+
 use protocol::fault;
 use protocol::ids::Position;
 use protocol::journal::Record;
@@ -13,6 +15,7 @@ use crate::buffers;
 use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
+use crate::owed::write;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag, Slots};
@@ -40,7 +43,7 @@ impl Brain {
                     return;
                 };
                 let asked = pending.len();
-                match nix::unistd::write(meta.socket(), pending) {
+                match write(meta, &[IoSlice::new(pending)]) {
                     Ok(n) => {
                         fault::point("worker:catch-up");
                         let written = self.slots.get(slot, Field::Written) + n as u64;
@@ -50,7 +53,7 @@ impl Brain {
                             break;
                         }
                     }
-                    Err(nix::Error::EAGAIN | nix::Error::EINTR) => break,
+                    Err(nix::Error::EAGAIN) => break,
                     Err(_) => return self.finish(slot, CloseReason::SocketError),
                 }
             }

@@ -79,6 +79,20 @@ impl Turn {
     }
 }
 
+/// One write, which is asked of the kernel again if a signal comes in between.
+pub(crate) fn write(meta: Meta, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
+    loop {
+        let written = match parts {
+            [] => Ok(0),
+            [one] => nix::unistd::write(meta.socket(), one),
+            _ => nix::sys::uio::writev(meta.socket(), parts),
+        };
+        if written != Err(nix::Error::EINTR) {
+            return written;
+        }
+    }
+}
+
 impl Brain {
     /// Everything that waits goes out; then the turn's part of the log is done with.
     pub fn flush(&mut self) {
@@ -151,14 +165,11 @@ impl Brain {
             parts[count] = slice(whole);
             count += 1;
         }
-        let written = match count {
-            0 => Ok(0),
-            1 => nix::unistd::write(meta.socket(), &parts[0]),
-            _ => nix::sys::uio::writev(meta.socket(), &parts[..count]),
-        };
-        let n = match written {
+        let parts = &parts[..count];
+        let offered: usize = parts.iter().map(|part| part.len()).sum();
+        let n = match write(meta, parts) {
             Ok(n) => n,
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => 0,
+            Err(nix::Error::EAGAIN) => 0,
             Err(e) => {
                 log::debug!("{} write: {e}", self.slots.cid(slot));
                 return self.finish(slot, CloseReason::SocketError);
@@ -171,6 +182,10 @@ impl Brain {
             fault::point("worker:write-part");
         }
         self.note_written(slot, meta, first, waiting, owed, n);
+        if n == offered && offered < waiting + owed {
+            // The socket is not full, so that it has room again is nothing that will be told.
+            self.catch_up(slot);
+        }
     }
 
     /// `n` bytes have gone out, of `waiting` own ones and `owed` of the turn's frames.
