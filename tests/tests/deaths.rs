@@ -9,6 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use harness::http::{self, Client};
 use harness::rooms::{self, Position};
 use harness::socket::{self, Options};
+use harness::status::Worker;
 use harness::traffic::Random;
 use harness::websocket::{Raw, frame};
 use harness::{Baton, eventually, process};
@@ -377,9 +378,24 @@ fn a_member_that_stopped_reading_while_the_log_wraps() {
     }
 }
 
-/// Its worker is away, while far more is said than may wait for who reads slowly.
+/// Its worker is away, while far more is said than may wait for who reads slowly: its brain dies
+/// and none is made, or it stands still.
 #[test]
 fn a_member_is_not_slow_because_its_worker_was_away() {
+    is_not_slow(|worker| {
+        // A guard that is stopped makes no brain.
+        process::stop(worker.guard_pid);
+        process::kill(worker.pid);
+        worker.guard_pid
+    });
+    is_not_slow(|worker| {
+        process::stop(worker.pid);
+        worker.pid
+    });
+}
+
+/// `goes` makes the member's worker go away, and says whom to wake for its return.
+fn is_not_slow(goes: impl Fn(&Worker) -> i32) {
     let config = "[rooms]\nslow_bytes = \"128 KiB\"\n";
     let baton = Baton::builder().workers(2).config(config).start();
     // Its socket takes little at once, so the rest waits.
@@ -393,14 +409,12 @@ fn a_member_is_not_slow_because_its_worker_was_away() {
     let mut publisher = rooms::Client::on_worker(baton.public, 3 - number);
     let status = baton.status();
     let worker = status.worker(number);
-    // A guard that is stopped makes no brain.
-    process::stop(worker.guard_pid);
-    process::kill(worker.pid);
+    let sleeper = goes(worker);
     let data = json!("x".repeat(20_000));
     let last = (0..500)
         .map(|_| publisher.publish("r", data.clone()))
         .last();
-    process::go_on(worker.guard_pid);
+    process::go_on(sleeper);
     while Some(next) < last.as_ref().map(|last| last.offset) {
         next += 1;
         let message = member.message();

@@ -90,7 +90,6 @@ impl Brain {
             pid: std::process::id() as i32,
             arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
             ring: Writer::new(ring_segment.clone()),
-            log_at_birth: log.head(),
             log,
             locals: vec![Local::default(); slots.used() as usize],
             now,

@@ -76,8 +76,10 @@ pub struct Local {
     /// First and last of what it is owed in this turn, in [`Turn`]; 0: none.
     pub first: u32,
     pub last: u32,
-    /// Bytes of messages that wait for it in the log, about.
+    /// Bytes of messages that wait for it in the log, about, as far as they were said since
+    /// `lags_from`: what lay there before, it could not have read either.
     pub owed: u32,
+    pub lags_from: u64,
 }
 
 pub struct Brain {
@@ -88,8 +90,6 @@ pub struct Brain {
     /// When it will have lived for a while.
     pub(crate) settled_at: Option<u64>,
     pub(crate) evacuates: bool,
-    /// The log's head when it began: what lies before came while nobody served.
-    pub(crate) log_at_birth: u64,
     pub(crate) rests_at: u64,
     pub(crate) verdict: Verdict,
     pub(crate) pid: i32,

@@ -219,9 +219,9 @@ impl Brain {
             return false;
         }
         if self.local(slot).lagging {
-            // That it has not read what nobody sent does not make it slow.
-            if at >= self.log_at_birth {
-                self.local(slot).owed += frame.1 - frame.0;
+            let local = self.local(slot);
+            if at >= local.lags_from {
+                local.owed += frame.1 - frame.0;
             }
             return true;
         }

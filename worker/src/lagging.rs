@@ -24,10 +24,12 @@ use crate::slots::{Field, Flag, Slots};
 const CATCH_UP: usize = 64 << 10;
 
 impl Brain {
-    pub(crate) fn begin_to_lag(&mut self, slot: u32, owed: u32) {
-        let is_backlog = self.turn.read <= self.log_at_birth;
+    /// What waits counts against the connection from now on. What is in the log already does not:
+    /// there may be much of it because this worker was away, or the connection was moved.
+    pub(crate) fn begin_to_lag(&mut self, slot: u32) {
+        let head = self.log.head();
         let local = self.local(slot);
-        local.owed = if is_backlog { 0 } else { owed };
+        (local.owed, local.lags_from) = (0, head);
         if !std::mem::replace(&mut local.lagging, true) {
             self.lagging.push(slot);
         }
@@ -168,6 +170,7 @@ impl Brain {
             self.finish(slot, CloseReason::Overloaded);
             return false;
         }
+        let before = self.slots.get(slot, Field::Cursor);
         let caught_up = cursor >= self.turn.read;
         let mut record = Record::new();
         buffers::change_output(&out, &self.slots, slot, &mut record);
@@ -182,7 +185,9 @@ impl Brain {
         self.journal.commit(&mut record);
         out.settle();
         let local = self.local(slot);
-        local.owed = local.owed.saturating_sub(frames.len() as u32);
+        if before >= local.lags_from {
+            local.owed = local.owed.saturating_sub(frames.len() as u32);
+        }
         if caught_up {
             (local.lagging, local.owed) = (false, 0);
         }

@@ -219,26 +219,17 @@ impl Brain {
                 self.journal.commit(&mut record);
             }
         } else {
-            self.note_cut(slot, meta, first, waiting, owed, n);
+            self.note_cut(slot, meta, first, waiting, n);
         }
         self.settle(slot, n);
     }
 
     /// The socket has taken a part of what the turn owes: the rest of the record that was cut
     /// becomes bytes, the records behind it stay in the log.
-    fn note_cut(
-        &mut self,
-        slot: u32,
-        meta: Meta,
-        first: u32,
-        waiting: usize,
-        owed: usize,
-        n: usize,
-    ) {
+    fn note_cut(&mut self, slot: u32, meta: Meta, first: u32, waiting: usize, n: usize) {
         let mut gone = n.saturating_sub(waiting);
         let mut cursor = self.turn.from.max(self.slots.get(slot, Field::Cursor));
         let mut rest = Vec::new();
-        let mut left = owed;
         for r in self.turn.refs_from(first) {
             let frame = &self.turn.frames[r.frame.0 as usize..r.frame.1 as usize];
             let whole = gone >= frame.len();
@@ -248,7 +239,6 @@ impl Brain {
             }
             rest.extend_from_slice(&frame[gone.min(frame.len())..]);
             gone = gone.saturating_sub(frame.len());
-            left -= frame.len();
             cursor = r.after;
         }
         let written = self.slots.get(slot, Field::Written) + n as u64;
@@ -280,7 +270,7 @@ impl Brain {
         fault::point("worker:cut");
         self.journal.commit(&mut record);
         old.into_iter().for_each(|old| self.arena.free(old));
-        self.begin_to_lag(slot, left as u32);
+        self.begin_to_lag(slot);
     }
 
     /// After a write: does something still wait, and since when?

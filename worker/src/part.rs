@@ -221,8 +221,7 @@ impl Brain {
             fault::point("worker:kept");
             self.parting.unsent.retain(|s| *s != slot);
             if lags {
-                self.local(slot).lagging = true;
-                self.lagging.push(slot);
+                self.begin_to_lag(slot);
             }
             self.begin(slot);
             if self.is_retiring() {

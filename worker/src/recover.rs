@@ -119,17 +119,16 @@ fn claim(brain: &mut Brain, slot: u32, fds: &mut HashSet<RawFd>) -> Option<Resul
         checks::drop_slot(brain, slot);
         return None;
     }
-    let lagging = brain.slots.meta(slot)?.has(Flag::Lagging);
     let local = brain.local(slot);
     *local = Local {
         generation: local.generation.wrapping_add(1),
         readable: true,
-        lagging,
         ..Default::default()
     };
-    if lagging {
-        brain.lagging.push(slot);
+    if brain.slots.meta(slot)?.has(Flag::Lagging) {
+        brain.begin_to_lag(slot);
     }
+    checks::times(brain, slot);
     Some(checks::claim_buffers(brain, slot))
 }
 
@@ -156,7 +155,6 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, Doubt> {
         .slots
         .meta(slot)
         .ok_or(Doubt::Ends(CloseReason::Internal))?;
-    checks::times(brain, slot);
     if meta.has(Flag::Given) {
         // Another worker may be reading it by now.
         return Ok(false);

@@ -127,16 +127,14 @@ impl Brain {
         fault::point("worker:take");
         // From here on the slot owns the fd.
         let _ = fd.into_raw_fd();
-        let lagging = self.slots.meta(slot).is_some_and(|m| m.has(Flag::Lagging));
         let local = self.local(slot);
         *local = crate::brain::Local {
             generation: local.generation.wrapping_add(1),
             readable: true,
-            lagging,
             ..Default::default()
         };
-        if lagging {
-            self.lagging.push(slot);
+        if self.slots.meta(slot).is_some_and(|m| m.has(Flag::Lagging)) {
+            self.begin_to_lag(slot);
         }
         if snapshot.is_some() {
             self.await_ack(slot);
@@ -243,6 +241,10 @@ impl Brain {
                 continue;
             };
             self.slots.set_meta(slot, meta.with(Flag::Unacked, false));
+            if meta.has(Flag::Lagging) {
+                // It could not be written to before.
+                self.begin_to_lag(slot);
+            }
             log::debug!("{} from {}", self.slots.cid(slot), self.slots.peer(slot));
             self.begin(slot);
         }
