@@ -113,6 +113,7 @@ impl Brain {
             turn: Turn::default(),
             again: Vec::new(),
             ring_waiters: Vec::new(),
+            ring_seen: 0,
             lagging: Vec::new(),
             acks: Vec::new(),
             refused: Vec::new(),

@@ -113,6 +113,8 @@ pub struct Brain {
     pub(crate) again: Vec<u32>,
     /// Publishers that found the ring full.
     pub(crate) ring_waiters: Vec<u32>,
+    /// How far the master had read of it in the last turn.
+    pub(crate) ring_seen: u64,
     /// Connections that are owed something from the log.
     pub(crate) lagging: Vec<u32>,
     /// Said to the master as soon as the channel takes it.

@@ -41,8 +41,10 @@ enum Progress {
     NeedInput(usize),
     /// More can be done with what is there.
     More,
-    /// Nothing more before its output has gone, its room is open, the ring has room.
+    /// Nothing more before its output has gone.
     Waits,
+    /// Nothing more before the master has opened its room, or read of the ring.
+    WaitsForMaster,
     /// It is being closed.
     Ends,
 }
@@ -84,6 +86,7 @@ impl Brain {
                     self.local(slot).waits = true;
                     return;
                 }
+                Progress::WaitsForMaster => return,
                 Progress::NeedInput(want) => {
                     if self.has_said_all(slot) {
                         return self.begin_close(slot, CloseReason::GoingAway);
@@ -194,11 +197,11 @@ impl Brain {
         if before.phase == Phase::Closing {
             return Progress::Ends;
         }
-        if before.has(Flag::Lagging)
-            || before.has(Flag::Opening)
-            || self.slots.pending(slot) > self.high_water(before.phase)
-        {
+        if before.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(before.phase) {
             return Progress::Waits;
+        }
+        if before.has(Flag::Opening) {
+            return Progress::WaitsForMaster;
         }
         let input = buffers::unread(&self.arena, &self.slots, slot);
         let mut io = Io {
@@ -277,11 +280,12 @@ impl Brain {
                 Took::Commit => {}
                 Took::NeedInput(total) => progress = Progress::NeedInput(total),
                 Took::Waits => progress = Progress::Waits,
+                Took::Opening => progress = Progress::WaitsForMaster,
                 Took::RingFull => {
                     io.out.rollback(marks.0);
                     io.message.rollback(marks.1);
                     self.ring_waiters.push(slot);
-                    progress = Progress::Waits;
+                    progress = Progress::WaitsForMaster;
                 }
                 Took::Ends(reason) => end = Some(reason),
             }
@@ -415,6 +419,7 @@ enum Took {
     Commit,
     NeedInput(usize),
     Waits,
+    Opening,
     RingFull,
     Ends(CloseReason),
 }
@@ -483,7 +488,7 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 Flow::Opening => {
                     io.message.clear();
                     io.meta = io.meta.with(Flag::Opening, true);
-                    Took::Waits
+                    Took::Opening
                 }
                 // The step is taken again when the ring has room.
                 Flow::RingFull => return Ok((0, Took::RingFull)),

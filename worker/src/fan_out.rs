@@ -67,8 +67,9 @@ impl Brain {
                 break;
             }
         }
-        if self.turn.read != self.turn.from {
-            // The master reads the ring before it writes the log: there may be room now.
+        let read = self.ring_read();
+        if std::mem::replace(&mut self.ring_seen, read) != read {
+            // The master has read of the ring: there may be room now.
             for slot in std::mem::take(&mut self.ring_waiters) {
                 self.again.push(slot);
             }

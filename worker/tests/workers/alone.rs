@@ -93,6 +93,11 @@ fn a_message_comes_back_to_its_room() {
 
 #[test]
 fn a_full_ring_makes_publishers_wait() {
+    publishers_wait(false);
+    publishers_wait(true);
+}
+
+fn publishers_wait(is_silent: bool) {
     let mut master = Master::start(Settings::default());
     let client = master.connect();
     let request = format!("GET /rooms HTTP/1.1\r\n{UPGRADE}");
@@ -114,6 +119,7 @@ fn a_full_ring_makes_publishers_wait() {
             .unwrap()
             .unwrap_or(filled);
     }
+    master.is_silent = is_silent;
     master.until("all messages", |m| m.offset == 60);
     sender.join().unwrap();
     exchange(
