@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use arrayvec::ArrayVec;
+
 use crate::fault;
 use crate::memory::Segment;
 
@@ -25,54 +27,38 @@ pub struct Word {
     pub index: u32,
 }
 
-/// The changes of one step.
-#[derive(Debug)]
-pub struct Record {
-    len: usize,
-    pairs: [(Word, u64); MAX_PAIRS],
-}
-
-impl Default for Record {
-    fn default() -> Self {
-        Record::new()
-    }
-}
+/// The changes of one step. Making one costs nothing, which is why its room is not a plain array:
+/// there are several for each message.
+#[derive(Debug, Default)]
+pub struct Record(ArrayVec<(Word, u64), MAX_PAIRS>);
 
 impl Record {
     #[must_use]
     pub fn new() -> Record {
-        let none = Word {
-            segment: 0,
-            index: 0,
-        };
-        Record {
-            len: 0,
-            pairs: [(none, 0); MAX_PAIRS],
-        }
+        Record::default()
     }
 
     /// `word` becomes `value`. The last value of a word counts.
     pub fn set(&mut self, word: Word, value: u64) {
-        assert!(self.len < MAX_PAIRS, "a step is too long for one record");
-        self.pairs[self.len] = (word, value);
-        self.len += 1;
+        assert!(!self.0.is_full(), "a step is too long for one record");
+        self.0.push((word, value));
     }
 
     /// How many more pairs fit.
     #[must_use]
     pub fn room(&self) -> usize {
-        MAX_PAIRS - self.len
+        self.0.remaining_capacity()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.is_empty()
     }
 
     /// The pairs so far, in order.
     #[must_use]
     pub fn pairs(&self) -> &[(Word, u64)] {
-        &self.pairs[..self.len]
+        &self.0
     }
 }
 
@@ -115,7 +101,7 @@ impl Journal {
             // From this store on the step has happened.
             state
                 .word(self.base)
-                .store(record.len as u64, Ordering::Release);
+                .store(record.0.len() as u64, Ordering::Release);
             fence(Ordering::Release);
             fault::shared_point("journal-valid");
             for (word, value) in record.pairs() {
@@ -124,7 +110,7 @@ impl Journal {
             }
             state.word(self.base).store(0, Ordering::Release);
         }
-        record.len = 0;
+        record.0.clear();
     }
 
     /// For a new brain that cannot believe it: forgets what it says.
