@@ -10,6 +10,7 @@
 
 mod slot;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -285,11 +286,10 @@ impl Connections {
 
     /// One step of one connection.
     fn change(&mut self, state: &State, slot: u32, change: impl FnOnce(&mut Connection)) {
-        let Some(mut connection) = read(state, slot) else {
+        let Some(before) = read(state, slot) else {
             return;
         };
-        let before = connection;
-        self.count_out(slot, &before);
+        let mut connection = before;
         change(&mut connection);
         let mut record = Record::new();
         if connection.peer == before.peer {
@@ -298,11 +298,27 @@ impl Connections {
             write(&mut record, slot, &connection);
         }
         state.commit(&mut record);
-        self.count_in(slot, &connection);
+        self.no_holder(slot, &before);
+        self.count_holder(slot, &connection);
+        if client(&before) != client(&connection) {
+            self.no_client(&before);
+            self.count_client(&connection);
+        }
     }
 
     fn count_in(&mut self, slot: u32, connection: &Connection) {
         self.by_cid.insert(connection.cid, slot);
+        self.count_holder(slot, connection);
+        self.count_client(connection);
+    }
+
+    fn count_out(&mut self, slot: u32, connection: &Connection) {
+        self.by_cid.remove(&connection.cid);
+        self.no_holder(slot, connection);
+        self.no_client(connection);
+    }
+
+    fn count_holder(&mut self, slot: u32, connection: &Connection) {
         match connection.holder {
             Holder::Nobody if connection.lived => _ = self.moving.insert(slot),
             Holder::Nobody => self.waiting.push_back(slot),
@@ -315,18 +331,9 @@ impl Connections {
         if let (Some(ring), true) = (connection.from, connection.is_undecided()) {
             self.loads[usize::from(ring)].leaving += 1;
         }
-        if connection.holder == Holder::Closed {
-            // It counts for nobody any more.
-        } else if connection.refuse {
-            self.refusing += 1;
-        } else if connection.role == Role::Public {
-            self.public += 1;
-            *self.by_address.entry(connection.peer.ip()).or_default() += 1;
-        }
     }
 
-    fn count_out(&mut self, slot: u32, connection: &Connection) {
-        self.by_cid.remove(&connection.cid);
+    fn no_holder(&mut self, slot: u32, connection: &Connection) {
         match connection.holder {
             Holder::Nobody if connection.lived => _ = self.moving.remove(&slot),
             Holder::Nobody if self.waiting.front() == Some(&slot) => {
@@ -342,19 +349,51 @@ impl Connections {
         if let (Some(ring), true) = (connection.from, connection.is_undecided()) {
             self.loads[usize::from(ring)].leaving -= 1;
         }
-        if connection.holder == Holder::Closed {
-        } else if connection.refuse {
-            self.refusing -= 1;
-        } else if connection.role == Role::Public {
-            self.public -= 1;
-            let ip = connection.peer.ip();
-            if let Some(count) = self.by_address.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    self.by_address.remove(&ip);
+    }
+
+    fn count_client(&mut self, connection: &Connection) {
+        match client(connection) {
+            Client::Refused => self.refusing += 1,
+            Client::Public(ip) => {
+                self.public += 1;
+                *self.by_address.entry(ip).or_default() += 1;
+            }
+            Client::None => {}
+        }
+    }
+
+    fn no_client(&mut self, connection: &Connection) {
+        match client(connection) {
+            Client::Refused => self.refusing -= 1,
+            Client::Public(ip) => {
+                self.public -= 1;
+                if let Entry::Occupied(mut count) = self.by_address.entry(ip) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
                 }
             }
+            Client::None => {}
         }
+    }
+}
+
+/// As what a connection counts against the limits.
+#[derive(PartialEq, Eq)]
+enum Client {
+    Public(IpAddr),
+    Refused,
+    /// An operator, or closed.
+    None,
+}
+
+fn client(connection: &Connection) -> Client {
+    match connection.role {
+        _ if connection.holder == Holder::Closed => Client::None,
+        _ if connection.refuse => Client::Refused,
+        Role::Public => Client::Public(connection.peer.ip()),
+        Role::Admin => Client::None,
     }
 }
 
