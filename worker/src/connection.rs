@@ -72,8 +72,9 @@ impl Brain {
 
     fn serve(&mut self, slot: u32) {
         let mut reads = 0;
+        let mut progress = self.first(slot);
         loop {
-            match self.steps(slot) {
+            match progress {
                 Progress::More => {
                     reads += 1;
                     if reads >= READS {
@@ -106,6 +107,36 @@ impl Brain {
                     }
                 }
             }
+            progress = self.steps(slot);
+        }
+    }
+
+    /// With nothing unread there is no step to be taken before a read.
+    fn first(&mut self, slot: u32) -> Progress {
+        let local = *self.local(slot);
+        let has_read_all =
+            self.slots.get(slot, Field::Parsed) == self.slots.get(slot, Field::Consumed);
+        match self.held_back(slot) {
+            Some(why) => why,
+            None if has_read_all && local.readable => Progress::NeedInput(local.want as usize),
+            None => self.steps(slot),
+        }
+    }
+
+    /// Why no steps are taken now, whatever is unread.
+    fn held_back(&self, slot: u32) -> Option<Progress> {
+        let Some(meta) = self.slots.meta(slot) else {
+            return Some(Progress::Ends);
+        };
+        if meta.phase == Phase::Closing {
+            Some(Progress::Ends)
+        } else if meta.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(meta.phase)
+        {
+            Some(Progress::Waits)
+        } else if meta.has(Flag::Opening) {
+            Some(Progress::WaitsForMaster)
+        } else {
+            None
         }
     }
 
@@ -191,18 +222,12 @@ impl Brain {
 
     /// Takes steps on the unread input, and commits them.
     fn steps(&mut self, slot: u32) -> Progress {
+        if let Some(why) = self.held_back(slot) {
+            return why;
+        }
         let Some(before) = self.slots.meta(slot) else {
             return Progress::Ends;
         };
-        if before.phase == Phase::Closing {
-            return Progress::Ends;
-        }
-        if before.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(before.phase) {
-            return Progress::Waits;
-        }
-        if before.has(Flag::Opening) {
-            return Progress::WaitsForMaster;
-        }
         let input = buffers::unread(&self.arena, &self.slots, slot);
         let mut io = Io {
             out: buffers::output(&self.arena, &self.slots, slot, MAX_OUTPUT),
