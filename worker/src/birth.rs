@@ -112,6 +112,7 @@ impl Brain {
             poll,
             turn: Turn::default(),
             again: Vec::new(),
+            unwatched: Vec::new(),
             ring_waiters: Vec::new(),
             ring_seen: 0,
             lagging: Vec::new(),

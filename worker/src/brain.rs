@@ -59,6 +59,8 @@ const GUARD_DEATH: Token = Token(usize::MAX - 4);
 pub struct Local {
     /// Of the slot's present user, so that an event for the one before is known.
     pub generation: u32,
+    /// Events of its socket come.
+    pub watched: bool,
     /// It is in the list of those to be flushed in this turn.
     pub touched: bool,
     /// Its kernel side may have more to read than was read.
@@ -111,6 +113,8 @@ pub struct Brain {
     pub(crate) turn: Turn,
     /// Connections to be driven again in the next turn, without an event.
     pub(crate) again: Vec<u32>,
+    /// Connections that have begun and are to be watched, if they outlive the turn.
+    pub(crate) unwatched: Vec<u32>,
     /// Publishers that found the ring full.
     pub(crate) ring_waiters: Vec<u32>,
     /// How far the master had read of it in the last turn.
@@ -196,6 +200,7 @@ impl Brain {
             self.state.set(Head::InHand, 0);
             self.give_away();
             self.tell_master();
+            self.watch();
             if self.retired() {
                 log::info!("retired with {} connections left", self.slots.live());
                 logs::flush();

@@ -12,6 +12,8 @@ pub enum CloseReason {
     PeerEnd,
     /// The peer has sent a WebSocket Close frame.
     PeerClose,
+    /// A request that asked first was answered without its body, which may come all the same.
+    BodyUnwanted,
     /// The socket has failed: a reset, a time-out of the kernel's.
     SocketError,
     /// This worker ends, or baton does.
@@ -126,6 +128,7 @@ impl CloseReason {
         CloseReason::Done,
         CloseReason::PeerEnd,
         CloseReason::PeerClose,
+        CloseReason::BodyUnwanted,
         CloseReason::SocketError,
         CloseReason::GoingAway,
         CloseReason::UnmaskedFrame,
@@ -200,6 +203,7 @@ impl CloseReason {
             CloseReason::Done
                 | CloseReason::PeerEnd
                 | CloseReason::PeerClose
+                | CloseReason::BodyUnwanted
                 | CloseReason::SocketError
                 | CloseReason::GoingAway
                 | CloseReason::IdleTimeout
@@ -214,6 +218,7 @@ impl CloseReason {
             CloseReason::Done => "done",
             CloseReason::PeerEnd => "peer_end",
             CloseReason::PeerClose => "peer_close",
+            CloseReason::BodyUnwanted => "body_unwanted",
             CloseReason::SocketError => "socket_error",
             CloseReason::GoingAway => "going_away",
             CloseReason::UnmaskedFrame => "unmasked_frame",
@@ -274,6 +279,7 @@ impl CloseReason {
         Some(match self {
             CloseReason::PeerEnd
             | CloseReason::PeerClose
+            | CloseReason::BodyUnwanted
             | CloseReason::SocketError
             | CloseReason::CloseTimeout
             | CloseReason::WriteTimeout => return None,

@@ -181,24 +181,22 @@ impl Brain {
         self.again.push(slot);
     }
 
-    /// In the closing phase, once nothing waits: our FIN, and the end when both have been sent.
+    /// In the closing phase, once nothing waits: our FIN, and the end when nothing more can come.
     pub fn end_if_all_is_said(&mut self, slot: u32) {
-        let Some(mut meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.meta(slot) else {
             return;
         };
         if meta.phase != Phase::Closing || self.slots.pending(slot) > 0 {
             return;
         }
-        if !meta.has(Flag::WeEnded) {
-            // While another process has a copy of the fd, `close` sends no FIN.
-            let _ = shutdown(meta.fd, Shutdown::Write);
-            meta = meta.with(Flag::WeEnded, true);
-            self.slots.set(slot, Field::Since, self.now);
-            self.slots.set_meta(slot, meta);
-            self.reschedule(slot);
+        if meta.has(Flag::PeerEnded) || has_agreed(meta) {
+            return self.finish(slot, meta.reason.unwrap_or(CloseReason::Done));
         }
-        if meta.has(Flag::PeerEnded) {
-            self.finish(slot, meta.reason.unwrap_or(CloseReason::Done));
+        if !meta.has(Flag::WeEnded) {
+            let _ = shutdown(meta.fd, Shutdown::Write);
+            self.slots.set(slot, Field::Since, self.now);
+            self.slots.set_meta(slot, meta.with(Flag::WeEnded, true));
+            self.reschedule(slot);
         }
     }
 
@@ -216,6 +214,7 @@ impl Brain {
         }
         self.leave_rooms(slot);
         if !meta.has(Flag::WeEnded) {
+            // While another process has a copy of the fd, `close` sends no FIN.
             let _ = shutdown(meta.fd, Shutdown::Write);
         }
         self.forget(slot);
@@ -242,8 +241,7 @@ impl Brain {
     /// Takes from a slot everything but its words.
     fn strip(&mut self, slot: u32) -> Option<Meta> {
         let meta = self.slots.meta(slot)?;
-        // Before the close: while another copy lives, epoll would keep what it was told of ours.
-        let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
+        self.unwatch(slot, meta);
         buffers::release_all(&self.arena, &self.slots, slot);
         let local = self.local(slot);
         *local = crate::brain::Local {
@@ -251,6 +249,14 @@ impl Brain {
             ..Default::default()
         };
         Some(meta)
+    }
+
+    /// To be done before the close: while another copy of the socket lives, epoll would keep what it
+    /// was told of ours.
+    pub(crate) fn unwatch(&mut self, slot: u32, meta: Meta) {
+        if std::mem::take(&mut self.local(slot).watched) {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
+        }
     }
 
     pub fn leave_rooms(&mut self, slot: u32) {
@@ -392,6 +398,19 @@ impl Brain {
             self.journal.commit(&mut record);
         }
     }
+}
+
+/// The peer has said that it will say nothing more, and all that it said is read: a close destroys
+/// nothing that is on its way to it. Others are read to their end first: what comes in after a close
+/// is answered by a reset, which does (RFC 9112, 9.6).
+fn has_agreed(meta: Meta) -> bool {
+    let says_so = matches!(
+        meta.reason,
+        Some(CloseReason::Done | CloseReason::PeerClose)
+    );
+    let mut unread: libc::c_int = 0;
+    // SAFETY: writes one int.
+    says_so && unsafe { libc::ioctl(meta.fd, libc::FIONREAD, &mut unread) } == 0 && unread == 0
 }
 
 fn change_session(record: &mut Record, slot: u32, session: Session) {

@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mio::unix::SourceFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use protocol::fault;
 use protocol::ids::Cid;
@@ -108,7 +107,7 @@ impl Brain {
         fault::point("worker:part");
         self.journal.commit(&mut record);
         fault::point("worker:parted");
-        let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
+        self.unwatch(slot, meta);
         let local = self.local(slot);
         *local = crate::brain::Local {
             generation: local.generation.wrapping_add(1),

@@ -91,6 +91,7 @@ pub fn recover(brain: &mut Brain) {
         }
         fault::point("worker:recover-each");
     }
+    brain.watch();
     if brain.life.number > 1 {
         log::warn!(
             "life {}: {} connections go on, {repaired} of them repaired",

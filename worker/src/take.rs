@@ -16,6 +16,7 @@ use protocol::message::{Given, Past, Proxy, ToMaster, ToWorker};
 
 use crate::arrive;
 use crate::brain::Brain;
+use crate::close::CloseReason;
 use crate::logs;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
@@ -250,25 +251,35 @@ impl Brain {
         }
     }
 
-    /// Watches a connection's socket and tries it once: readiness does not survive a move.
+    /// Tries a connection's socket once, readiness does not survive a move; if it lives on after
+    /// this turn, it is watched.
     pub fn begin(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot).filter(|_| !self.evacuates) else {
-            return;
-        };
-        let token = self.token(slot);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(e) = self
-            .poll
-            .registry()
-            .register(&mut SourceFd(&meta.fd), token, interest)
-        {
-            log::error!("{} cannot be watched: {e}", self.slots.cid(slot));
-            self.finish(slot, crate::close::CloseReason::Internal);
+        if self.evacuates || self.slots.meta(slot).is_none() {
             return;
         }
         self.local(slot).readable = true;
-        self.reschedule(slot);
+        self.unwatched.push(slot);
         self.drive(slot);
+    }
+
+    /// Watches what has begun in this turn. Most connections that only ask once are over by now.
+    pub fn watch(&mut self) {
+        for slot in std::mem::take(&mut self.unwatched) {
+            let here = self.slots.meta(slot).filter(|m| !m.has(Flag::Given));
+            let Some(meta) = here.filter(|_| !self.local(slot).watched) else {
+                continue;
+            };
+            let token = self.token(slot);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registry = self.poll.registry();
+            if let Err(e) = registry.register(&mut SourceFd(&meta.fd), token, interest) {
+                log::error!("{} cannot be watched: {e}", self.slots.cid(slot));
+                self.finish(slot, CloseReason::Internal);
+                continue;
+            }
+            self.local(slot).watched = true;
+            self.reschedule(slot);
+        }
     }
 
     /// Is this very connection in a slot? Numbers rise, so nearly always the first look says no.

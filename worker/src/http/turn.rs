@@ -98,7 +98,9 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
                 // The client asks before it sends the body, and this is the answer. Whether the
                 // body comes all the same is its choice (RFC 9110, 10.1.1): nothing can follow.
                 pending.manner.persist = Persist::Close;
-                return self.finish(pending, len);
+                let (state, mut step) = self.finish(pending, len)?;
+                step.next = Next::Close(CloseReason::BodyUnwanted);
+                return Ok((state, step));
             }
             self.out.put(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }

@@ -319,7 +319,7 @@ fn a_body_that_is_not_wanted_is_not_asked_for() {
     let (status, fields, _) = parts(&answer);
     assert_eq!(status, "404 Not Found");
     assert_eq!(field(&fields, "Connection"), "close");
-    assert_eq!(end, End::Closed(CloseReason::Done));
+    assert_eq!(end, End::Closed(CloseReason::BodyUnwanted));
 }
 
 #[test]
