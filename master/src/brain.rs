@@ -364,12 +364,33 @@ impl<'a> Brain<'a> {
 
     fn watch(&self, fd: RawFd, origin: Origin) -> io::Result<()> {
         let interest = match origin {
-            Origin::Channel(_) | Origin::Client(_) => Interest::READABLE | Interest::WRITABLE,
+            Origin::Client(_) => Interest::READABLE | Interest::WRITABLE,
             _ => Interest::READABLE,
         };
         self.poll
             .registry()
             .register(&mut SourceFd(&fd), origin.token(), interest)
+    }
+
+    /// Those that are full are watched for room.
+    fn watch_channels(&mut self) {
+        for (ring, link) in &mut self.links {
+            let Some(awaits_room) = link.channel.awaits_room() else {
+                continue;
+            };
+            let interest = match awaits_room {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let (fd, token) = (
+                link.channel.as_fd().as_raw_fd(),
+                Origin::Channel(*ring).token(),
+            );
+            let registry = self.poll.registry();
+            if let Err(error) = registry.reregister(&mut SourceFd(&fd), token, interest) {
+                log::error!("{}: cannot watch its channel: {error}", link.seat);
+            }
+        }
     }
 
     fn unwatch(&self, fd: RawFd) {
@@ -404,6 +425,7 @@ impl<'a> Brain<'a> {
             self.move_connections();
             self.accept();
             self.assign();
+            self.watch_channels();
             poison::rest(self.state);
             self.give_way();
             if self.orphaned {
@@ -423,7 +445,12 @@ impl<'a> Brain<'a> {
                 self.on_tried();
             }
             Origin::Listener(index) => self.gate.ready(index),
-            Origin::Channel(ring) => self.on_channel(ring),
+            Origin::Channel(ring) => {
+                if let Some(link) = self.links.get_mut(&ring).filter(|_| event.is_writable()) {
+                    link.channel.has_room();
+                }
+                self.on_channel(ring);
+            }
             Origin::Ring(ring) => self.rung.push(ring),
             Origin::Guard(ring) => self.on_guard_death(ring),
         }

@@ -5,6 +5,7 @@
 //! Sending is `sendfd`'s. It receives with flags 0, which would leave the fds open across an exec
 //! and say nothing of lost ones, so receiving is done with `recvmsg` itself (unix(7), cmsg(3)).
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
@@ -26,6 +27,8 @@ pub struct Channel {
     // `sendfd` works on it.
     socket: UnixDatagram,
     buffer: Vec<u8>,
+    full: Cell<bool>,
+    awaits_room: bool,
 }
 
 /// What [`Channel::receive`] found.
@@ -78,9 +81,30 @@ impl Channel {
             Ok(_) => Ok(true),
             // ETOOMANYREFS: too many fds are in flight between processes of this user (unix(7));
             // it passes as they are received.
-            Err(e) if is_full(&e) => Ok(false),
+            Err(e) if is_full(&e) => {
+                self.full.set(true);
+                Ok(false)
+            }
             Err(e) => Err(e),
         }
+    }
+
+    /// A message could not be sent, and there has been no event since.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
+    /// There was an event: there may be room. What waits is to be sent now.
+    pub fn has_room(&mut self) {
+        self.full.set(false);
+    }
+
+    /// Whether it is to be watched for room from now on, if that changes. Not always: each message
+    /// that the other end reads makes room, and would wake us.
+    pub fn awaits_room(&mut self) -> Option<bool> {
+        let full = self.full.get();
+        (std::mem::replace(&mut self.awaits_room, full) != full).then_some(full)
     }
 
     /// Receives one message with its fds.
@@ -197,6 +221,8 @@ impl From<OwnedFd> for Channel {
         Channel {
             socket: UnixDatagram::from(fd),
             buffer: Vec::new(),
+            full: Cell::new(false),
+            awaits_room: false,
         }
     }
 }

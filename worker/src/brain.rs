@@ -149,11 +149,7 @@ impl Brain {
     pub(crate) fn register(&self) -> io::Result<()> {
         let registry = self.poll.registry();
         let channel = self.channel.as_fd().as_raw_fd();
-        registry.register(
-            &mut SourceFd(&channel),
-            CHANNEL,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        registry.register(&mut SourceFd(&channel), CHANNEL, Interest::READABLE)?;
         registry.register(
             &mut SourceFd(&roles::LOG_BELL),
             LOG_BELL,
@@ -201,6 +197,7 @@ impl Brain {
             self.give_away();
             self.tell_master();
             self.watch();
+            self.watch_channel();
             if self.retired() {
                 log::info!("retired with {} connections left", self.slots.live());
                 logs::flush();
@@ -209,7 +206,25 @@ impl Brain {
         }
     }
 
+    fn watch_channel(&mut self) {
+        let Some(awaits_room) = self.channel.awaits_room() else {
+            return;
+        };
+        let interest = match awaits_room {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let channel = self.channel.as_fd().as_raw_fd();
+        let registry = self.poll.registry();
+        if let Err(e) = registry.reregister(&mut SourceFd(&channel), CHANNEL, interest) {
+            log::error!("the channel cannot be watched: {e}");
+        }
+    }
+
     fn timeout(&self) -> Duration {
+        if !self.to_say.is_empty() && !self.channel.is_full() {
+            return Duration::ZERO;
+        }
         if self.evacuates {
             return Duration::from_millis(LONGEST_WAIT_MS);
         }
@@ -233,9 +248,10 @@ impl Brain {
     fn on_event(&mut self, event: &Event) {
         match event.token() {
             CHANNEL => {
-                if event.is_readable() {
-                    self.take();
+                if event.is_writable() {
+                    self.channel.has_room();
                 }
+                self.take();
             }
             // The log is looked into in every turn.
             LOG_BELL => {}
