@@ -3,13 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    SockFlag, SockaddrLike, SockaddrStorage, accept4, getpeername, getsockname,
-};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use protocol::channel::cookie;
 use protocol::fault;
 use protocol::ids::{Cid, Role};
@@ -81,7 +80,7 @@ impl Gate {
 
 /// What one attempt to accept has come to.
 enum Accepted {
-    Connection(OwnedFd),
+    Connection(OwnedFd, SocketAddr),
     /// It ended before it was accepted.
     Gone,
     None,
@@ -116,7 +115,7 @@ impl Brain<'_> {
                 return;
             }
             match accept_one(listener) {
-                Accepted::Connection(fd) => self.admit(listener, fd),
+                Accepted::Connection(fd, peer) => self.admit(listener, fd, peer),
                 Accepted::Gone => {}
                 Accepted::None => {
                     self.gate.ready[index] = false;
@@ -133,9 +132,9 @@ impl Brain<'_> {
     }
 
     /// A fresh connection gets its slot, or is turned away.
-    fn admit(&mut self, listener: &Listener, fd: OwnedFd) {
+    fn admit(&mut self, listener: &Listener, fd: OwnedFd, peer: SocketAddr) {
         fault::point("master:accept");
-        let Some(mut connection) = describe(listener, &fd) else {
+        let Some(mut connection) = describe(listener, &fd, peer) else {
             return;
         };
         if connection.proxy != Proxy::None && self.config.policy == Policy::IpHash {
@@ -183,17 +182,32 @@ impl Brain<'_> {
                     && (l.address.ip().is_unspecified() || l.address.ip() == local.ip())
             })
         });
-        if let Some(listener) = listener {
-            self.admit(listener, fd);
+        let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
+        let peer = peer.as_ref().and_then(socket_address);
+        if let (Some(listener), Some(peer)) = (listener, peer) {
+            self.admit(listener, fd, peer);
         }
     }
 }
 
 fn accept_one(listener: &Listener) -> Accepted {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    match accept4(listener.fd.as_raw_fd(), flags) {
-        // SAFETY: the kernel has just made it for us.
-        Ok(fd) => Accepted::Connection(unsafe { OwnedFd::from_raw_fd(fd) }),
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let to = address.as_mut_ptr().cast();
+    // nix's does not ask for the address, which would cost another call.
+    // SAFETY: the kernel writes at most `len` bytes of the address.
+    match Errno::result(unsafe { libc::accept4(listener.fd.as_raw_fd(), to, &mut len, flags) }) {
+        Ok(fd) => {
+            // SAFETY: the kernel has just made it for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            // SAFETY: the kernel has written an address of `len` bytes.
+            let peer = unsafe { SockaddrStorage::from_raw(to, Some(len)) };
+            match peer.as_ref().and_then(socket_address) {
+                Some(peer) => Accepted::Connection(fd, peer),
+                None => Accepted::Gone,
+            }
+        }
         Err(Errno::EAGAIN) => Accepted::None,
         Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
             Accepted::NoFd(error)
@@ -204,9 +218,7 @@ fn accept_one(listener: &Listener) -> Accepted {
 }
 
 /// What its slot is to say. `None`: it has ended already.
-fn describe(listener: &Listener, fd: &OwnedFd) -> Option<Connection> {
-    let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
-    let peer = socket_address(&peer)?;
+fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Connection> {
     let local = if listener.address.ip().is_unspecified() {
         let local = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
         socket_address(&local)?
