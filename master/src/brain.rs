@@ -49,7 +49,7 @@ use crate::run_dir::RunDir;
 use crate::sequencer::Sequencer;
 use crate::serve::Start;
 use crate::spawn;
-use crate::state::{Head, LINES, LINES_SIZE, State};
+use crate::state::{Head, LINES, LINES_SIZE, State, read_index};
 use crate::supervise::Supervisor;
 
 /// Ticks: the workers' loops are looked at.
@@ -279,8 +279,6 @@ struct Brain<'a> {
     upgrades: upgrade::Upgrades,
     last_seat: Option<Seat>,
     random: u64,
-    /// Rings that have something new.
-    rung: Vec<u16>,
     /// Channels that were not read to their end.
     again: Vec<u16>,
     /// Whom the guard has reaped lately.
@@ -331,7 +329,6 @@ impl<'a> Brain<'a> {
             upgrades: upgrade::Upgrades::new(history),
             last_seat: None,
             random: RANDOM_SEED ^ u64::from(std::process::id()),
-            rung: Vec::new(),
             again: Vec::new(),
             reaped: Vec::new(),
             recounting: Vec::new(),
@@ -451,13 +448,14 @@ impl<'a> Brain<'a> {
                 }
                 self.on_channel(ring);
             }
-            Origin::Ring(ring) => self.rung.push(ring),
+            // The rings are looked into in every turn.
+            Origin::Ring(_) => {}
             Origin::Guard(ring) => self.on_guard_death(ring),
         }
     }
 
     fn timeout(&self) -> Duration {
-        if self.busy || !self.rung.is_empty() {
+        if self.busy {
             return Duration::ZERO;
         }
         let mut at = self.next_tick;
@@ -505,7 +503,14 @@ impl<'a> Brain<'a> {
 
     /// From the rings to the log, a turn for each that has something.
     fn sequence(&mut self) {
-        for ring in std::mem::take(&mut self.rung) {
+        let new = |link: &&Link| link.ring.head() != self.state.get(read_index(link.number));
+        let rings: Vec<u16> = self
+            .links
+            .values()
+            .filter(new)
+            .map(|link| link.number)
+            .collect();
+        for ring in rings {
             self.sequence_one(ring);
         }
         for ring in self.sequencer.take_recounting() {

@@ -59,6 +59,8 @@ pub struct Link {
     pub is_new: bool,
     /// It is not fit to work with, and why.
     pub fault: Option<String>,
+    /// Its ring is not read any more.
+    pub is_hostile: bool,
     say: Outbox,
 }
 
@@ -119,6 +121,7 @@ impl Link {
             owed: VecDeque::new(),
             is_new: false,
             fault: None,
+            is_hostile: false,
             say: Outbox::default(),
         }
     }

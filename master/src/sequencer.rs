@@ -9,9 +9,10 @@
 use std::sync::Arc;
 
 use protocol::fault;
+use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
-use protocol::record::{Asker, Down, Refusal, Up};
+use protocol::record::{Asker, Cids, Down, Refusal, Up};
 use protocol::stream::{Reader, Writer};
 
 use crate::poison::{self, DEATHS, InHand, Verdict};
@@ -21,6 +22,9 @@ use crate::state::{self, LOG_SEGMENT, State};
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
 const TURN_RECORDS: usize = 256;
 const TURN_BYTES: usize = 1 << 20;
+
+/// Bytes that are unread in a ring that may be full.
+const MUCH: u64 = 64 << 10;
 
 /// Presence records in one turn.
 const TURN_PRESENCE: usize = 512;
@@ -54,11 +58,21 @@ impl Ring {
     }
 }
 
+/// What a worker says of its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    Ack(Vec<Cid>),
+    Closed(Vec<Cid>),
+}
+
 /// What a turn with a ring has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It is read to its end.
     Empty,
+    /// What comes next is about connections, and is read once it has been
+    /// [heeded](Sequencer::heeded).
+    Said(Said),
     /// There is more.
     More,
     /// Its worker has broken the rules; what was read before that has been sequenced.
@@ -77,6 +91,8 @@ pub struct Sequencer {
     news: bool,
     /// Rings whose workers count anew.
     recounting: Vec<u16>,
+    /// Behind what is being heeded.
+    heeding: u64,
 }
 
 impl Sequencer {
@@ -93,6 +109,7 @@ impl Sequencer {
             // The last brain may have died before it rang.
             news: true,
             recounting: Vec::new(),
+            heeding: 0,
         }
     }
 
@@ -130,6 +147,11 @@ impl Sequencer {
     /// Sequences what is in the ring, up to a turn's share.
     pub fn turn(&mut self, state: &State, ring: &Ring) -> Turn {
         let mut bytes = 0;
+        // Who found no room in it is woken.
+        let unread = ring
+            .head()
+            .wrapping_sub(state.get(state::read_index(ring.number)));
+        self.news |= unread >= MUCH;
         for _ in 0..TURN_RECORDS {
             self.bytes.clear();
             let at = state.get(state::read_index(ring.number));
@@ -144,17 +166,26 @@ impl Sequencer {
                 at,
             };
             poison::take_in_hand(state, place);
-            self.news = true;
             if self.verdict.convicts(place) {
                 self.give_up(state, place, ring.number, next);
+            } else if let Some(said) = said(&self.bytes) {
+                fault::poison("master:poison", &self.bytes);
+                self.heeding = next;
+                return Turn::Said(said);
             } else if !self.step(state, ring.number, next) {
                 return Turn::Hostile;
             }
+            self.news = true;
             if bytes >= TURN_BYTES {
                 break;
             }
         }
         Turn::More
+    }
+
+    /// What the ring said of connections has been done.
+    pub fn heeded(&mut self, state: &State, ring: u16) {
+        state.set(state::read_index(ring), self.heeding);
     }
 
     /// Tells the members of rooms whose number has changed since it was told last. To be called a
@@ -283,6 +314,8 @@ impl Sequencer {
                     .rooms
                     .members(state, &mut self.record, ring, room, count);
             }
+            // Not for the log.
+            Up::Ack { .. } | Up::Closed { .. } => {}
         }
         Ok(())
     }
@@ -305,8 +338,17 @@ impl Sequencer {
 fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
     match *up {
         Up::Publish { asker, .. } | Up::Open { asker, .. } | Up::Who { asker, .. } => Some(asker),
-        Up::Members { .. } => None,
+        Up::Members { .. } | Up::Ack { .. } | Up::Closed { .. } => None,
     }
+}
+
+/// What a record says of connections, if it is such a one.
+fn said(bytes: &[u8]) -> Option<Said> {
+    Some(match Up::decode(bytes)? {
+        Up::Ack { cids } => Said::Ack(cids.iter().collect()),
+        Up::Closed { cids } => Said::Closed(cids.iter().collect()),
+        _ => return None,
+    })
 }
 
 /// For the log: what it is, with the beginning of what a client wrote.
@@ -333,7 +375,14 @@ fn describe(up: &Up<'_>) -> String {
             )
         }
         Up::Members { room, count } => format!("{count} members of room {room}"),
+        Up::Ack { cids } => format!("an acknowledgement of {}", list(cids)),
+        Up::Closed { cids } => format!("the end of {}", list(cids)),
     }
+}
+
+fn list(cids: Cids<'_>) -> String {
+    let first: Vec<String> = cids.iter().take(8).map(|cid| cid.to_string()).collect();
+    first.join(", ")
 }
 
 /// False: it does not fit into a log of this size.

@@ -259,9 +259,10 @@ mod tests {
         let (a, mut b) = Channel::pair().unwrap();
         b.send(&ToWorker::Reopen, &[]).unwrap(); // unread by `a`: `b` sees ECONNRESET once
         a.send(&ToMaster::Ready, &[]).unwrap();
-        a.send(&ToMaster::Ack { cids: vec![Cid(1)] }, &[]).unwrap();
+        a.send(&ToMaster::Refuse { cids: vec![Cid(1)] }, &[])
+            .unwrap();
         drop(a);
-        for expected in [ToMaster::Ready, ToMaster::Ack { cids: vec![Cid(1)] }] {
+        for expected in [ToMaster::Ready, ToMaster::Refuse { cids: vec![Cid(1)] }] {
             let Received::Message { message, .. } = b.receive::<ToMaster>().unwrap() else {
                 panic!("lost {expected:?}")
             };
@@ -276,7 +277,7 @@ mod tests {
         let mut sent = 0;
         while a
             .send(
-                &ToMaster::Ack {
+                &ToMaster::Refuse {
                     cids: vec![Cid(sent)],
                 },
                 &[],
@@ -289,7 +290,7 @@ mod tests {
             let Received::Message { message, .. } = b.receive::<ToMaster>().unwrap() else {
                 panic!("lost {i}")
             };
-            assert_eq!(message, ToMaster::Ack { cids: vec![Cid(i)] });
+            assert_eq!(message, ToMaster::Refuse { cids: vec![Cid(i)] });
         }
         assert!(matches!(b.receive::<ToMaster>().unwrap(), Received::Empty));
     }

@@ -1,5 +1,9 @@
 //! What master and worker say over the channel: one MessagePack value a datagram (structs as
 //! maps, so that a neighbouring version may add fields), with the fds that it names, in its order.
+//!
+//! What a worker says for each connection, that it has it and that it is closed, goes through its
+//! ring ([`record`](crate::record)): that costs no system call and wakes nobody. The master reads the
+//! ring before the channel.
 
 use std::net::SocketAddr;
 
@@ -26,7 +30,7 @@ pub enum ToWorker {
         settings: Box<Settings>,
     },
     /// Take these connections; for each its fd, and behind it the file of [`Past::File`]. Each is
-    /// answered by its number in [`ToMaster::Ack`] or [`ToMaster::Refuse`]. One given twice (its
+    /// answered by its number in [`Up::Ack`](crate::record::Up::Ack) or [`ToMaster::Refuse`]. One given twice (its
     /// cookie is known) is acknowledged again and its second fd closed.
     Give { connections: Vec<Given> },
     /// Give these connections away, with [`ToMaster::Give`]; one that has been given already is
@@ -111,12 +115,8 @@ pub enum ToMaster {
     },
     /// It serves.
     Ready,
-    /// These are in their slots: the master closes its copies.
-    Ack { cids: Vec<Cid> },
     /// These could not be taken (no slot, fd lost): the master gives them to another.
     Refuse { cids: Vec<Cid> },
-    /// These are closed; they count no more.
-    Closed { cids: Vec<Cid> },
     /// These are given away, as [`ToWorker::Part`] asked, or because their PROXY headers have been
     /// read ([`Proxy::ReadAndReturn`]); fds as in [`ToWorker::Give`]. The giver
     /// keeps everything and touches nothing of it until it hears [`ToWorker::Took`] or

@@ -34,6 +34,32 @@ pub enum Up<'a> {
     Who { asker: Asker<'a>, room: &'a [u8] },
     /// This worker has so many connections in the room (0: it holds it no more).
     Members { room: u32, count: u32 },
+    /// These are in their slots, and their worker's from here on: the master closes its copies.
+    Ack { cids: Cids<'a> },
+    /// These are closed; they count no more.
+    Closed { cids: Cids<'a> },
+}
+
+/// Connections' numbers as they lie in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cids<'a>(&'a [[u8; 8]]);
+
+/// A connection's number as it lies in a record.
+#[must_use]
+pub fn cid_bytes(cid: Cid) -> [u8; 8] {
+    cid.0.to_le_bytes()
+}
+
+impl<'a> Cids<'a> {
+    /// Each as [`cid_bytes`] makes it.
+    #[must_use]
+    pub fn new(bytes: &'a [[u8; 8]]) -> Cids<'a> {
+        Cids(bytes)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Cid> + use<'a> {
+        self.0.iter().map(|bytes| Cid(u64::from_le_bytes(*bytes)))
+    }
 }
 
 /// Master → workers.
@@ -92,6 +118,8 @@ impl Up<'_> {
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room } => put(into, 3, &asker.words(), &[asker.id, room]),
             Up::Members { room, count } => put(into, 4, &[room.into(), count.into()], &[]),
+            Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
+            Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
         }
     }
 
@@ -128,6 +156,17 @@ impl Up<'_> {
                 Up::Members {
                     room: room.try_into().ok()?,
                     count: count.try_into().ok()?,
+                }
+            }
+            5 | 6 => {
+                let ([], [cids]) = rest.take()?;
+                let (cids, []) = cids.as_chunks() else {
+                    return None;
+                };
+                let cids = Cids(cids);
+                match kind {
+                    5 => Up::Ack { cids },
+                    _ => Up::Closed { cids },
                 }
             }
             _ => return None,
@@ -330,6 +369,10 @@ mod tests {
                 room: b"",
             },
             Up::Members { room: 4, count: 0 },
+            Up::Ack {
+                cids: Cids(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
+            },
+            Up::Closed { cids: Cids(&[]) },
         ]
     }
 

@@ -155,29 +155,55 @@ fn a_message_that_kills_the_master_is_refused() {
     traffic.stop();
 }
 
-/// A worker says that a connection is gone, and every brain of the master that hears it dies.
+/// A new brain says hello, and every brain of the master that hears it dies.
 #[test]
 fn a_word_that_kills_the_master_is_dropped() {
     let faults = Faults::new();
     let baton = faults.builder().start();
-    let mut member = Client::connect(baton.public);
-    member.join("r");
-    let gone = Client::connect(baton.public);
-    let number: u64 = gone.cid()[1..].parse().unwrap();
-    // As the master tells words apart: this is the fourth kind.
-    let mark = (number | 4 << 56).to_le_bytes().to_vec();
-    let marker = String::from_utf8(mark).expect("a small number");
-    faults.arm_as("master:poison-word", &marker);
-    drop(gone);
-    let line = baton.wait_for_log("master", "what it said has killed 3 brains");
+    // As the master tells words apart: this is the first kind, and the worker's second life.
+    let mark = (2u64 | 1 << 56).to_le_bytes().to_vec();
+    let line = kills_the_master(&faults, &baton, "master:poison-word", mark, || {
+        process::kill(baton.status().worker(1).pid);
+        baton.wait_for_log("master", "what it said has killed 3 brains")
+    });
     assert!(
-        line.contains(&format!("Closed {{ cids: [Cid({number})] }}")),
+        line.contains("Hello {") && line.contains("life: 2"),
         "{line}"
     );
-    assert!(faults.is_reached("master:poison-word"));
+}
+
+/// The same with what a worker says of a connection, which is in its ring.
+#[test]
+fn an_end_that_kills_the_master_is_given_up() {
+    let faults = Faults::new();
+    let baton = faults.builder().start();
+    let gone = Client::connect(baton.public);
+    let number: u64 = gone.cid()[1..].parse().unwrap();
+    // The sixth kind of record, with one number of eight bytes.
+    let record = [6, 8, number].map(u64::to_le_bytes).concat();
+    let line = kills_the_master(&faults, &baton, "master:poison", record, || {
+        drop(gone);
+        baton.wait_for_log("master", "has killed 3 brains and more: given up")
+    });
+    assert!(line.ends_with(&format!("the end of c{number}")), "{line}");
+}
+
+fn kills_the_master(
+    faults: &Faults,
+    baton: &Baton,
+    point: &str,
+    marker: Vec<u8>,
+    cause: impl FnOnce() -> String,
+) -> String {
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    faults.arm_as(point, &String::from_utf8(marker).expect("small numbers"));
+    let line = cause();
+    assert!(faults.is_reached(point));
     member.publish("r", json!("still here"));
     assert_eq!(member.message()["data"], "still here");
     assert_eq!(http::get(baton.public, "/healthz").status, 200);
+    line
 }
 
 #[test]

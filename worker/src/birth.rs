@@ -124,6 +124,8 @@ impl Brain {
             parting: Parting::default(),
             date: HttpDate::new(now),
             published: false,
+            unrung: 0,
+            ring_by: None,
             members_told_at: 0,
             forget_row: false,
             reopen: Vec::new(),

@@ -19,9 +19,10 @@ use protocol::channel::Channel;
 use protocol::fault;
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
-use protocol::journal::Journal;
+use protocol::journal::{Journal, Record};
 use protocol::memory::Segment;
-use protocol::message::ToMaster;
+use protocol::message::{MAX_BATCH, ToMaster};
+use protocol::record::{Cids, Up, cid_bytes};
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::{self, Figure};
 use protocol::settings::Settings;
@@ -45,6 +46,10 @@ pub const RING: u8 = 1;
 /// The loop turns at least so often: that shows that it lives, and its clock counts turns.
 pub(crate) const LONGEST_WAIT_MS: u64 = 1_000;
 const _: () = assert!(LONGEST_WAIT_MS < clock::LONGEST_TURN_MS);
+
+/// What the ring says of connections is read when the master is awake anyway, or it is woken so long
+/// after.
+const RING_WITHIN_MS: u64 = 20;
 
 /// A brain that has lived for so long was not born into a crash loop.
 pub const A_WHILE_MS: u64 = 1_000;
@@ -131,7 +136,11 @@ pub struct Brain {
     pub(crate) parting: Parting,
     pub(crate) now: u64,
     pub(crate) date: HttpDate,
+    /// The ring has something new that the master is to read at once.
     pub(crate) published: bool,
+    /// Connections of which the ring says something that can wait, and until when.
+    pub(crate) unrung: usize,
+    pub(crate) ring_by: Option<u64>,
     pub(crate) page: Page,
     pub(crate) members_told_at: u64,
     /// The master is to forget what it knows of our rooms, before it is told anew.
@@ -238,6 +247,9 @@ impl Brain {
         if self.rooms.next_dirty().is_some() {
             at = at.min(self.members_told_at + crate::fan_out::MEMBERS_EVERY_MS);
         }
+        if let Some(by) = self.ring_by {
+            at = at.min(by);
+        }
         let retire_by = self.state.get(Head::RetireBy);
         if retire_by != 0 {
             at = at.min(retire_by);
@@ -333,9 +345,6 @@ impl Brain {
 
     /// Everything that the master is to know, as far as the channel takes it now.
     fn tell_master(&mut self) {
-        if std::mem::take(&mut self.published) {
-            let _ = nix::unistd::write(borrowed(roles::RING_BELL), &1u64.to_ne_bytes());
-        }
         self.send_acks();
         while let Some(message) = self.to_say.first().cloned() {
             if !self.say(&message) {
@@ -344,20 +353,20 @@ impl Brain {
             self.to_say.remove(0);
         }
         while !self.slots.untold().is_empty() {
-            let cids: Vec<Cid> = self
-                .slots
-                .untold()
-                .iter()
-                .take(1000)
-                .map(|(cid, _)| *cid)
-                .collect();
-            let count = cids.len();
-            if !self.say(&ToMaster::Closed { cids }) {
+            let untold = self.slots.untold().iter().take(MAX_BATCH);
+            let cids: Vec<_> = untold.map(|(cid, _)| cid_bytes(*cid)).collect();
+            if !self.say_in_ring(
+                Up::Closed {
+                    cids: Cids::new(&cids),
+                },
+                cids.len(),
+            ) {
                 break;
             }
             fault::point("worker:closed");
-            self.slots.told(count);
+            self.slots.told(cids.len());
         }
+        self.ring_the_bell();
         self.figure(Figure::Connections)
             .store(self.slots.live().into(), Ordering::Relaxed);
         self.figure(Figure::Rooms)
@@ -370,6 +379,34 @@ impl Brain {
             .store(self.gaps, Ordering::Relaxed);
         self.figure(Figure::LogRead)
             .store(self.state.get(Head::LogRead), Ordering::Relaxed);
+    }
+
+    /// Says something of so many connections, which can wait a moment. `false`: the ring is full.
+    pub(crate) fn say_in_ring(&mut self, up: Up<'_>, connections: usize) -> bool {
+        let mut bytes = Vec::new();
+        up.encode(&mut bytes);
+        if !self.ring.stage(self.ring_read(), &bytes) {
+            return false;
+        }
+        let mut record = Record::new();
+        self.ring.commit_into(&mut record, RING);
+        self.journal.commit(&mut record);
+        if self.ring.committed() {
+            self.unrung += connections;
+            self.ring_by.get_or_insert(self.now + RING_WITHIN_MS);
+        }
+        true
+    }
+
+    /// The master looks into the ring whenever it is awake; it is woken for what clients have
+    /// asked, and for the rest now and then.
+    fn ring_the_bell(&mut self) {
+        let ends = self.is_retiring();
+        let is_time = self.ring_by.is_some_and(|by| by <= self.now || ends);
+        if self.published || is_time || self.unrung > self.settings.unrung as usize {
+            (self.published, self.unrung, self.ring_by) = (false, 0, None);
+            let _ = nix::unistd::write(borrowed(roles::RING_BELL), &1u64.to_ne_bytes());
+        }
     }
 
     /// `false`: the channel is full, or the master is gone (which its end will tell).

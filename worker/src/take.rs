@@ -12,7 +12,8 @@ use protocol::channel::{self, Received, cookie};
 use protocol::fault;
 use protocol::ids::Cid;
 use protocol::journal::Record;
-use protocol::message::{Given, Past, Proxy, ToMaster, ToWorker};
+use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToMaster, ToWorker};
+use protocol::record::{Cids, Up, cid_bytes};
 
 use crate::arrive;
 use crate::brain::Brain;
@@ -222,14 +223,18 @@ impl Brain {
                 self.acks.push(self.slots.cid(slot));
                 self.unacked.push(slot);
             }
+            // Who gave them waits for the word.
+            self.published = true;
         }
-        if !self.acks.is_empty() {
-            let cids = std::mem::take(&mut self.acks);
-            if !self.say(&ToMaster::Ack { cids: cids.clone() }) {
-                self.acks = cids;
+        while !self.acks.is_empty() {
+            let count = self.acks.len().min(MAX_BATCH);
+            let cids: Vec<_> = self.acks[..count].iter().copied().map(cid_bytes).collect();
+            let cids = Cids::new(&cids);
+            if !self.say_in_ring(Up::Ack { cids }, count) {
                 return;
             }
             fault::point("worker:ack");
+            self.acks.drain(..count);
         }
         if !self.refused.is_empty() {
             let cids = std::mem::take(&mut self.refused);

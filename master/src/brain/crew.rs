@@ -15,13 +15,15 @@ use super::{Brain, Origin};
 use crate::config::{Config, Format};
 use crate::link::Link;
 use crate::run_dir::open_log;
-use crate::sequencer::Turn;
+use crate::sequencer::{Said, Turn};
 use crate::spawn::{self, Birth};
 use crate::state::{self, Head};
 use crate::supervise::{Action, Event, Marks, News, Part, Patience};
 
 /// A worker whose channel has ended has ended, or is helped.
 const ENDING: u64 = 1_000;
+/// Times that a worker speaks of its connections in one turn; then it is the next one's turn.
+const SAID: usize = 64;
 
 pub(super) fn patience(config: &Config) -> Patience {
     Patience {
@@ -246,17 +248,33 @@ impl Brain<'_> {
 
     /// A turn of one ring.
     pub(super) fn sequence_one(&mut self, ring: u16) -> Turn {
-        let Some(link) = self.links.get(&ring) else {
-            return Turn::Empty;
-        };
-        let turn = self.sequencer.turn(self.state, &link.ring);
+        let mut turn = Turn::Empty;
+        for _ in 0..SAID {
+            let Some(link) = self.links.get(&ring).filter(|link| !link.is_hostile) else {
+                return Turn::Empty;
+            };
+            turn = self.sequencer.turn(self.state, &link.ring);
+            let Turn::Said(said) = turn else {
+                break;
+            };
+            match said {
+                Said::Ack(cids) => self.on_ack(ring, &cids),
+                Said::Closed(cids) => self.on_closed(ring, &cids),
+            }
+            fault::point("master:heard");
+            self.sequencer.heeded(self.state, ring);
+            turn = Turn::More;
+        }
         match turn {
-            Turn::Empty => {}
-            Turn::More => self.rung.push(ring),
+            Turn::More => self.busy = true,
             Turn::Hostile => {
                 log::error!("{}: its ring is not what a worker writes", self.name(ring));
+                if let Some(link) = self.links.get_mut(&ring) {
+                    link.is_hostile = true;
+                }
                 self.supervise(Event::Hostile { ring });
             }
+            Turn::Empty | Turn::Said(_) => {}
         }
         turn
     }
@@ -338,7 +356,6 @@ impl Brain<'_> {
                 .adopt(self.now, link.seat, ring, part, marks);
             self.watch_link(&link)?;
             self.links.insert(ring, link);
-            self.rung.push(ring);
         }
         self.supervisor.set_given_up(self.state.head(Head::GivenUp));
         Ok(())

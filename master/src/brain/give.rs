@@ -189,6 +189,7 @@ impl Brain<'_> {
     /// To a brain that says hello, everything that its worker was given and did not acknowledge,
     /// once more. What has lived is given again when its past is here.
     pub(super) fn repeat(&mut self, ring: u16) {
+        self.sequence_up_to_now(ring);
         let given = Holder::Given { ring };
         let slots = self.connections.those(self.state, |c| c.holder == given);
         let can_be_given = |slot: &u32| {
@@ -205,19 +206,15 @@ impl Brain<'_> {
     }
 
     pub(super) fn on_ack(&mut self, ring: u16, cids: &[Cid]) {
-        // Who takes a connection over has said so to its rooms before: that is put in order before
-        // the giver, which is told here, takes it out of them.
-        let mut is_in_order = false;
+        // Who takes a connection over has said so to its rooms before, in the same ring: that is in
+        // order when the giver, which is told here, takes it out of them.
+        let mut givers = Vec::new();
         for cid in cids {
             let Some((slot, Holder::Given { .. })) = self.slot_of(ring, *cid) else {
                 continue;
             };
             let connection = self.connections.get(self.state, slot);
             let from = connection.and_then(|c| c.from);
-            if from.is_some() && !is_in_order {
-                self.sequence_up_to_now(ring);
-                is_in_order = true;
-            }
             fault::point("master:ack");
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
@@ -227,20 +224,22 @@ impl Brain<'_> {
                 self.state
                     .set(Head::Moved.word(), self.state.head(Head::Moved) + 1);
             }
-            if let Some(link) = from.and_then(|from| self.links.get_mut(&from)) {
+            if let Some(from) = from
+                && let Some(link) = self.links.get_mut(&from)
+            {
                 link.owed.push_back(slot);
+                givers.push(from);
             }
         }
-        if is_in_order {
-            let rings: Vec<u16> = self.links.keys().copied().collect();
-            for ring in rings {
-                self.say_words(ring);
-            }
+        givers.sort_unstable();
+        givers.dedup();
+        for giver in givers {
+            self.say_words(giver);
         }
     }
 
     /// What a worker has written into its ring by now is put in order.
-    fn sequence_up_to_now(&mut self, ring: u16) {
+    pub(super) fn sequence_up_to_now(&mut self, ring: u16) {
         let Some(end) = self.links.get(&ring).map(|link| link.ring.head()) else {
             return;
         };

@@ -21,6 +21,8 @@ const TURN: usize = 256;
 impl Brain<'_> {
     /// Reads what a worker says, and says what waits for it.
     pub(super) fn on_channel(&mut self, ring: u16) {
+        // It may be about what the ring says has come before.
+        self.sequence_up_to_now(ring);
         for _ in 0..TURN {
             self.say_words(ring);
             let Some(link) = self.links.get_mut(&ring) else {
@@ -99,9 +101,7 @@ impl Brain<'_> {
                 }
             }
             ToMaster::Ready => self.supervise(Event::Ready { ring }),
-            ToMaster::Ack { cids } => self.on_ack(ring, &cids),
             ToMaster::Refuse { cids } => self.on_refuse(ring, &cids),
-            ToMaster::Closed { cids } => self.on_closed(ring, &cids),
             ToMaster::Give { connections } => self.on_give(ring, connections, fds),
             ToMaster::Retired => log::debug!("{}: retired", self.name(ring)),
         }
@@ -153,8 +153,6 @@ impl Brain<'_> {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
-        // The last brain may have died before it rang for what is in its ring.
-        self.rung.push(ring);
         // What it had given away this one gives once more; what it was asked for else this one may
         // not have seen.
         self.moves.restarted(ring);
@@ -184,6 +182,8 @@ impl Brain<'_> {
         settings.max_connections = settings
             .max_connections
             .saturating_add(config.limits.refused);
+        // Long before a worker can be given no more.
+        settings.unrung = settings.unrung.min(config.limits.window / 8);
         settings
     }
 }
@@ -193,9 +193,7 @@ fn mark(message: &ToMaster) -> u64 {
     let first = |cids: &[Cid]| cids.first().map_or(0, |cid| cid.0);
     let (kind, which) = match message {
         ToMaster::Hello { life, .. } => (1, u64::from(*life)),
-        ToMaster::Ack { cids } => (2, first(cids)),
-        ToMaster::Refuse { cids } => (3, first(cids)),
-        ToMaster::Closed { cids } => (4, first(cids)),
+        ToMaster::Refuse { cids } => (2, first(cids)),
         _ => (0, 0),
     };
     which | kind << 56

@@ -78,6 +78,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             retire_ms,
             hung_ms,
             short_lives,
+            ..d.settings
         },
         log: s.section("log", log),
         ..config

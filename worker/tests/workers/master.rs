@@ -106,17 +106,11 @@ impl Worker {
                 (0..self.unacked.len()).for_each(|index| self.repeat(index));
             }
             ToMaster::Ready => self.ready = true,
-            ToMaster::Ack { cids } => {
-                self.unacked
-                    .retain(|(given, ..)| !cids.contains(&given.cid));
-                self.acked.extend(cids);
-            }
             ToMaster::Refuse { cids } => {
                 self.unacked
                     .retain(|(given, ..)| !cids.contains(&given.cid));
                 self.refused.extend(cids);
             }
-            ToMaster::Closed { cids } => self.closed.extend(cids),
             ToMaster::Give { connections } => {
                 let mut fds = fds.into_iter();
                 for parted in connections {
@@ -286,6 +280,14 @@ impl Master {
                 .encode(&mut down),
                 Up::Who { asker, .. } => Down::Count { total: 1, asker }.encode(&mut down),
                 Up::Members { .. } => {}
+                Up::Ack { cids } => {
+                    let worker = &mut self.workers[index];
+                    worker
+                        .unacked
+                        .retain(|(given, ..)| !cids.iter().any(|cid| cid == given.cid));
+                    worker.acked.extend(cids.iter());
+                }
+                Up::Closed { cids } => self.workers[index].closed.extend(cids.iter()),
             }
             let mut record = Record::new();
             if !down.is_empty() && !self.is_silent {
