@@ -32,6 +32,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::guard::{self, Life, Outcome, Page, Place};
 use protocol::ids::Seat;
 use protocol::logging::{self, Logging};
+use protocol::scheduling;
 
 use crate::config::{Config, Format, Source};
 use crate::connections::Connections;
@@ -302,6 +303,11 @@ impl<'a> Brain<'a> {
         let left = sweep::open_fds()?;
         let (config, source, history) = prepare::kept(context);
         state.page().set_patience(crew::patience_of_guard(&config));
+        if config.settings.batch
+            && let Err(error) = scheduling::batch()
+        {
+            log::warn!("cannot be scheduled in batches: {error}");
+        }
         let verdict = poison::note_death(state);
         let poll = Poll::new()?;
         let mut brain = Brain {

@@ -7,7 +7,8 @@
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
 //!    [`row`]: figures in their headers; [`roles`]: what a worker process is born with.
-//! 5. [`guard`], [`privileges`], [`truth`], [`logging`]: how a process lives, and lives on.
+//! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`]: how a process lives, and
+//!    lives on.
 //! 6. [`output`]: where protocols put their bytes.
 //! 7. [`fault`]: deaths at a chosen place, for tests.
 
@@ -25,6 +26,7 @@ pub mod privileges;
 pub mod record;
 pub mod roles;
 pub mod row;
+pub mod scheduling;
 pub mod settings;
 pub mod stream;
 pub mod truth;

@@ -19,6 +19,8 @@ pub struct Settings {
     pub retire_ms: u64,
     /// A brain whose loop stands still for so long hangs.
     pub hung_ms: u64,
+    /// Brains are scheduled as [`batch`](crate::scheduling::batch) says.
+    pub batch: bool,
     /// Of so many connections the ring may say something before the master is woken for it.
     pub unrung: u32,
     /// When so many brains of a worker in a row have died within a second, the next one gives its
@@ -37,6 +39,7 @@ impl Default for Settings {
             retry_spread_ms: 5_000,
             retire_ms: 10_000,
             hung_ms: 10_000,
+            batch: true,
             unrung: 32,
             short_lives: 10,
         }

@@ -18,6 +18,7 @@ use protocol::memory::{Access, Segment};
 use protocol::message::{self, ToMaster, ToWorker};
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::Figure;
+use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
@@ -75,6 +76,11 @@ impl Brain {
         let mut channel = Channel::from(owned(roles::CHANNEL));
         let settings = settings(&mut channel, life, birth.args.seat, &state)?;
         birth.page.set_patience(patience_of_guard(&settings));
+        if settings.batch
+            && let Err(e) = scheduling::batch()
+        {
+            log::warn!("cannot be scheduled in batches: {e}");
+        }
         let slots = Slots::new(state.clone());
         let log = Reader::new(log_segment.clone());
         let rooms = Rooms::new(state.clone(), &slots);

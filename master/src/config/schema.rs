@@ -63,6 +63,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let (limits, max_connections, short_lives) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
     let (memory, of_worker) = s.section("memory", memory);
+    let batch = s.choice("scheduling", Settings::default().batch, &SCHEDULING);
     let (retire_ms, hung_ms) = (timeouts.retire_ms, timeouts.hung_ms);
     let config = Config {
         limits,
@@ -77,6 +78,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             retry_spread_ms,
             retire_ms,
             hung_ms,
+            batch,
             short_lives,
             ..d.settings
         },
@@ -85,6 +87,8 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     };
     (config, listeners)
 }
+
+const SCHEDULING: [(&str, bool); 2] = [("batch", true), ("normal", false)];
 
 const POLICIES: [(&str, Policy); 4] = [
     ("round-robin", Policy::RoundRobin),
