@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
+
 use crate::memory::Segment;
 
 /// Bytes of the smallest extent.
@@ -55,6 +57,11 @@ impl Extent {
     }
 }
 
+/// Extents of up to `2^(QUICK - 1)` blocks that are given back are kept as they are, this many of each
+/// order: a message takes and gives back two.
+const QUICK: usize = 5;
+const KEPT: usize = 16;
+
 const NONE: u32 = u32::MAX;
 const NOT_FREE: u8 = u8::MAX;
 
@@ -75,6 +82,8 @@ struct Blocks {
     /// Doubly linked free lists through the heads, one per order.
     links: Vec<(u32, u32)>,
     lists: [u32; MAX_ORDER as usize + 1],
+    /// By order: the first blocks of free extents that are not in the lists.
+    quick: [ArrayVec<u32, KEPT>; QUICK],
     free: usize,
 }
 
@@ -151,6 +160,7 @@ impl Blocks {
             free_order: vec![NOT_FREE; count],
             links: vec![(NONE, NONE); count],
             lists: [NONE; MAX_ORDER as usize + 1],
+            quick: Default::default(),
             free: count,
         };
         // From the end, so that the first extents are given first.
@@ -164,18 +174,49 @@ impl Blocks {
     }
 
     fn alloc(&mut self, order: u8) -> Option<Extent> {
+        let kept = self.quick.get_mut(usize::from(order));
+        let extent = match kept.and_then(ArrayVec::pop) {
+            Some(block) => Extent { block, order },
+            None => self.split(order).or_else(|| {
+                self.merge_all();
+                self.split(order)
+            })?,
+        };
+        self.free -= 1 << order;
+        Some(extent)
+    }
+
+    /// Takes it from the lists.
+    fn split(&mut self, order: u8) -> Option<Extent> {
         let from = (order..=MAX_ORDER).find(|&o| self.lists[o as usize] != NONE)?;
         let block = self.lists[from as usize];
         self.unlink(block);
         for half in (order..from).rev() {
             self.push(block + (1 << half), half);
         }
-        self.free -= 1 << order;
         Some(Extent { block, order })
     }
 
     fn give_back(&mut self, extent: Extent) {
         self.free += 1 << extent.order;
+        let kept = self.quick.get_mut(usize::from(extent.order));
+        if kept.is_none_or(|kept| kept.try_push(extent.block).is_err()) {
+            self.merge(extent);
+        }
+    }
+
+    /// Puts everything that was kept into the lists.
+    fn merge_all(&mut self) {
+        for order in 0..QUICK {
+            for block in std::mem::take(&mut self.quick[order]) {
+                let order = order as u8;
+                self.merge(Extent { block, order });
+            }
+        }
+    }
+
+    /// Puts it into the lists, together with its free buddies.
+    fn merge(&mut self, extent: Extent) {
         let Extent {
             mut block,
             mut order,
@@ -200,6 +241,7 @@ impl Blocks {
         {
             return false;
         }
+        self.merge_all();
         // The free extent that contains it begins at one of these.
         let containing = (order..=MAX_ORDER)
             .map(|o| (block & !((1 << o) - 1), o))

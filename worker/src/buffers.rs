@@ -10,8 +10,9 @@ use protocol::output::{Buffer, Full, Output};
 
 use crate::slots::{Field, Slots};
 
-/// Room for the first read of a connection: 16 KiB.
-const FIRST_READ: u8 = 2;
+/// Room for the first read of a connection: 32 KiB. What is left of it afterwards takes up no more
+/// than it needs.
+const FIRST_READ: u8 = 3;
 
 /// What is being added to a buffer in a step.
 pub struct Staged<'a> {
@@ -278,6 +279,32 @@ pub fn fill_input<R>(
         arena.free(old);
     }
     Ok(read(&mut room[held..]))
+}
+
+/// Lets unread input that fills but a part of its extent move into a smaller one: it may wait for
+/// long.
+pub fn shrink_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32) {
+    let Some(extent) = Extent::unpack(slots.get(slot, Field::InExtent)) else {
+        return;
+    };
+    let held = unread(arena, slots, slot);
+    if held.is_empty() || held.len() * 4 > extent.capacity() {
+        return;
+    }
+    let Some(smaller) = keep(arena, held) else {
+        return;
+    };
+    let mut record = Record::new();
+    let base = slots.get(slot, Field::Parsed);
+    Slots::change(
+        &mut record,
+        slot,
+        Field::InExtent,
+        Extent::pack(Some(smaller)),
+    );
+    Slots::change(&mut record, slot, Field::InBase, base);
+    journal.commit(&mut record);
+    arena.free(extent);
 }
 
 /// Gives back the buffers that hold nothing: an idle connection owns none.

@@ -64,10 +64,17 @@ impl Brain {
             _ if self.local(slot).parting => {}
             Phase::Closing => self.drain(slot),
             Phase::Proxy => self.read_proxy_header(slot, meta),
-            Phase::Http | Phase::Echo | Phase::Rooms => self.serve(slot),
+            Phase::Http | Phase::Echo | Phase::Rooms => {
+                self.serve(slot);
+                buffers::shrink_input(&self.arena, &self.slots, &self.journal, slot);
+            }
         }
-        // Whatever waits goes out in this turn; and a socket that was full may have room now.
-        self.touch(slot);
+        // Whatever waits goes out in this turn, and a socket that was full may have room now: at once,
+        // while it is in the processor's cache, unless the log may have something for it, too.
+        match meta.phase {
+            Phase::Rooms => self.touch(slot),
+            _ => self.flush_one(slot),
+        }
     }
 
     fn serve(&mut self, slot: u32) {

@@ -118,7 +118,8 @@ impl Brain {
         }
     }
 
-    fn flush_one(&mut self, slot: u32) {
+    /// What waits for this one.
+    pub(crate) fn flush_one(&mut self, slot: u32) {
         let local = self.local(slot);
         let first = std::mem::take(&mut local.first);
         local.last = 0;
