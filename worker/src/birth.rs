@@ -95,6 +95,7 @@ impl Brain {
             ring_number: birth.args.ring,
             pid: std::process::id() as i32,
             arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
+            asked: Writer::new(ring_segment.clone()).head(),
             ring: Writer::new(ring_segment.clone()),
             log,
             locals: vec![Local::default(); slots.used() as usize],

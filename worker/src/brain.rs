@@ -136,6 +136,8 @@ pub struct Brain {
     pub(crate) parting: Parting,
     pub(crate) now: u64,
     pub(crate) date: HttpDate,
+    /// The place in the ring behind what clients have asked.
+    pub(crate) asked: u64,
     /// The ring has something new that the master is to read at once.
     pub(crate) published: bool,
     /// Connections of which the ring says something that can wait, and until when.

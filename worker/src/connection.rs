@@ -341,7 +341,10 @@ impl Brain {
         }
         self.ring.commit_into(&mut io.record, RING);
         self.journal.commit(&mut io.record);
-        self.published |= self.ring.committed();
+        if self.ring.committed() {
+            self.published = true;
+            self.asked = self.ring.head();
+        }
         fault::point("worker:commit");
         buffers::settle(io.out, io.message);
         if deadline_moves {

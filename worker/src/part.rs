@@ -57,7 +57,7 @@ impl Brain {
     /// From now on it is not read, and is given away when all that it has asked is in order.
     pub fn part_with(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.local(slot).parting, true) {
-            self.parting.asked.push((slot, self.ring.head()));
+            self.parting.asked.push((slot, self.asked));
         }
     }
 
