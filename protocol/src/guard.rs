@@ -33,7 +33,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::reap::{peek_dead, peek_status, wait_for};
-use crate::fault;
+use crate::{fault, scheduling};
 
 pub mod page;
 pub mod program;
@@ -162,6 +162,8 @@ fn guard<C>(
         fault::shared_point("takeover-begun");
     }
     signals::block_all()?;
+    // As good as before, if it cannot be.
+    let _ = scheduling::normal();
     make_room_for_fds(place.doorbell);
     let guard_pid = nix::unistd::getpid().as_raw();
     let guard = pidfd_of_itself()?;

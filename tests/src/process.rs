@@ -90,6 +90,17 @@ pub fn parent(pid: i32) -> Option<i32> {
     fields.nth(1)?.parse().ok()
 }
 
+/// How it is scheduled, by the kernel's number (`SCHED_BATCH` is 3): field 41 of proc_pid_stat(5).
+pub fn scheduling_policy(pid: i32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?
+        .1
+        .split(' ')
+        .nth(41 - 3)?
+        .parse()
+        .ok()
+}
+
 /// Fds that it has open; 0 if it is gone.
 pub fn fds(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)

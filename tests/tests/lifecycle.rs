@@ -510,6 +510,33 @@ fn workers_of_root_are_nobody() {
     }
 }
 
+/// Those that serve let others finish their time slice; guards do not wait.
+#[test]
+fn brains_are_scheduled_as_configured() {
+    for (config, expected) in [("", 3), ("scheduling = \"normal\"\n", 0)] {
+        let baton = Baton::builder().config(config).start();
+        let mut brains = vec![process::brain_of(baton.status().master_pid)];
+        let mut guards = vec![baton.status().master_pid];
+        for worker in baton.status().workers {
+            process::kill(worker.pid);
+            baton.wait_for_log(
+                "master",
+                &format!("guard {} says hello (its 2.)", worker.guard_pid),
+            );
+            brains.push(process::brain_of(worker.guard_pid));
+            guards.push(worker.guard_pid);
+        }
+        for brain in brains {
+            eventually("a brain is scheduled as configured", || {
+                process::scheduling_policy(brain) == Some(expected)
+            });
+        }
+        for guard in guards {
+            assert_eq!(process::scheduling_policy(guard), Some(0));
+        }
+    }
+}
+
 #[test]
 fn json_logs_are_json() {
     let baton = Baton::builder()
