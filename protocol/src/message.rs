@@ -64,6 +64,9 @@ pub struct Given {
     pub refuse: bool,
     #[serde(default)]
     pub past: Past,
+    /// As [`cookie`](crate::channel::cookie) says; 0: not asked.
+    #[serde(default)]
+    pub cookie: u64,
 }
 
 /// What a connection that has lived brings along: the giver's snapshot of it, which the master

@@ -172,7 +172,10 @@ impl Brain {
             match nix::unistd::read(meta.socket(), &mut waste) {
                 Ok(0) => self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true)),
                 Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(nix::Error::EAGAIN) => return,
+                Err(nix::Error::EAGAIN) => {
+                    self.local(slot).readable = false;
+                    return;
+                }
                 Err(_) => {
                     return self.finish(slot, meta.reason.unwrap_or(CloseReason::SocketError));
                 }
@@ -189,7 +192,14 @@ impl Brain {
         if meta.phase != Phase::Closing || self.slots.pending(slot) > 0 {
             return;
         }
-        if meta.has(Flag::PeerEnded) || has_agreed(meta) {
+        // Who has said that it will say nothing more, and of whom all is read, need not be waited for:
+        // a close destroys nothing that is on its way to it. Others are read to their end first: what
+        // comes in after a close is answered by a reset, which does (RFC 9112, 9.6).
+        let has_agreed = matches!(
+            meta.reason,
+            Some(CloseReason::Done | CloseReason::PeerClose)
+        );
+        if meta.has(Flag::PeerEnded) || has_agreed && !self.local(slot).readable {
             return self.finish(slot, meta.reason.unwrap_or(CloseReason::Done));
         }
         if !meta.has(Flag::WeEnded) {
@@ -197,6 +207,9 @@ impl Brain {
             self.slots.set(slot, Field::Since, self.now);
             self.slots.set_meta(slot, meta.with(Flag::WeEnded, true));
             self.reschedule(slot);
+            if self.local(slot).readable {
+                self.again.push(slot);
+            }
         }
     }
 
@@ -398,19 +411,6 @@ impl Brain {
             self.journal.commit(&mut record);
         }
     }
-}
-
-/// The peer has said that it will say nothing more, and all that it said is read: a close destroys
-/// nothing that is on its way to it. Others are read to their end first: what comes in after a close
-/// is answered by a reset, which does (RFC 9112, 9.6).
-fn has_agreed(meta: Meta) -> bool {
-    let says_so = matches!(
-        meta.reason,
-        Some(CloseReason::Done | CloseReason::PeerClose)
-    );
-    let mut unread: libc::c_int = 0;
-    // SAFETY: writes one int.
-    says_so && unsafe { libc::ioctl(meta.fd, libc::FIONREAD, &mut unread) } == 0 && unread == 0
 }
 
 fn change_session(record: &mut Record, slot: u32, session: Session) {

@@ -87,7 +87,10 @@ impl Brain {
 
     fn take_one(&mut self, given: &Given, fd: OwnedFd, file: Option<OwnedFd>) {
         fault::point("worker:receive");
-        let cookie = cookie(&fd);
+        let cookie = match given.cookie {
+            0 => cookie(&fd),
+            known => known,
+        };
         if self.has_taken(given, cookie) {
             // Given again by a master that did not see the ack. This second fd of the same
             // connection is closed as it is dropped.

@@ -71,6 +71,7 @@ impl Connection {
             proxy: self.proxy,
             refuse: self.refuse,
             past,
+            cookie: self.cookie,
         }
     }
 

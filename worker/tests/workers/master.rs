@@ -330,6 +330,7 @@ impl Master {
             proxy: Proxy::None,
             refuse: false,
             past: Past::None,
+            cookie: 0,
         };
         self.workers[0].give(given, server.into(), None);
         self.until("an ack", |m| m.workers[0].acked.contains(&cid));
@@ -357,6 +358,7 @@ impl Master {
             proxy: Proxy::None,
             refuse: false,
             past: parted.past,
+            cookie: 0,
         };
         self.workers[to].acked.clear();
         self.workers[to].give(given, fd, file);
