@@ -58,7 +58,16 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         options.rounds, options.seconds
     );
     let mut table = Table::new(title, &COLUMNS);
-    for load in LOADS.iter().filter(|load| options.wants_load(load.name)) {
+    let loads = || LOADS.iter().filter(|load| options.wants_load(load.name));
+    let needs_nginx = loads().any(|load| {
+        let all = servers(load, options);
+        all.iter().any(|(kind, _)| *kind == Kind::Nginx)
+    });
+    if needs_nginx && !servers::has_nginx() {
+        let reason = "there is no nginx: scripts/bench gets it, `--against bare` does without";
+        return Err(reason.to_owned());
+    }
+    for load in loads() {
         let mut all = servers(load, options);
         for round in 1..=options.rounds {
             for (kind, figures) in &mut all {

@@ -115,6 +115,10 @@ fn bare(workers: u32) -> Server {
     }
 }
 
+pub fn has_nginx() -> bool {
+    Command::new("nginx").arg("-v").output().is_ok()
+}
+
 fn nginx(workers: u32) -> Server {
     let directory = TempDir::new();
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
