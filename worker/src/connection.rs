@@ -270,7 +270,11 @@ impl Brain {
                     let hello = requests::hello(self.slots.cid(slot), self.seat, &self.settings);
                     http_step(&input[at..], &mut io, &cx, hello)
                 }
-                Phase::Echo | Phase::Rooms => {
+                Phase::Echo => {
+                    let rules = Rules::echo(&self.settings.websocket);
+                    echo_steps(&input[at..], &mut io, &rules, high_water, most)
+                }
+                Phase::Rooms => {
                     let mut client = Client {
                         slot,
                         cid: self.slots.cid(slot),
@@ -492,20 +496,54 @@ fn http_step(
     Ok((step.consumed, took))
 }
 
+/// What a step has taken that is no message.
+fn took(next: websocket::Next, meta: Meta) -> Took {
+    match next {
+        websocket::Next::NeedInput { total } => Took::NeedInput(total),
+        websocket::Next::Again => Took::More,
+        websocket::Next::Close(reason) => Took::Ends(reason),
+        websocket::Next::Closed => Took::Ends(meta.reason.unwrap_or(CloseReason::Done)),
+        websocket::Next::Message(_) => Took::Ends(CloseReason::Internal),
+    }
+}
+
+/// So many steps at most: nothing but the session connects them.
+fn echo_steps(
+    input: &[u8],
+    io: &mut Io<'_>,
+    rules: &Rules,
+    high_water: usize,
+    most: usize,
+) -> Stepped {
+    let Some(mut session) = Session::unpack(io.words) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let mut at = 0;
+    let mut progress = Took::More;
+    for _ in 0..most {
+        let rest = &input[at..];
+        let step = match websocket::step(&mut session, rest, &mut io.message, &mut io.out, rules) {
+            // The steps before it are taken.
+            Err(Full) if at > 0 => break,
+            step => step?,
+        };
+        at += step.consumed;
+        progress = took(step.next, io.meta);
+        if !matches!(progress, Took::More) || io.out.len() > high_water {
+            break;
+        }
+    }
+    io.words = session.pack();
+    Ok((at, progress))
+}
+
 fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped {
     let Some(mut session) = Session::unpack(io.words) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
     };
-    let rules = match io.meta.phase {
-        Phase::Echo => Rules::echo(&client.settings.websocket),
-        _ => requests::rules(client.settings),
-    };
+    let rules = requests::rules(client.settings);
     let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
     let took = match step.next {
-        websocket::Next::NeedInput { total } => Took::NeedInput(total),
-        websocket::Next::Again => Took::More,
-        websocket::Next::Close(reason) => Took::Ends(reason),
-        websocket::Next::Closed => Took::Ends(io.meta.reason.unwrap_or(CloseReason::Done)),
         websocket::Next::Message(kind) => {
             let flow = match kind {
                 Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
@@ -534,6 +572,7 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 }
             }
         }
+        next => took(next, io.meta),
     };
     io.words = session.pack();
     Ok((step.consumed, took))
