@@ -6,12 +6,13 @@
 //! journal, so that it has happened wholly or not at all.
 //!
 //! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
-//! (from the master, into a slot), [`connection`] (read, step, commit), [`http`] or [`websocket`]
-//! (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its socket is
-//! full), [`ending`]; or it is given to another worker while it lives ([`part`], as a [`snapshot`],
-//! to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`], [`client`] (its
-//! words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the members in
-//! [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`], [`checks`], [`poison`].
+//! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit), [`http`] or
+//! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
+//! socket is full), [`ending`]; or it is given to another worker while it lives ([`part`], as a
+//! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
+//! [`client`] (its words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the
+//! members in [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`], [`checks`],
+//! [`poison`].
 
 pub mod arrive;
 pub mod birth;
@@ -39,6 +40,7 @@ pub mod rooms;
 pub mod slots;
 pub mod snapshot;
 pub mod state;
+pub mod steps;
 pub mod take;
 pub mod timers;
 pub mod websocket;

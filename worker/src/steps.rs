@@ -1,0 +1,350 @@
+//! The steps of one connection, taken on what is unread of it, and committed.
+//!
+//! Steps are the sessions' ([`http`](crate::http), [`websocket`](crate::websocket),
+//! [`requests`](crate::requests)). Several steps of one connection share a record, so that many
+//! small messages cost one commit; whatever is not committed is taken again by the next brain.
+
+use std::sync::atomic::Ordering;
+
+use protocol::fault::{self, Naive};
+use protocol::journal::Record;
+use protocol::output::{Buffer, Full};
+use protocol::row;
+
+use crate::brain::{Brain, RING};
+use crate::buffers::{self, Staged};
+use crate::client::ToClient;
+use crate::close::CloseReason;
+use crate::http::{self, Endpoint};
+use crate::page;
+use crate::poison::InHand;
+use crate::requests::{self, Client, Flow};
+use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::websocket::{self, Kind, Rules, Session};
+
+/// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
+const MAX_OUTPUT: usize = 20 << 20;
+/// Steps that share a record.
+const STEPS: usize = 64;
+
+/// How far the steps got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// What is there is parsed; so many unread bytes in all are needed for more.
+    NeedInput(usize),
+    /// More can be done with what is there.
+    More,
+    /// Nothing more before its output has gone.
+    Waits,
+    /// Nothing more before the master has opened its room, or read of the ring.
+    WaitsForMaster,
+    /// It is being closed.
+    Ends,
+}
+
+impl Brain {
+    /// Takes steps on the unread input, and commits them.
+    pub(crate) fn steps(&mut self, slot: u32) -> Progress {
+        if let Some(why) = self.held_back(slot) {
+            return why;
+        }
+        let Some(before) = self.slots.meta(slot) else {
+            return Progress::Ends;
+        };
+        let input = buffers::unread(&self.arena, &self.slots, slot);
+        let mut io = Io {
+            out: buffers::output(&self.arena, &self.slots, slot, MAX_OUTPUT),
+            message: buffers::message(&self.arena, &self.slots, slot, MAX_OUTPUT),
+            record: Record::new(),
+            words: SESSION.map(|field| self.slots.get(slot, field)),
+            meta: before,
+        };
+        let mut at = 0;
+        let mut progress = Progress::More;
+        let mut end = None;
+        let high_water = self.high_water(before.phase);
+        // What killed the last brain is to be alone in its record when it kills again.
+        let careful = self.verdict.suspects(InHand::Connection(slot));
+        let most = if careful { 1 } else { STEPS };
+        for _ in 0..most {
+            if io.out.len() > high_water {
+                progress = Progress::Waits;
+                break;
+            }
+            let marks = (io.out.mark(), io.message.mark());
+            let step = match io.meta.phase {
+                Phase::Http => {
+                    let cx = http::Context {
+                        settings: &self.settings,
+                        role: before.role,
+                        worker: self.seat,
+                        pid: self.pid,
+                        date: self.date.as_str(),
+                        page: page::INDEX,
+                        refuse: before.has(Flag::Refuse),
+                    };
+                    let hello = requests::hello(self.slots.cid(slot), self.seat, &self.settings);
+                    http_step(&input[at..], &mut io, &cx, hello)
+                }
+                Phase::Echo => {
+                    let rules = Rules::echo(&self.settings.websocket);
+                    echo_steps(&input[at..], &mut io, &rules, high_water, most)
+                }
+                Phase::Rooms => {
+                    let mut client = Client {
+                        slot,
+                        cid: self.slots.cid(slot),
+                        slots: &self.slots,
+                        rooms: &mut self.rooms,
+                        ring: &mut self.ring,
+                        ring_number: self.ring_number,
+                        ring_read: self
+                            .log_segment
+                            .word(row::read_index(self.ring_number))
+                            .load(Ordering::Acquire),
+                        settings: &self.settings,
+                        worker: self.seat,
+                        pid: self.pid as u32,
+                        life: self.life.number as u32,
+                        messages_in: &mut self.messages_in,
+                    };
+                    frame_step(&input[at..], &mut io, &mut client)
+                }
+                Phase::Proxy | Phase::Closing => Ok((0, Took::Ends(CloseReason::Internal))),
+            };
+            let took = match step {
+                Ok((consumed, took)) => {
+                    at += consumed;
+                    took
+                }
+                Err(Full) => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    // With nothing that waits to go out, no room will come.
+                    match io.out.is_empty() {
+                        true => Took::Ends(CloseReason::Overloaded),
+                        false => Took::Waits,
+                    }
+                }
+            };
+            match took {
+                Took::More => continue,
+                Took::Commit => {}
+                Took::NeedInput(total) => progress = Progress::NeedInput(total),
+                Took::Waits => progress = Progress::Waits,
+                Took::Opening => progress = Progress::WaitsForMaster,
+                Took::RingFull => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    self.ring_waiters.push(slot);
+                    progress = Progress::WaitsForMaster;
+                }
+                Took::Ends(reason) => end = Some(reason),
+            }
+            break;
+        }
+        // A brain that dies before the end has begun leaves word that it was to begin.
+        if let Some(reason) = end {
+            io.meta = io.meta.because(reason);
+        }
+        // What the steps did counts from this commit on, all at once.
+        let deadline_moves = io.change(&self.slots, slot, at, before, self.now);
+        fault::point("worker:step");
+        fault::poison("worker:poison", &input[..at]);
+        if self.ring.has_staged() {
+            if fault::naive(Naive::Publish) {
+                let mut alone = Record::new();
+                self.ring.commit_into(&mut alone, RING);
+                self.journal.commit(&mut alone);
+            }
+            fault::point("worker:publish");
+        }
+        self.ring.commit_into(&mut io.record, RING);
+        self.journal.commit(&mut io.record);
+        if self.ring.committed() {
+            self.published = true;
+            self.asked = self.ring.head();
+        }
+        fault::point("worker:commit");
+        buffers::settle(io.out, io.message);
+        if deadline_moves {
+            self.reschedule(slot);
+        }
+        match end {
+            Some(reason) => {
+                self.begin_close(slot, reason);
+                Progress::Ends
+            }
+            None => progress,
+        }
+    }
+}
+
+const SESSION: [Field; 3] = [Field::Session0, Field::Session1, Field::Session2];
+
+/// What the steps of one connection change.
+struct Io<'a> {
+    out: Staged<'a>,
+    message: Staged<'a>,
+    record: Record,
+    words: [u64; 3],
+    meta: Meta,
+}
+
+impl Io<'_> {
+    /// Puts all changes into the record. `true`: the deadline is another now.
+    fn change(&mut self, slots: &Slots, slot: u32, parsed: usize, before: Meta, now: u64) -> bool {
+        let record = &mut self.record;
+        if parsed > 0 {
+            let parsed = slots.get(slot, Field::Parsed) + parsed as u64;
+            Slots::change(record, slot, Field::Parsed, parsed);
+        }
+        // A head that drips in has one deadline, from its first byte; another request another.
+        let wait =
+            |words: [u64; 3]| http::State::unpack([words[0], words[1]]).map(http::State::waiting);
+        let words = SESSION.map(|field| slots.get(slot, field));
+        let deadline_moves = self.meta.phase != before.phase
+            || self.meta.phase == Phase::Http && (parsed > 0 || wait(words) != wait(self.words));
+        for ((field, old), new) in SESSION.into_iter().zip(words).zip(self.words) {
+            if old != new {
+                Slots::change(record, slot, field, new);
+            }
+        }
+        if deadline_moves {
+            Slots::change(record, slot, Field::Since, now);
+        }
+        if self.meta != before {
+            Slots::change(record, slot, Field::Meta, self.meta.pack());
+        }
+        buffers::change_output(&self.out, slots, slot, record);
+        buffers::change_message(&mut self.message, slots, slot, record);
+        deadline_moves
+    }
+}
+
+/// What one step took.
+enum Took {
+    More,
+    /// It changed what a further step reads: commit first.
+    Commit,
+    NeedInput(usize),
+    Waits,
+    Opening,
+    RingFull,
+    Ends(CloseReason),
+}
+
+type Stepped = Result<(usize, Took), Full>;
+
+fn http_step(
+    input: &[u8],
+    io: &mut Io<'_>,
+    cx: &http::Context<'_>,
+    hello: ToClient<'_>,
+) -> Stepped {
+    let Some(mut state) = http::State::unpack([io.words[0], io.words[1]]) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let step = http::step(&mut state, input, &mut io.message, &mut io.out, cx)?;
+    let took = match step.next {
+        http::Next::NeedInput => Took::NeedInput(0),
+        http::Next::Again => Took::More,
+        http::Next::Close(reason) => Took::Ends(reason),
+        http::Next::Upgrade(upgrade) => {
+            io.meta.phase = match upgrade.endpoint {
+                Endpoint::Echo => Phase::Echo,
+                Endpoint::Rooms => Phase::Rooms,
+            };
+            if io.meta.phase == Phase::Rooms {
+                hello.put_frame(&mut io.out)?;
+            }
+            io.words = Session::default().pack();
+            return Ok((step.consumed, Took::Commit));
+        }
+    };
+    let [first, second] = state.pack();
+    io.words = [first, second, 0];
+    Ok((step.consumed, took))
+}
+
+/// What a step has taken that is no message.
+fn took(next: websocket::Next, meta: Meta) -> Took {
+    match next {
+        websocket::Next::NeedInput { total } => Took::NeedInput(total),
+        websocket::Next::Again => Took::More,
+        websocket::Next::Close(reason) => Took::Ends(reason),
+        websocket::Next::Closed => Took::Ends(meta.reason.unwrap_or(CloseReason::Done)),
+        websocket::Next::Message(_) => Took::Ends(CloseReason::Internal),
+    }
+}
+
+/// So many steps at most: nothing but the session connects them.
+fn echo_steps(
+    input: &[u8],
+    io: &mut Io<'_>,
+    rules: &Rules,
+    high_water: usize,
+    most: usize,
+) -> Stepped {
+    let Some(mut session) = Session::unpack(io.words) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let mut at = 0;
+    let mut progress = Took::More;
+    for _ in 0..most {
+        let rest = &input[at..];
+        let step = match websocket::step(&mut session, rest, &mut io.message, &mut io.out, rules) {
+            // The steps before it are taken.
+            Err(Full) if at > 0 => break,
+            step => step?,
+        };
+        at += step.consumed;
+        progress = took(step.next, io.meta);
+        if !matches!(progress, Took::More) || io.out.len() > high_water {
+            break;
+        }
+    }
+    io.words = session.pack();
+    Ok((at, progress))
+}
+
+fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped {
+    let Some(mut session) = Session::unpack(io.words) else {
+        return Ok((0, Took::Ends(CloseReason::Internal)));
+    };
+    let rules = requests::rules(client.settings);
+    let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
+    let took = match step.next {
+        websocket::Next::Message(kind) => {
+            let flow = match kind {
+                Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
+                Kind::Binary => Flow::Close(CloseReason::WrongKind),
+            };
+            match flow {
+                Flow::Next => {
+                    io.message.clear();
+                    Took::More
+                }
+                Flow::Commit => {
+                    io.message.clear();
+                    Took::Commit
+                }
+                Flow::Opening => {
+                    io.message.clear();
+                    io.meta = io.meta.with(Flag::Opening, true);
+                    Took::Opening
+                }
+                // The step is taken again when the ring has room.
+                Flow::RingFull => return Ok((0, Took::RingFull)),
+                Flow::Close(reason) => {
+                    session.close(&mut io.out, reason)?;
+                    io.message.clear();
+                    Took::Ends(reason)
+                }
+            }
+        }
+        next => took(next, io.meta),
+    };
+    io.words = session.pack();
+    Ok((step.consumed, took))
+}
