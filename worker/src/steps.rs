@@ -1,8 +1,8 @@
 //! The steps of one connection, taken on what is unread of it, and committed.
 //!
-//! Steps are the sessions' ([`http`](crate::http), [`websocket`](crate::websocket),
-//! [`requests`](crate::requests)). Several steps of one connection share a record, so that many
-//! small messages cost one commit; whatever is not committed is taken again by the next brain.
+//! Steps are the sessions' ([`http`], [`websocket`], [`requests`]). Several steps of one connection
+//! share a record, so that many small messages cost one commit; whatever is not committed is taken
+//! again by the next brain.
 
 use std::sync::atomic::Ordering;
 
