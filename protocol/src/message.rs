@@ -57,7 +57,7 @@ pub struct Given {
     pub peer: SocketAddr,
     /// The listener's address that it came to.
     pub local: SocketAddr,
-    /// A PROXY header comes first: read it. With `return_by_address` the connection then goes
+    /// A PROXY header comes first: read it. With [`Proxy::ReadAndReturn`] the connection then goes
     /// back once, so that the master can choose by the address in it.
     pub proxy: Proxy,
     /// baton is at a limit: answer 503 with `Retry-After`, linger, close.

@@ -4,7 +4,7 @@
 //! an extent is too small, what it holds is copied into a larger one, and the slot changes over
 //! with the step's record. Only then is the old extent given back.
 
-use protocol::arena::{Arena, Extent};
+use protocol::arena::{Arena, BLOCK, Extent};
 use protocol::journal::{Journal, Record};
 use protocol::output::{Buffer, Full, Output};
 
@@ -263,22 +263,29 @@ pub fn fill_input<R>(
     let held = (consumed - parsed) as usize;
     let order = Extent::order_for(want.max(held * 2)).ok_or(Full)?;
     let larger = arena.alloc(order.max(FIRST_READ)).ok_or(Full)?;
+    move_input(arena, slots, journal, slot, larger);
+    // SAFETY: this connection's extent, behind what has been moved there.
+    Ok(read(unsafe { &mut arena.bytes_mut(larger)[held..] }))
+}
+
+/// The unread input goes into this new extent, and the old one is free.
+fn move_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32, to: Extent) {
+    let held = unread(arena, slots, slot);
     // SAFETY: a new extent, which nobody has a slice of.
-    let room = unsafe { arena.bytes_mut(larger) };
-    room[..held].copy_from_slice(unread(arena, slots, slot));
+    unsafe { arena.bytes_mut(to)[..held.len()].copy_from_slice(held) };
+    let old = Extent::unpack(slots.get(slot, Field::InExtent));
     let mut record = Record::new();
+    Slots::change(&mut record, slot, Field::InExtent, Extent::pack(Some(to)));
     Slots::change(
         &mut record,
         slot,
-        Field::InExtent,
-        Extent::pack(Some(larger)),
+        Field::InBase,
+        slots.get(slot, Field::Parsed),
     );
-    Slots::change(&mut record, slot, Field::InBase, parsed);
     journal.commit(&mut record);
-    if let Some(old) = extent {
+    if let Some(old) = old {
         arena.free(old);
     }
-    Ok(read(&mut room[held..]))
 }
 
 /// Lets unread input that fills but a part of its extent move into a smaller one: it may wait for
@@ -287,24 +294,14 @@ pub fn shrink_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32) 
     let Some(extent) = Extent::unpack(slots.get(slot, Field::InExtent)) else {
         return;
     };
-    let held = unread(arena, slots, slot);
-    if held.is_empty() || held.len() * 4 > extent.capacity() {
+    let held = unread(arena, slots, slot).len();
+    // An extent that cannot be smaller stays.
+    if held == 0 || held.max(BLOCK) * 4 > extent.capacity() {
         return;
     }
-    let Some(smaller) = keep(arena, held) else {
-        return;
-    };
-    let mut record = Record::new();
-    let base = slots.get(slot, Field::Parsed);
-    Slots::change(
-        &mut record,
-        slot,
-        Field::InExtent,
-        Extent::pack(Some(smaller)),
-    );
-    Slots::change(&mut record, slot, Field::InBase, base);
-    journal.commit(&mut record);
-    arena.free(extent);
+    if let Some(smaller) = Extent::order_for(held).and_then(|order| arena.alloc(order)) {
+        move_input(arena, slots, journal, slot, smaller);
+    }
 }
 
 /// Gives back the buffers that hold nothing: an idle connection owns none.
@@ -347,8 +344,9 @@ pub fn keep(arena: &Arena, bytes: &[u8]) -> Option<Extent> {
 mod tests {
     use std::sync::Arc;
 
-    use protocol::arena::BLOCK;
     use protocol::memory::Segment;
+
+    use crate::state::{self, State};
 
     use super::*;
 
@@ -382,5 +380,28 @@ mod tests {
         message.clear();
         message.settle();
         assert_eq!(arena.free_bytes(), free + BLOCK);
+    }
+
+    /// A head that comes in drops holds no more than a block while it does, and is not moved again.
+    #[test]
+    fn what_stays_unread_takes_up_what_it_needs() {
+        let state = State::create().unwrap();
+        let slots = Slots::new(state.clone());
+        let journal = Journal::new(state::JOURNAL, vec![state.segment().clone()]);
+        let arena = Arena::new(state.segment().clone(), state::ARENA, 64 * BLOCK);
+        let mut seen = Vec::new();
+        for part in [&b"GET / HT"[..], b"TP/1.1\r\n", b"Host: a\r\n"] {
+            let read = |room: &mut [u8]| room[..part.len()].copy_from_slice(part);
+            fill_input(&arena, &slots, &journal, 0, 0, read).unwrap();
+            let consumed = slots.get(0, Field::Consumed) + part.len() as u64;
+            slots.set(0, Field::Consumed, consumed);
+            seen.extend_from_slice(part);
+            let before = slots.get(0, Field::InExtent);
+            shrink_input(&arena, &slots, &journal, 0);
+            assert_eq!(unread(&arena, &slots, 0), seen);
+            assert_eq!(arena.free_bytes(), 63 * BLOCK);
+            let moved = slots.get(0, Field::InExtent) != before;
+            assert_eq!(moved, seen.len() == part.len());
+        }
     }
 }
