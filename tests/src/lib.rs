@@ -5,7 +5,8 @@
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`], [`rooms`]: clients, each with a deadline on every read.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
-//! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst.
+//! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst;
+//!    [`crowd`]: many that are idle.
 //! 6. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
 //! 7. [`load`]: thousands of clients in one thread. [`chaos`]: what they do while baton is killed.
 //!    [`bench`]: what they feel of it, and other figures, beside the servers of `tests/peers`.
@@ -17,6 +18,7 @@
 pub mod baton;
 pub mod bench;
 pub mod chaos;
+pub mod crowd;
 pub mod faults;
 pub mod http;
 pub mod load;

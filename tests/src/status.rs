@@ -84,6 +84,11 @@ impl Status {
             .unwrap_or_else(|| panic!("worker {number} is not ready: {}", self.json))
     }
 
+    /// Brains of the workers that serve.
+    pub fn brains(&self) -> Vec<i32> {
+        self.ready().iter().map(|worker| worker.pid).collect()
+    }
+
     /// Guards and brains of the workers that serve.
     pub fn serving(&self) -> BTreeSet<i32> {
         let pids = |worker: &Worker| [worker.pid, worker.guard_pid];
