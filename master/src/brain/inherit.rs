@@ -20,8 +20,9 @@ use nix::unistd::getpid;
 use protocol::{guard, message};
 use serde::{Deserialize, Serialize};
 
+use super::Brain;
+use super::birth::{self, Context};
 use super::upgrade::History;
-use super::{Brain, Context};
 use crate::config::{Config, Listen, Source};
 use crate::listener::Listener;
 use crate::pid_file::PidFile;
@@ -194,7 +195,7 @@ pub fn run_again(state: RawFd, log: RawFd, takes_over: bool) -> ! {
         log_bell: own(heritage.log_bell),
         program: heritage.program,
     };
-    super::guard(&context, takes_over)
+    birth::guard(&context, takes_over)
 }
 
 /// A fd that was left to us.

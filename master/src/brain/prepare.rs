@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use protocol::guard::held_program;
 
+use super::birth::{Context, set_program};
 use super::inherit::Heritage;
 use super::upgrade::History;
-use super::{Brain, Context, crew, set_program};
+use super::{Brain, crew};
 use crate::config::{Config, Source, changes};
 use crate::program::{Build, worker_path};
 use crate::state::Head;
