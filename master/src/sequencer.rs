@@ -70,9 +70,9 @@ pub enum Said {
 pub enum Turn {
     /// It is read to its end.
     Empty,
-    /// What comes next is about connections, and is read once it has been
+    /// What comes next is about connections, and is read, up to `next`, once it has been
     /// [heeded](Sequencer::heeded).
-    Said(Said),
+    Said { said: Said, next: u64 },
     /// There is more.
     More,
     /// Its worker has broken the rules; what was read before that has been sequenced.
@@ -91,8 +91,6 @@ pub struct Sequencer {
     news: bool,
     /// Rings whose workers count anew.
     recounting: Vec<u16>,
-    /// Behind what is being heeded.
-    heeding: u64,
 }
 
 impl Sequencer {
@@ -109,7 +107,6 @@ impl Sequencer {
             // The last brain may have died before it rang.
             news: true,
             recounting: Vec::new(),
-            heeding: 0,
         }
     }
 
@@ -170,8 +167,7 @@ impl Sequencer {
                 self.give_up(state, place, ring.number, next);
             } else if let Some(said) = said(&self.bytes) {
                 fault::poison("master:poison", &self.bytes);
-                self.heeding = next;
-                return Turn::Said(said);
+                return Turn::Said { said, next };
             } else if !self.step(state, ring.number, next) {
                 return Turn::Hostile;
             }
@@ -184,8 +180,8 @@ impl Sequencer {
     }
 
     /// What the ring said of connections has been done.
-    pub fn heeded(&mut self, state: &State, ring: u16) {
-        state.set(state::read_index(ring), self.heeding);
+    pub fn heeded(&self, state: &State, ring: u16, next: u64) {
+        state.set(state::read_index(ring), next);
     }
 
     /// Tells the members of rooms whose number has changed since it was told last. To be called a

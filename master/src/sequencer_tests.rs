@@ -203,6 +203,40 @@ fn questions_are_answered_at_a_place_in_the_log() {
     assert!(sequencer.take_news() && !sequencer.take_news());
 }
 
+/// What a worker says of its connections is said to the brain, again and again until that has heeded
+/// it, in its place among the rest; no worker is woken for it.
+#[test]
+fn words_on_connections_wait_until_they_are_heeded() {
+    let state = State::create(1 << 16, 3).unwrap();
+    let mut sequencer = born(&state, 1);
+    let mut worker = Worker::new(5, 1 << 14);
+    let cids = [Cid(3), Cid(u64::MAX)].map(protocol::record::cid_bytes);
+    let cids = Cids::new(&cids);
+    worker.send(&state, &Up::Ack { cids });
+    worker.send(&state, &Up::Closed { cids });
+    worker.publish(&state, "r");
+    sequencer.take_news();
+    let both = vec![Cid(3), Cid(u64::MAX)];
+    for said in [Said::Ack(both.clone()), Said::Closed(both)] {
+        let first = sequencer.turn(&state, &worker.ring());
+        // A brain that dies before it has heeded it leaves it to the next one.
+        sequencer = born(&state, 1);
+        sequencer.take_news();
+        let again = sequencer.turn(&state, &worker.ring());
+        assert_eq!(first, again);
+        let Turn::Said { said: is, next } = again else {
+            panic!("{again:?}");
+        };
+        assert_eq!(is, said);
+        assert!(!sequencer.take_news());
+        sequencer.heeded(&state, 5, next);
+    }
+    assert_eq!(answers(&state).len(), 0);
+    assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
+    assert_eq!(answers(&state).len(), 1);
+    assert!(sequencer.take_news());
+}
+
 #[test]
 fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
     let state = State::create(1 << 13, 3).unwrap();

@@ -254,7 +254,7 @@ impl Brain<'_> {
                 return Turn::Empty;
             };
             turn = self.sequencer.turn(self.state, &link.ring);
-            let Turn::Said(said) = turn else {
+            let Turn::Said { said, next } = turn else {
                 break;
             };
             match said {
@@ -262,7 +262,7 @@ impl Brain<'_> {
                 Said::Closed(cids) => self.on_closed(ring, &cids),
             }
             fault::point("master:heard");
-            self.sequencer.heeded(self.state, ring);
+            self.sequencer.heeded(self.state, ring, next);
             turn = Turn::More;
         }
         match turn {
@@ -274,7 +274,7 @@ impl Brain<'_> {
                 }
                 self.supervise(Event::Hostile { ring });
             }
-            Turn::Empty | Turn::Said(_) => {}
+            Turn::Empty | Turn::Said { .. } => {}
         }
         turn
     }
