@@ -4,7 +4,6 @@
 
 use std::env;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
 
@@ -26,11 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run(workers: u32) -> io::Result<()> {
-    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
-    for _ in 0..workers {
-        let listener = bare::listen(address)?;
-        address = listener.local_addr()?;
-        thread::spawn(|| bare::serve(listener).expect("the kernel serves us"));
+    let (address, workers) = bare::workers(workers)?;
+    for worker in workers {
+        thread::spawn(|| worker.serve().expect("the kernel serves us"));
     }
     println!("{}", address.port());
     io::stdin().read_to_end(&mut Vec::new())?;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use super::clients::Got;
 use super::script::{self, Heard, Script};
+use super::waits::Waits;
 use crate::process;
 use crate::socket::{self, loopback};
 
@@ -23,14 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Clients at work.
 pub struct Driver {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Result<Vec<u32>, String>>>,
+    threads: Vec<JoinHandle<Result<Waits, String>>>,
 }
 
 #[derive(Default)]
 struct Shared {
     /// What each thread has done.
     done: Vec<AtomicU64>,
-    /// Latencies are kept from now on.
+    /// What they wait counts from now on.
     measure: AtomicBool,
     stop: AtomicBool,
 }
@@ -70,12 +72,13 @@ impl Driver {
         self.shared.measure.store(on, Ordering::Relaxed);
     }
 
-    /// Lets all hear what they wait for. The latencies in nanoseconds, or what went wrong.
-    pub fn end(self) -> Result<Vec<u32>, String> {
+    /// Lets all hear what they wait for.
+    pub fn end(self) -> Result<Got, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut all = Vec::new();
+        let mut all = Got::default();
         for thread in self.threads {
-            all.extend(thread.join().expect("a thread of clients ends")?);
+            let waits = thread.join().expect("a thread of clients ends")?;
+            all.waits.merge(&waits);
         }
         Ok(all)
     }
@@ -88,7 +91,7 @@ pub enum Threads {
 }
 
 impl Threads {
-    fn count(self) -> usize {
+    pub fn count(self) -> usize {
         match self {
             Threads::OnCore(_) => 1,
             Threads::Anywhere(count) => count,
@@ -109,7 +112,7 @@ struct Thread {
     /// Clients that have not ended.
     left: usize,
     done: u64,
-    latencies: Vec<u32>,
+    waits: Waits,
 }
 
 struct Client {
@@ -140,11 +143,11 @@ impl Thread {
             opened: 0,
             left: 0,
             done: 0,
-            latencies: Vec::with_capacity(1 << 20),
+            waits: Waits::default(),
         })
     }
 
-    fn run(mut self, clients: usize) -> Result<Vec<u32>, String> {
+    fn run(mut self, clients: usize) -> Result<Waits, String> {
         for index in 0..clients {
             self.clients.push(None);
             self.left += 1;
@@ -168,7 +171,7 @@ impl Thread {
                 }
             }
         }
-        Ok(self.latencies)
+        Ok(self.waits)
     }
 
     fn open(&mut self, index: usize) -> Result<(), String> {
@@ -283,8 +286,7 @@ impl Thread {
     fn count(&mut self, since: Instant) {
         self.done += self.script.worth;
         if self.shared.measure.load(Ordering::Relaxed) {
-            let nanos = since.elapsed().as_nanos();
-            self.latencies.push(nanos.try_into().unwrap_or(u32::MAX));
+            self.waits.add(since.elapsed().as_nanos() as u64, 1);
         }
     }
 
@@ -351,7 +353,7 @@ mod tests {
     use crate::eventually;
 
     /// One client of a server that answers so.
-    fn drive(answer: &'static [u8]) -> (u64, Result<Vec<u32>, String>) {
+    fn drive(answer: &'static [u8]) -> (u64, Result<Got, String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
@@ -374,7 +376,7 @@ mod tests {
     fn right_answers_are_counted() {
         let (done, end) = drive(b"yes");
         assert!(done > 0 && done.is_multiple_of(5), "{done}");
-        assert_eq!(end, Ok(Vec::new()));
+        assert_eq!(end.err(), None);
     }
 
     #[test]
@@ -382,6 +384,6 @@ mod tests {
         let (done, end) = drive(b"no!");
         assert_eq!(done, 0);
         let shown = "got 3 bytes, \"no!\" instead of 3 bytes, \"yes\"";
-        assert_eq!(end, Err(shown.to_owned()));
+        assert_eq!(end.err().as_deref(), Some(shown));
     }
 }

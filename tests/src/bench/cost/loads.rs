@@ -1,6 +1,9 @@
 //! The loads, and what baton wants to cost under each.
 
-use super::driver::Threads;
+use super::clients::Clients;
+use super::dialect::ACCEPT;
+use super::driver::{Driver, Threads};
+use super::fan_out::{FanOut, Shape};
 use super::script::{Answer, Script, learn};
 use super::servers::{Kind, Server};
 use crate::websocket::{frame, handshake};
@@ -9,7 +12,7 @@ pub struct Load {
     pub name: &'static str,
     /// One: the server has one core to itself, and the clients another. Two: all share both.
     pub workers: u32,
-    pub clients: usize,
+    clients: usize,
     talk: Talk,
     pub goal: Goal,
 }
@@ -23,6 +26,8 @@ enum Talk {
     Handshake,
     /// So many messages of so many bytes, again when all have come back.
     Echo { bytes: usize, depth: usize },
+    /// Rooms, in each of which one publishes.
+    FanOut(Shape),
 }
 
 /// At most so many times as much as this one.
@@ -46,7 +51,21 @@ const fn echo(name: &'static str, clients: usize, bytes: usize, depth: usize) ->
     }
 }
 
-pub const LOADS: [Load; 7] = [
+const fn fan_out(name: &'static str, rooms: usize, members: usize) -> Load {
+    Load {
+        name,
+        workers: 2,
+        clients: rooms * members,
+        talk: Talk::FanOut(Shape {
+            rooms,
+            members,
+            depth: 8,
+        }),
+        goal: times(1.2, Kind::Bare),
+    }
+}
+
+pub const LOADS: [Load; 9] = [
     Load {
         name: "http-close",
         workers: 2,
@@ -72,6 +91,8 @@ pub const LOADS: [Load; 7] = [
     echo("echo-1k", 64, 1 << 10, 1),
     echo("echo-16k", 64, 16 << 10, 1),
     echo("echo-deep", 200, 20, 8),
+    fan_out("fanout-1x1000", 1, 1_000),
+    fan_out("fanout-100x50", 100, 50),
 ];
 
 /// The core of a server with one worker, and that of its clients.
@@ -81,31 +102,34 @@ const CLIENTS_CORE: usize = 1;
 /// FIN and the opcode.
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
-/// What the key of [`handshake`] is answered.
-const ACCEPT: &str = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 impl Load {
     pub fn is_for(&self, server: Kind) -> bool {
         match self.talk {
             Talk::Close | Talk::KeepAlive => true,
-            Talk::Handshake | Talk::Echo { .. } => server != Kind::Nginx,
+            Talk::Handshake | Talk::Echo { .. } | Talk::FanOut(_) => server != Kind::Nginx,
         }
     }
 
-    pub fn threads(&self) -> Threads {
+    fn threads(&self) -> Threads {
         match self.workers {
             1 => Threads::OnCore(CLIENTS_CORE),
             workers => Threads::Anywhere(workers as usize),
         }
     }
 
-    pub fn script(&self, server: &Server) -> Result<Script, String> {
+    /// Sets them to work.
+    pub fn clients(&self, server: &Server) -> Result<Clients, String> {
         let to = server.address;
         let request = |end| format!("GET /whoami HTTP/1.1\r\nHost: {to}\r\n{end}\r\n").into_bytes();
         let open = handshake(to, "/echo").into_bytes();
         let pages = |request: &[u8]| learn(to, request, "HTTP/1.1 200 OK\r\n", &server.bodies);
         let opens = || learn(to, &open, ACCEPT, &[String::new()]);
-        Ok(match self.talk {
+        let script = match self.talk {
+            Talk::FanOut(shape) => {
+                let fan_out = FanOut::start(to, server.dialect, shape, self.threads().count())?;
+                return Ok(Clients::Together(fan_out));
+            }
             Talk::Close => {
                 let request = request("Connection: close\r\n");
                 let answers = pages(&request)?;
@@ -132,7 +156,9 @@ impl Load {
                     .then(open, answers)
                     .then(frame(BINARY, &payload).repeat(depth), vec![echoes])
             }
-        })
+        };
+        let driver = Driver::start(to, script, self.clients, self.threads());
+        Ok(Clients::Alone(driver))
     }
 }
 

@@ -6,21 +6,27 @@
 //! share both. Each measurement has a server of its own and begins when it is warm. Latencies are
 //! those of clients that ask again at once: what a loaded server lets wait.
 //!
-//! To be read in this order: [`loads`], [`servers`], [`script`], [`driver`].
+//! To be read in this order: [`loads`], [`servers`], [`script`], [`driver`]; for rooms [`dialect`],
+//! [`fan_out`], [`members`].
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::driver::Driver;
+use self::clients::{Clients, Got};
 use self::loads::{Goal, LOADS, Load, SERVERS_CORE};
 use self::servers::{Kind, Server};
 use super::{Cell, Options, Subject, Table};
 use crate::process;
 
+mod clients;
+mod dialect;
 mod driver;
+mod fan_out;
 pub mod loads;
+mod members;
 mod script;
 mod servers;
+mod waits;
 
 pub const SUBJECT: Subject = Subject {
     name: "cost",
@@ -35,7 +41,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const QUIET: f64 = 25.0;
 const TRIES: u32 = 3;
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "load",
     "server",
     "rate/s",
@@ -49,6 +55,7 @@ const COLUMNS: [&str; 13] = [
     "p50 µs",
     "p99 µs",
     "p99.9 µs",
+    "in one",
 ];
 
 fn run(options: &Options) -> Result<Vec<Table>, String> {
@@ -84,9 +91,6 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
             all.rotate_left(1);
         }
         all.sort_by_key(|(kind, _)| *kind);
-        for (_, figures) in &mut all {
-            figures.latencies.sort_unstable();
-        }
         say(load, &all, &mut table);
     }
     Ok(vec![table])
@@ -111,7 +115,7 @@ struct Sample {
     percent: f64,
     /// What neither the server nor the clients took of a core: where it is much, figures say little.
     others: f64,
-    latencies: Vec<u32>,
+    got: Got,
 }
 
 /// All measurements of one server under one load.
@@ -121,7 +125,7 @@ struct Figures {
     costs: Vec<f64>,
     percents: Vec<f64>,
     others: Vec<f64>,
-    latencies: Vec<u32>,
+    got: Got,
 }
 
 impl Figures {
@@ -130,17 +134,20 @@ impl Figures {
         self.costs.push(sample.cost);
         self.percents.push(sample.percent);
         self.others.push(sample.others);
-        self.latencies.extend(sample.latencies);
+        self.got.merge(&sample.got);
     }
 
-    /// So many of a thousand did not wait longer; the latencies are sorted.
-    fn latency(&self, per_mille: usize) -> Cell {
-        match self.latencies.len() {
+    /// So many of a thousand did not wait longer, in microseconds.
+    fn wait(&self, per_mille: u64) -> Cell {
+        let nanos = self.got.waits.at(per_mille);
+        nanos.map_or_else(Cell::none, |nanos| Cell::number(nanos as f64 / 1e3, 0))
+    }
+
+    /// Messages that came with one write of the server.
+    fn in_one(&self) -> Cell {
+        match self.got.pieces {
             0 => Cell::none(),
-            count => {
-                let nanos = self.latencies[(count - 1) * per_mille / 1000];
-                Cell::number(f64::from(nanos) / 1e3, 0)
-            }
+            pieces => Cell::number(self.got.deliveries as f64 / pieces as f64, 1),
         }
     }
 }
@@ -165,15 +172,14 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
         1 => process::on_core(SERVERS_CORE, || kind.start(1)),
         workers => kind.start(workers),
     };
-    let script = load.script(&server)?;
-    let driver = Driver::start(server.address, script, load.clients, load.threads());
+    let clients = load.clients(&server)?;
     thread::sleep(WARM_UP);
-    driver.measure(true);
-    let before = Moment::now(&server, &driver);
+    clients.measure(true);
+    let before = Moment::now(&server, &clients);
     thread::sleep(Duration::from_secs(seconds));
-    let after = Moment::now(&server, &driver);
-    driver.measure(false);
-    let latencies = driver.end()?;
+    let after = Moment::now(&server, &clients);
+    clients.measure(false);
+    let got = clients.end()?;
     let done = (after.done - before.done) as f64;
     let time = (after.at - before.at).as_secs_f64();
     let cpu = (after.cpu - before.cpu).as_secs_f64();
@@ -183,7 +189,7 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
         cost: cpu * 1e6 / done,
         percent: cpu * 100.0 / time,
         others: others * 100.0 / time,
-        latencies,
+        got,
     })
 }
 
@@ -196,11 +202,11 @@ struct Moment {
 }
 
 impl Moment {
-    fn now(server: &Server, driver: &Driver) -> Moment {
+    fn now(server: &Server, clients: &Clients) -> Moment {
         let cpu = server.cpu_time();
         let ours = cpu + process::cpu_time(std::process::id() as i32);
         Moment {
-            done: driver.done(),
+            done: clients.done(),
             at: Instant::now(),
             others: process::cpu_time_of_all().as_secs_f64() - ours.as_secs_f64(),
             cpu,
@@ -233,9 +239,10 @@ fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
             }),
             Cell::number(median(&figures.percents), 0),
             Cell::number(median(&figures.others), 0),
-            figures.latency(500),
-            figures.latency(990),
-            figures.latency(999),
+            figures.wait(500),
+            figures.wait(990),
+            figures.wait(999),
+            figures.in_one(),
         ]);
     }
 }

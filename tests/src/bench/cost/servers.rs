@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::dialect::Dialect;
 use crate::bench::bare;
 use crate::process::{self, Signal};
 use crate::temp::TempDir;
@@ -43,6 +44,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// The ways in which it answers `GET /whoami`.
     pub bodies: Vec<String>,
+    /// How its rooms are spoken to.
+    pub dialect: Dialect,
     pids: Vec<i32>,
     _running: Running,
 }
@@ -81,6 +84,7 @@ fn baton(workers: u32) -> Server {
     };
     Server {
         address: baton.public,
+        dialect: Dialect::Rooms,
         bodies: baton.status().workers.iter().map(body).collect(),
         pids: baton.processes(),
         _running: Running::Baton {
@@ -106,6 +110,7 @@ fn bare(workers: u32) -> Server {
     };
     Server {
         address: ([127, 0, 0, 1], port).into(),
+        dialect: Dialect::Bare,
         bodies: vec![bare::BODY.to_owned()],
         pids: vec![child.id() as i32],
         _running: Running::Program {
@@ -139,6 +144,7 @@ fn nginx(workers: u32) -> Server {
     });
     Server {
         address,
+        dialect: Dialect::Bare,
         bodies: vec![bare::BODY.to_owned()],
         pids: process::children(master)
             .into_iter()
