@@ -3,12 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
+
+mod auth;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     pub http: Http,
     pub websocket: WebSocket,
     pub rooms: Rooms,
+    pub auth: Auth,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -34,6 +39,7 @@ impl Default for Settings {
             http: Http::default(),
             websocket: WebSocket::default(),
             rooms: Rooms::default(),
+            auth: Auth::default(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,

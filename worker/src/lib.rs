@@ -15,6 +15,7 @@
 //! [`poison`].
 
 pub mod arrive;
+pub mod auth;
 pub mod birth;
 pub mod brain;
 pub mod buffers;

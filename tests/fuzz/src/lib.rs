@@ -12,12 +12,14 @@ mod channel_message;
 mod client_message;
 mod http_head;
 mod ring_record;
+mod token;
 mod websocket;
 
 pub use channel_message::channel_message;
 pub use client_message::client_message;
 pub use http_head::http_head;
 pub use ring_record::ring_record;
+pub use token::token;
 pub use websocket::websocket;
 
 /// What a target does with one input: it panics where a promise is broken.
@@ -29,5 +31,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("client_message", client_message),
     ("http_head", http_head),
     ("ring_record", ring_record),
+    ("token", token),
     ("websocket", websocket),
 ];

@@ -106,13 +106,19 @@ fn verb<'a>(fields: &Fields<'a>, limits: &Rooms) -> Result<Verb<'a>, Fault> {
 
 fn room(json: &str) -> Result<Cow<'_, str>, Fault> {
     let name = string(json, MAX_ROOM).ok_or(Fault::BadRoom)?;
-    if name.is_empty() || name.chars().any(char::is_control) {
+    if !is_name(&name) {
         return Err(Fault::BadRoom);
     }
     if name.starts_with(['$', '@']) {
         return Err(Fault::ReservedRoom);
     }
     Ok(name)
+}
+
+/// Can something be called so?
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.chars().any(char::is_control)
 }
 
 fn data<'a>(json: &'a str, limits: &Rooms) -> Result<&'a str, Fault> {
