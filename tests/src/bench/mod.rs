@@ -5,6 +5,9 @@
 //! reload, of scaling, of an upgrade and of sudden deaths. [`handoff`]: short connections a second.
 //! [`cost`]: processor time, beside that of [`bare`], which does the least that a server can do.
 //! [`peers`]: the servers that people use.
+//!
+//! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
+//! [`reload`], [`start`]. They measure with [`gauge`], by clients that are [`plain`].
 
 use std::fmt;
 use std::time::Duration;
@@ -14,9 +17,16 @@ use serde_json::{Map, Value, json};
 pub mod bare;
 pub mod continuity;
 pub mod cost;
+mod delivery;
+mod gauge;
 pub mod handoff;
 pub mod peers;
+mod plain;
+mod publish;
 mod pulse;
+mod reload;
+mod sequencing;
+mod start;
 
 /// One question, and who can be asked it.
 pub struct Subject {
@@ -28,7 +38,15 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 3] = [continuity::SUBJECT, handoff::SUBJECT, cost::SUBJECT];
+pub const SUBJECTS: [Subject; 7] = [
+    continuity::SUBJECT,
+    handoff::SUBJECT,
+    cost::SUBJECT,
+    sequencing::SUBJECT,
+    delivery::SUBJECT,
+    reload::SUBJECT,
+    start::SUBJECT,
+];
 
 #[derive(Clone, Debug)]
 pub struct Options {
