@@ -39,6 +39,8 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         ("baton-master", program(), options.workers),
     ];
     for (name, program, workers) in ways {
+        // If something is to be built, now.
+        start(&program, workers)?;
         let (mut returns, mut answers) = (Vec::new(), Vec::new());
         for _ in 0..STARTS * options.rounds {
             let (returned, answered) = start(&program, workers)?;
