@@ -62,6 +62,9 @@ pub struct Given {
     pub proxy: Proxy,
     /// baton is at a limit: answer 503 with `Retry-After`, linger, close.
     pub refuse: bool,
+    /// It came through a listener that not only this machine can reach.
+    #[serde(default)]
+    pub remote: bool,
     #[serde(default)]
     pub past: Past,
     /// As [`cookie`](crate::channel::cookie) says; 0: not asked.

@@ -37,7 +37,10 @@ pub fn disown(brain: &mut Brain, slot: u32) {
     log::error!("{cid} has a slot that is corrupt, and a socket that is not its own: given up");
     if brain.slots.meta(slot).is_some() {
         brain.leave_rooms(slot);
+        brain.release_pass(slot);
     }
+    // What is no connection's has no pass of its own.
+    brain.slots.forget_pass(slot);
     for field in [Field::InExtent, Field::OutExtent, Field::MessageExtent] {
         brain.slots.set(slot, field, 0);
     }
@@ -56,6 +59,7 @@ pub fn drop_slot(brain: &mut Brain, slot: u32) {
     ] {
         brain.slots.set(slot, field, 0);
     }
+    brain.release_pass(slot);
     brain.rooms.forget_member(slot);
     brain.slots.release(slot);
 }

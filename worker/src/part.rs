@@ -193,6 +193,11 @@ impl Brain {
                 at => Some(ago(at)),
             },
             rooms: rooms.into_iter().map(membership).collect(),
+            remote: is(Flag::Remote),
+            pass: self
+                .slots
+                .pass(slot)
+                .map(|pass| self.passes.read(pass).travels(self.now)),
         }
     }
 

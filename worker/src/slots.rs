@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::close::CloseReason;
+use crate::passes::PassIx;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
 
 pub const SLOT_WORDS: usize = 24;
@@ -58,7 +59,7 @@ pub enum Field {
     Cells,
     PeerHigh,
     PeerLow,
-    /// The peer's port, and small counts.
+    /// The peer's port (16 bits), how often it was not understood (16), and its pass + 1.
     Misc,
 }
 
@@ -102,6 +103,8 @@ pub enum Flag {
     Leaving = 256,
     /// It is given away and not touched again, unless the master says to keep it.
     Given = 512,
+    /// It came through a listener that not only this machine can reach.
+    Remote = 1024,
 }
 
 /// The first word of a slot.
@@ -405,14 +408,43 @@ impl Slots {
         SocketAddr::new(ip, self.get(slot, Field::Misc) as u16)
     }
 
-    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr) {
+    /// What its connection may do and has done, if that is written down.
+    #[must_use]
+    pub fn pass(&self, slot: u32) -> Option<PassIx> {
+        PassIx::unpack((self.get(slot, Field::Misc) >> 32) as u32)
+    }
+
+    pub fn change_pass(&self, record: &mut Record, slot: u32, pass: Option<PassIx>) {
+        let rest = self.get(slot, Field::Misc) as u32;
+        let misc = u64::from(rest) | u64::from(PassIx::pack(pass)) << 32;
+        Slots::change(record, slot, Field::Misc, misc);
+    }
+
+    /// It names none any more.
+    pub fn forget_pass(&self, slot: u32) {
+        let rest = self.get(slot, Field::Misc) as u32;
+        self.set(slot, Field::Misc, rest.into());
+    }
+
+    /// How often it was not understood, with this time.
+    pub fn change_errors(&self, record: &mut Record, slot: u32) -> u16 {
+        let misc = self.get(slot, Field::Misc);
+        let errors = ((misc >> 16) as u16).saturating_add(1);
+        let misc = misc & !(0xffff << 16) | u64::from(errors) << 16;
+        Slots::change(record, slot, Field::Misc, misc);
+        errors
+    }
+
+    /// The whole of what a new connection's `Misc` says.
+    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr, pass: Option<PassIx>) {
         let ip = match peer.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
         Slots::change(record, slot, Field::PeerHigh, (ip.to_bits() >> 64) as u64);
         Slots::change(record, slot, Field::PeerLow, ip.to_bits() as u64);
-        Slots::change(record, slot, Field::Misc, peer.port().into());
+        let misc = u64::from(peer.port()) | u64::from(PassIx::pack(pass)) << 32;
+        Slots::change(record, slot, Field::Misc, misc);
     }
 }
 
@@ -446,7 +478,7 @@ mod tests {
         for peer in ["127.0.0.9:65535", "[2001:db8::1]:1"] {
             let peer: SocketAddr = peer.parse().unwrap();
             let mut record = Record::new();
-            Slots::change_peer(&mut record, slot, peer);
+            Slots::change_peer(&mut record, slot, peer, None);
             journal.commit(&mut record);
             assert_eq!(slots.peer(slot), peer);
         }

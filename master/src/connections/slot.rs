@@ -43,6 +43,8 @@ pub struct Connection {
     pub role: Role,
     pub proxy: Proxy,
     pub refuse: bool,
+    /// It came through a listener that not only this machine can reach.
+    pub remote: bool,
     /// The worker that gave it away, touches nothing of it, and has not been told what has become
     /// of it.
     pub from: Option<u16>,
@@ -70,6 +72,7 @@ impl Connection {
             local: self.local,
             proxy: self.proxy,
             refuse: self.refuse,
+            remote: self.remote,
             past,
             cookie: self.cookie,
         }
@@ -99,7 +102,7 @@ impl Connection {
 }
 
 // META: fd + 1 (32 bits) · ring (8) · ring that it is from, + 1 (8) · holder (3) · proxy (2)
-// · admin · refuse · peer is IPv4 · local is IPv4 · lived
+// · admin · refuse · peer is IPv4 · local is IPv4 · lived · remote
 const RING: u32 = 32;
 const FROM: u32 = 40;
 const HOLDER: u32 = 48;
@@ -109,6 +112,7 @@ const REFUSE: u64 = 1 << 54;
 const PEER_V4: u64 = 1 << 55;
 const LOCAL_V4: u64 = 1 << 56;
 const LIVED: u64 = 1 << 57;
+const REMOTE: u64 = 1 << 58;
 
 const _: () = assert!(MAX_RINGS < 255);
 
@@ -136,6 +140,7 @@ pub(super) fn pack_meta(c: &Connection) -> u64 {
         | flag(c.peer.is_ipv4(), PEER_V4)
         | flag(c.local.is_ipv4(), LOCAL_V4)
         | flag(c.lived, LIVED)
+        | flag(c.remote, REMOTE)
 }
 
 pub(super) fn write(record: &mut Record, slot: u32, c: &Connection) {
@@ -191,6 +196,7 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
             _ => Proxy::ReadAndReturn,
         },
         refuse: meta & REFUSE != 0,
+        remote: meta & REMOTE != 0,
         from: ((meta >> FROM) as u8).checked_sub(1).map(u16::from),
         lived: meta & LIVED != 0,
         peer: address(PEER, PEER_V4, rest as u16),

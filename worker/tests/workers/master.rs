@@ -329,6 +329,7 @@ impl Master {
             local: server.local_addr().unwrap(),
             proxy: Proxy::None,
             refuse: false,
+            remote: false,
             past: Past::None,
             cookie: 0,
         };
@@ -357,6 +358,7 @@ impl Master {
             local: parted.peer,
             proxy: Proxy::None,
             refuse: false,
+            remote: false,
             past: parted.past,
             cookie: 0,
         };
