@@ -274,6 +274,7 @@ impl<'a> Brain<'a> {
             self.next_tick = self.now + TICK;
             self.look_after_workers();
             self.gate.report();
+            self.connections.rest(self.state);
         } else if self.supervisor.due().is_some_and(|due| due <= self.now) {
             self.tick();
         }

@@ -10,17 +10,21 @@
 
 mod slot;
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use hashbrown::HashTable;
 use protocol::ids::{Cid, Role};
 use protocol::journal::Record;
+use protocol::memory;
 use protocol::message::Proxy;
 use protocol::row::MAX_RINGS;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 
 pub use slot::{Connection, Holder, Word};
 use slot::{META, pack_meta, read, write};
@@ -38,9 +42,13 @@ pub struct Load {
     pub leaving: u32,
 }
 
+/// So many slots at the end that nobody uses are worth being given back.
+const MANY: u32 = 256;
+
 #[derive(Debug)]
 pub struct Connections {
-    by_cid: FxHashMap<Cid, u32>,
+    /// Slots by their connections' numbers, which are in the slots only: there may be many.
+    by_cid: HashTable<u32>,
     free: Vec<u32>,
     /// Slots of those that nobody has had, the oldest first.
     waiting: VecDeque<u32>,
@@ -50,13 +58,15 @@ pub struct Connections {
     by_address: HashMap<IpAddr, u32>,
     public: u32,
     refusing: u32,
+    /// So many slots were in use when the heap was trimmed last.
+    trimmed_at: u32,
 }
 
 impl Connections {
     #[must_use]
     pub fn recover(state: &State) -> Connections {
         let mut connections = Connections {
-            by_cid: FxHashMap::default(),
+            by_cid: HashTable::new(),
             free: Vec::new(),
             waiting: VecDeque::new(),
             moving: BTreeSet::new(),
@@ -64,10 +74,11 @@ impl Connections {
             by_address: HashMap::new(),
             public: 0,
             refusing: 0,
+            trimmed_at: 0,
         };
         for slot in 0..used(state) {
             match read(state, slot) {
-                Some(connection) => connections.count_in(slot, &connection),
+                Some(connection) => connections.count_in(state, slot, &connection),
                 None => connections.free.push(slot),
             }
         }
@@ -136,13 +147,14 @@ impl Connections {
     }
 
     #[must_use]
-    pub fn find(&self, cid: Cid) -> Option<u32> {
-        self.by_cid.get(&cid).copied()
+    pub fn find(&self, state: &State, cid: Cid) -> Option<u32> {
+        let is = |slot: &u32| slot::cid(state, *slot) == cid;
+        self.by_cid.find(hash(cid), is).copied()
     }
 
     /// All slots in use.
     pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
-        self.by_cid.values().copied()
+        self.by_cid.iter().copied()
     }
 
     /// Those of which this holds, in the order of their numbers.
@@ -177,8 +189,32 @@ impl Connections {
         record.set(Head::NextCid.word(), connection.cid.0 + 1);
         write(&mut record, slot, &connection);
         state.commit(&mut record);
-        self.count_in(slot, &connection);
+        self.count_in(state, slot, &connection);
         Some(slot)
+    }
+
+    /// To be called now and then: the memory of slots behind the last one in use goes, if they are many.
+    pub fn rest(&mut self, state: &State) {
+        let before = used(state);
+        if before.abs_diff(self.trimmed_at) >= MANY {
+            self.trimmed_at = before;
+            memory::trim_heap();
+        }
+        let is_free = |slot: &u32| read(state, *slot).is_none();
+        let behind = (0..before).rev().take_while(is_free).count() as u32;
+        if behind < MANY {
+            return;
+        }
+        let used = before - behind;
+        state.set(Head::ConnectionsUsed.word(), used.into());
+        let at = |slot: u32| state::connection(slot, META).index as usize * 8;
+        state.segment().give_back(at(used)..at(before));
+        // The lowest are taken first, or the next gap at the end would be long in coming.
+        self.free.retain(|slot| *slot < used);
+        self.free.sort_unstable_by_key(|slot| Reverse(*slot));
+        self.free.shrink_to_fit();
+        self.by_cid
+            .shrink_to(0, |slot| hash(slot::cid(state, *slot)));
     }
 
     /// It is this worker's from now on, or will be when it says so.
@@ -193,7 +229,7 @@ impl Connections {
 
     /// The worker has it; the master's copy is to be closed. `None`: it was not given this one.
     pub fn acknowledged(&mut self, state: &State, cid: Cid, ring: u16) -> Option<OwnedFd> {
-        let slot = self.find(cid)?;
+        let slot = self.find(state, cid)?;
         let connection = read(state, slot).filter(|c| c.holder == Holder::Given { ring })?;
         self.hand_over(state, slot, ring);
         connection.fd.map(own)
@@ -246,7 +282,7 @@ impl Connections {
     /// The worker gives it away, with its past: noted before its fd is received, so that the fd is
     /// known when that is all that the next brain finds. False: the worker does not have it.
     pub fn parting(&mut self, state: &State, cid: Cid, ring: u16, peer: SocketAddr) -> bool {
-        let slot = self.find(cid);
+        let slot = self.find(state, cid);
         let Some((slot, connection)) = slot.and_then(|slot| Some((slot, read(state, slot)?)))
         else {
             return false;
@@ -306,14 +342,18 @@ impl Connections {
         }
     }
 
-    fn count_in(&mut self, slot: u32, connection: &Connection) {
-        self.by_cid.insert(connection.cid, slot);
+    fn count_in(&mut self, state: &State, slot: u32, connection: &Connection) {
+        let again = |slot: &u32| hash(slot::cid(state, *slot));
+        self.by_cid.insert_unique(hash(connection.cid), slot, again);
         self.count_holder(slot, connection);
         self.count_client(connection);
     }
 
     fn count_out(&mut self, slot: u32, connection: &Connection) {
-        self.by_cid.remove(&connection.cid);
+        let entry = self.by_cid.find_entry(hash(connection.cid), |s| *s == slot);
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
         self.no_holder(slot, connection);
         self.no_client(connection);
     }
@@ -395,6 +435,10 @@ fn client(connection: &Connection) -> Client {
         Role::Public => Client::Public(connection.peer.ip()),
         Role::Admin => Client::None,
     }
+}
+
+fn hash(cid: Cid) -> u64 {
+    FxBuildHasher.hash_one(cid)
 }
 
 fn used(state: &State) -> u32 {

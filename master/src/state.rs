@@ -34,7 +34,7 @@ pub const MAX_ROOMS: u32 = 1 << 20;
 
 /// Words of one worker's row, one connection's and one room's.
 pub const WORKER_WORDS: usize = 8;
-pub const CONNECTION_WORDS: usize = 8;
+pub const CONNECTION_WORDS: usize = 5;
 pub const ROOM_WORDS: usize = 32;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");

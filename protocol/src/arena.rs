@@ -5,6 +5,7 @@
 //! ordinary memory and a new brain rebuilds them by taking what the slots own ([`Arena::claim`]).
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -17,7 +18,8 @@ pub const BLOCK: usize = 4096;
 /// The largest extent: 32 MiB.
 pub const MAX_ORDER: u8 = 13;
 
-/// `2^order` blocks from `block` on. In a word, 0 means none ([`Extent::pack`]).
+/// `2^order` blocks from `block` on. In the lower [`Extent::BITS`] bits of a word, of which 0 means
+/// none ([`Extent::pack`]); those above are the owner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
     block: u32,
@@ -31,7 +33,10 @@ impl Extent {
         BLOCK << self.order
     }
 
-    /// The word for an owner's slot.
+    /// Bits of a word that it takes.
+    pub const BITS: u32 = 36;
+
+    /// For the word of an owner's slot.
     #[must_use]
     pub fn pack(this: Option<Extent>) -> u64 {
         this.map_or(0, |e| u64::from(e.order) << 32 | (u64::from(e.block) + 1))
@@ -44,7 +49,7 @@ impl Extent {
         let block = (word as u32).checked_sub(1)?;
         Some(Extent {
             block,
-            order: (word >> 32) as u8,
+            order: (word >> 32) as u8 & 0xf,
         })
     }
 
@@ -74,6 +79,10 @@ pub struct Arena {
     blocks: RefCell<Blocks>,
 }
 
+/// Memory is given back to the kernel in regions of `2^REGION` blocks, 256 KiB: of what is free for a
+/// moment only, little will be, and where it is used again a fault costs less than a region's time.
+const REGION: u8 = 6;
+
 /// Which blocks are free.
 #[derive(Debug)]
 struct Blocks {
@@ -85,6 +94,17 @@ struct Blocks {
     /// By order: the first blocks of free extents that are not in the lists.
     quick: [ArrayVec<u32, KEPT>; QUICK],
     free: usize,
+    regions: Vec<Region>,
+}
+
+/// Whether a region may have memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Region {
+    /// Nothing of it was ever in use, or it was given back.
+    Untouched,
+    Used,
+    /// Nothing of it has been taken since the last [`Arena::rest`].
+    Resting,
 }
 
 impl Arena {
@@ -112,6 +132,15 @@ impl Arena {
     /// Gives an extent back. Only after a commit through which no slot owns it any more.
     pub fn free(&self, extent: Extent) {
         self.blocks.borrow_mut().give_back(extent);
+    }
+
+    /// To be called now and then: memory of extents that have been free since the last time goes back
+    /// to the kernel.
+    pub fn rest(&self) {
+        for blocks in self.blocks.borrow_mut().rest() {
+            let at = |block: u32| self.base + block as usize * BLOCK;
+            self.segment.give_back(at(blocks.start)..at(blocks.end));
+        }
     }
 
     /// Takes this very extent, which a slot of the brain before owns. `false`: it lies outside, or
@@ -162,6 +191,7 @@ impl Blocks {
             lists: [NONE; MAX_ORDER as usize + 1],
             quick: Default::default(),
             free: count,
+            regions: vec![Region::Untouched; count.div_ceil(1 << REGION)],
         };
         // From the end, so that the first extents are given first.
         let mut end = count;
@@ -194,7 +224,41 @@ impl Blocks {
         for half in (order..from).rev() {
             self.push(block + (1 << half), half);
         }
+        self.use_regions(block, order);
         Some(Extent { block, order })
+    }
+
+    fn use_regions(&mut self, block: u32, order: u8) {
+        let regions = &mut self.regions[region_of(block)..];
+        regions[..1 << order.saturating_sub(REGION)].fill(Region::Used);
+    }
+
+    /// The blocks of regions that have been free since the last time but one, and have memory.
+    fn rest(&mut self) -> Vec<Range<u32>> {
+        let mut idle = Vec::new();
+        if self.regions.iter().all(|r| *r == Region::Untouched) {
+            return idle;
+        }
+        self.merge_all();
+        for order in REGION..=MAX_ORDER {
+            let mut block = self.lists[order as usize];
+            while block != NONE {
+                for region in region_of(block)..region_of(block + (1 << order)) {
+                    if self.regions[region] == Region::Resting {
+                        self.regions[region] = Region::Untouched;
+                        let first = (region as u32) << REGION;
+                        idle.push(first..first + (1 << REGION));
+                    }
+                }
+                block = self.links[block as usize].1;
+            }
+        }
+        for region in &mut self.regions {
+            if *region == Region::Used {
+                *region = Region::Resting;
+            }
+        }
+        idle
     }
 
     fn give_back(&mut self, extent: Extent) {
@@ -260,6 +324,7 @@ impl Blocks {
                 self.push(upper, at);
             }
         }
+        self.use_regions(block, order);
         self.free -= 1 << order;
         true
     }
@@ -288,9 +353,46 @@ impl Blocks {
     }
 }
 
+fn region_of(block: u32) -> usize {
+    (block >> REGION) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was in use is zero once it has been given back, and what is in use stays.
+    #[test]
+    fn what_has_been_free_for_a_while_is_given_back() {
+        let a = arena(1 << MAX_ORDER);
+        let all: Vec<_> = (0..400).map(|_| a.alloc(1).unwrap()).collect();
+        for e in &all {
+            // SAFETY: it is this test's.
+            unsafe { a.bytes_mut(*e) }.fill(1);
+        }
+        for e in &all[1..] {
+            a.free(*e);
+        }
+        let dirty = || {
+            // SAFETY: nobody writes meanwhile.
+            let bytes = unsafe { a.segment.bytes(a.base, 400 * 2 * BLOCK) };
+            bytes.iter().filter(|byte| **byte == 1).count()
+        };
+        a.rest();
+        assert_eq!(dirty(), 400 * 2 * BLOCK, "it may be wanted again at once");
+        a.rest();
+        assert_eq!(
+            dirty(),
+            BLOCK << REGION,
+            "the region of the one that is left"
+        );
+        // SAFETY: it is this test's.
+        assert!(unsafe { a.bytes(all[0]) }.iter().all(|byte| *byte == 1));
+        a.free(all[0]);
+        a.rest();
+        assert_eq!(dirty(), 0);
+        assert!(a.alloc(MAX_ORDER).is_some());
+    }
 
     fn arena(blocks: usize) -> Arena {
         let segment = Arc::new(Segment::create(c"arena", blocks * BLOCK + 4096).unwrap());

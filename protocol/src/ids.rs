@@ -39,9 +39,10 @@ impl fmt::Display for Position {
 }
 
 /// What a listener, and so a connection that came through it, is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    #[default]
     /// Clients of the service.
     Public,
     /// The operators.

@@ -12,6 +12,7 @@
 //! 6. [`output`]: where protocols put their bytes.
 //! 7. [`fault`]: deaths at a chosen place, for tests.
 
+mod address;
 pub mod arena;
 pub mod channel;
 pub mod fault;

@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
@@ -17,6 +18,8 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+
+const PAGE: usize = 4096;
 
 /// What a mapping may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +164,22 @@ impl Segment {
         };
     }
 
+    /// Gives the memory of these bytes back to the kernel, as far as it is whole pages: they are zero
+    /// from now on. Nobody uses them, and it is no harm if a part stays as it is.
+    pub fn give_back(&self, bytes: Range<usize>) {
+        let start = bytes.start.next_multiple_of(PAGE);
+        let end = bytes.end / PAGE * PAGE;
+        if start >= end {
+            return;
+        }
+        self.check(start, end - start);
+        // SAFETY: inside the mapping; what is there is nobody's, as the caller says.
+        let _ = unsafe {
+            let at = self.at.add(start).cast();
+            madvise(at, end - start, MmapAdvise::MADV_REMOVE)
+        };
+    }
+
     fn check(&self, offset: usize, len: usize) {
         assert!(
             offset <= self.len && len <= self.len - offset,
@@ -180,6 +199,13 @@ impl Drop for Segment {
         // SAFETY: the mapping made in `map`, and nothing borrowed from it can outlive `self`.
         let _ = unsafe { munmap(self.at.cast(), self.len) };
     }
+}
+
+/// Gives back what is free in the heap, wherever in it that is: a table that grew leaves the places
+/// where it was. Takes some 20 µs for a heap of a megabyte (malloc_trim(3)).
+pub fn trim_heap() {
+    // SAFETY: may be called at any time.
+    unsafe { nix::libc::malloc_trim(0) };
 }
 
 /// `MFD_NOEXEC_SEAL` (Linux 6.3): memory is not a program.
@@ -203,6 +229,16 @@ mod tests {
     fn a_reader_cannot_map_it_for_writing() {
         let a = Segment::create(c"test", 4096).unwrap();
         assert!(Segment::map(a.open_read_only().unwrap(), Access::ReadWrite).is_err());
+    }
+
+    #[test]
+    fn whole_pages_can_be_given_back() {
+        let a = Segment::create(c"test", 4 * PAGE).unwrap();
+        let words = [511, 512, 1535, 1536].map(|index| a.word(index));
+        words.iter().for_each(|w| w.store(1, Ordering::Relaxed));
+        a.give_back(511 * 8..1537 * 8);
+        a.give_back(100..200);
+        assert_eq!(words.map(|w| w.load(Ordering::Relaxed)), [1, 0, 0, 1]);
     }
 
     #[test]

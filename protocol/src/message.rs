@@ -48,28 +48,32 @@ pub enum ToWorker {
     Retire { within_ms: u64 },
 }
 
-/// One connection that is given.
+/// One connection that is given. What is as usual is not said: most that are given are fresh, and there
+/// may be many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Given {
     pub cid: Cid,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub role: Role,
     /// The client's address, as accepted or, once known, as a PROXY header said.
+    #[serde(with = "crate::address")]
     pub peer: SocketAddr,
-    /// The listener's address that it came to.
-    pub local: SocketAddr,
     /// A PROXY header comes first: read it. With [`Proxy::ReadAndReturn`] the connection then goes
     /// back once, so that the master can choose by the address in it.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub proxy: Proxy,
     /// baton is at a limit: answer 503 with `Retry-After`, linger, close.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub refuse: bool,
-    /// It came through a listener that not only this machine can reach.
-    #[serde(default)]
-    pub remote: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub past: Past,
     /// As [`cookie`](crate::channel::cookie) says; 0: not asked.
     #[serde(default)]
     pub cookie: u64,
+}
+
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a connection that has lived brings along: the giver's snapshot of it, which the master
@@ -91,12 +95,14 @@ pub enum Past {
 pub struct Parted {
     pub cid: Cid,
     /// As the worker knows it: behind a proxy, what the header said.
+    #[serde(with = "crate::address")]
     pub peer: SocketAddr,
     pub past: Past,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proxy {
+    #[default]
     /// No header is expected, or it has been read.
     None,
     /// A header is expected; keep the connection.

@@ -152,6 +152,18 @@ impl Writer {
         new
     }
 
+    /// Gives back the memory of what lies between two places, which all readers have read.
+    pub fn give_back(&self, from: u64, to: u64) {
+        let from = from.max(to.saturating_sub(self.size));
+        let (start, end) = (self.offset(from), self.offset(to));
+        if from < to && start < end {
+            self.segment.give_back(start..end);
+        } else if from < to {
+            self.segment.give_back(start..HEADER + self.size as usize);
+            self.segment.give_back(HEADER..end);
+        }
+    }
+
     /// Forgets what was staged.
     pub fn abandon(&mut self) {
         self.staged = self.head;

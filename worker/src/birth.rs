@@ -23,12 +23,10 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
 use crate::arrive::Arrivals;
-use crate::auth::Keys;
-use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, Local};
+use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
-use crate::owed::Turn;
+use crate::owed::{Credits, Turn};
 use crate::part::Parting;
-use crate::passes::Passes;
 use crate::poison::Verdict;
 use crate::rooms::Rooms;
 use crate::slots::Slots;
@@ -86,7 +84,6 @@ impl Brain {
         let slots = Slots::new(state.clone());
         let log = Reader::new(log_segment.clone());
         let rooms = Rooms::new(state.clone(), &slots);
-        let passes = Passes::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
@@ -101,7 +98,8 @@ impl Brain {
             asked: Writer::new(ring_segment.clone()).head(),
             ring: Writer::new(ring_segment.clone()),
             log,
-            locals: vec![Local::default(); slots.used() as usize],
+            locals: Vec::new(),
+            credits: Credits::default(),
             now,
             clock,
             timers: Timers::new(now),
@@ -109,14 +107,14 @@ impl Brain {
             settled_at: (!evacuates).then_some(now + A_WHILE_MS),
             evacuates,
             rests_at: now,
+            ring_rested: RingRested::default(),
+            trimmed_at: 0,
             verdict: Verdict::default(),
             life,
             state,
             journal,
             slots,
             rooms,
-            passes,
-            keys: Keys::new(&settings.auth),
             ring_segment,
             log_segment,
             channel,

@@ -20,7 +20,7 @@ use protocol::fault;
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
 use protocol::journal::{Journal, Record};
-use protocol::memory::Segment;
+use protocol::memory::{self, Segment};
 use protocol::message::{MAX_BATCH, ToMaster};
 use protocol::record::{Cids, Up, cid_bytes};
 use protocol::roles::{self, WorkerArgs};
@@ -29,15 +29,13 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
 use crate::arrive::Arrivals;
-use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
-use crate::owed::Turn;
+use crate::owed::{Credits, Turn};
 use crate::part::Parting;
-use crate::passes::Passes;
 use crate::poison::Verdict;
 use crate::rooms::{RoomIx, Rooms};
-use crate::slots::{Flag, Slots};
+use crate::slots::{Flag, MANY, Slots};
 use crate::state::{Head, State};
 use crate::timers::Timers;
 use crate::{logs, recover};
@@ -82,13 +80,14 @@ pub struct Local {
     pub ended: bool,
     /// Bytes that must be unread together for its parser to go on.
     pub want: u32,
-    /// First and last of what it is owed in this turn, in [`Turn`]; 0: none.
-    pub first: u32,
-    pub last: u32,
-    /// Bytes of messages that wait for it in the log, about, as far as they were said since
-    /// `lags_from`: what lay there before, it could not have read either.
-    pub owed: u32,
-    pub lags_from: u64,
+}
+
+/// The ring, when it was last looked at for memory to be given back.
+#[derive(Debug, Default)]
+pub(crate) struct RingRested {
+    head: u64,
+    /// What is before has been given back.
+    read: u64,
 }
 
 pub struct Brain {
@@ -100,6 +99,9 @@ pub struct Brain {
     pub(crate) settled_at: Option<u64>,
     pub(crate) evacuates: bool,
     pub(crate) rests_at: u64,
+    pub(crate) ring_rested: RingRested,
+    /// So many slots were in use when the heap was trimmed last.
+    pub(crate) trimmed_at: u32,
     pub(crate) verdict: Verdict,
     pub(crate) pid: i32,
     pub(crate) state: State,
@@ -107,8 +109,6 @@ pub struct Brain {
     pub(crate) slots: Slots,
     pub(crate) arena: Arena,
     pub(crate) rooms: Rooms,
-    pub(crate) passes: Passes,
-    pub(crate) keys: Keys,
     pub(crate) ring: Writer,
     pub(crate) ring_segment: Arc<Segment>,
     pub(crate) log: Reader,
@@ -119,6 +119,7 @@ pub struct Brain {
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
     pub(crate) locals: Vec<Local>,
+    pub(crate) credits: Credits,
     pub(crate) turn: Turn,
     /// Connections to be driven again in the next turn, without an event.
     pub(crate) again: Vec<u32>,
@@ -332,6 +333,17 @@ impl Brain {
         &mut self.locals[slot]
     }
 
+    /// The slot is another connection's from now on, or nobody's.
+    pub fn begin_anew(&mut self, slot: u32, readable: bool) {
+        let local = self.local(slot);
+        *local = Local {
+            generation: local.generation.wrapping_add(1),
+            readable,
+            ..Local::default()
+        };
+        self.credits.clear(slot);
+    }
+
     /// To be flushed at the end of this turn.
     pub fn touch(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.local(slot).touched, true) {
@@ -441,8 +453,31 @@ impl Brain {
         }
         if self.now >= self.rests_at {
             self.rests_at = self.now + LONGEST_WAIT_MS;
-            self.slots.rest();
+            self.rest();
         }
+    }
+
+    /// What has not been used for a while goes.
+    fn rest(&mut self) {
+        if self.slots.rest() {
+            let used = self.slots.used();
+            self.locals.truncate(used as usize);
+            self.locals.shrink_to_fit();
+            self.credits.rest(used);
+        }
+        let used = self.slots.used();
+        self.timers.rest(used);
+        if used.abs_diff(self.trimmed_at) >= MANY {
+            self.trimmed_at = used;
+            memory::trim_heap();
+        }
+        self.arena.rest();
+        let (head, read) = (self.ring.head(), self.ring_read());
+        if head == self.ring_rested.head && read > self.ring_rested.read {
+            self.ring.give_back(self.ring_rested.read, read);
+            self.ring_rested.read = read;
+        }
+        self.ring_rested.head = head;
     }
 
     #[must_use]

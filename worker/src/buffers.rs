@@ -4,7 +4,7 @@
 //! an extent is too small, what it holds is copied into a larger one, and the slot changes over
 //! with the step's record. Only then is the old extent given back.
 
-use protocol::arena::{Arena, BLOCK, Extent};
+use protocol::arena::{Arena, BLOCK, Extent, MAX_ORDER};
 use protocol::journal::{Journal, Record};
 use protocol::output::{Buffer, Full, Output};
 
@@ -13,6 +13,34 @@ use crate::slots::{Field, Slots};
 /// Room for the first read of a connection: 32 KiB. What is left of it afterwards takes up no more
 /// than it needs.
 const FIRST_READ: u8 = 3;
+
+/// Bits of a buffer's word for its number, above its extent's.
+const NUMBER_BITS: u32 = u64::BITS - Extent::BITS;
+const NUMBER: u64 = (1 << NUMBER_BITS) - 1;
+const _: () = assert!((BLOCK << MAX_ORDER) < 1 << NUMBER_BITS);
+
+/// The word of a buffer: its extent, and a number. Of a message that is its length. Of a stream it is
+/// the number of the byte that the extent begins with, as far as it has room: a byte that lies in the
+/// extent is less than an extent's size further, and so has one [`place`] only.
+#[must_use]
+pub fn held(extent: Option<Extent>, number: u64) -> u64 {
+    match extent {
+        Some(_) => Extent::pack(extent) | number << Extent::BITS,
+        None => 0,
+    }
+}
+
+/// Where in its extent this byte of a stream is.
+#[must_use]
+pub fn place(word: u64, number: u64) -> usize {
+    (number.wrapping_sub(word >> Extent::BITS) & NUMBER) as usize
+}
+
+/// Bytes of the message whose word this is.
+#[must_use]
+pub fn message_len(word: u64) -> u64 {
+    word >> Extent::BITS
+}
 
 /// What is being added to a buffer in a step.
 pub struct Staged<'a> {
@@ -152,13 +180,13 @@ impl Buffer for Staged<'_> {
 /// The connection's output, to add to. At most `limit` bytes may wait in it.
 #[must_use]
 pub fn output<'a>(arena: &'a Arena, slots: &Slots, slot: u32, limit: usize) -> Staged<'a> {
-    let base = slots.get(slot, Field::OutBase);
-    let extent = Extent::unpack(slots.get(slot, Field::OutExtent));
+    let word = slots.get(slot, Field::Output);
+    let extent = Extent::unpack(word);
     let (start, end) = match extent {
-        Some(_) => (
-            (slots.get(slot, Field::Written) - base) as usize,
-            (slots.get(slot, Field::Produced) - base) as usize,
-        ),
+        Some(_) => {
+            let start = place(word, slots.get(slot, Field::Written));
+            (start, start + slots.pending(slot))
+        }
         None => (0, 0),
     };
     Staged::new(arena, extent, start, end, limit)
@@ -172,17 +200,17 @@ pub fn change_output(out: &Staged<'_>, slots: &Slots, slot: u32, record: &mut Re
         Slots::change(record, slot, Field::Produced, produced);
     }
     if out.extent != out.committed {
-        Slots::change(record, slot, Field::OutExtent, Extent::pack(out.extent));
-        Slots::change(record, slot, Field::OutBase, written - out.start as u64);
+        let word = held(out.extent, written.wrapping_sub(out.start as u64));
+        Slots::change(record, slot, Field::Output, word);
     }
 }
 
 /// The message that the connection is putting together.
 #[must_use]
 pub fn message<'a>(arena: &'a Arena, slots: &Slots, slot: u32, limit: usize) -> Staged<'a> {
-    let extent = Extent::unpack(slots.get(slot, Field::MessageExtent));
-    let len = slots.get(slot, Field::MessageLen) as usize;
-    Staged::new(arena, extent, 0, len, limit)
+    let word = slots.get(slot, Field::Message);
+    let len = message_len(word) as usize;
+    Staged::new(arena, Extent::unpack(word), 0, len, limit)
 }
 
 /// Puts the message into the step's record; an empty one keeps no extent.
@@ -193,16 +221,9 @@ pub fn change_message(message: &mut Staged<'_>, slots: &Slots, slot: u32, record
     {
         message.arena.free(extent);
     }
-    if message.len() as u64 != slots.get(slot, Field::MessageLen) {
-        Slots::change(record, slot, Field::MessageLen, message.len() as u64);
-    }
-    if message.extent != message.committed {
-        Slots::change(
-            record,
-            slot,
-            Field::MessageExtent,
-            Extent::pack(message.extent),
-        );
+    let word = held(message.extent, message.len() as u64);
+    if word != slots.get(slot, Field::Message) {
+        Slots::change(record, slot, Field::Message, word);
     }
 }
 
@@ -215,12 +236,13 @@ pub fn settle(out: Staged<'_>, message: Staged<'_>) {
 /// The connection's unread input.
 #[must_use]
 pub fn unread<'a>(arena: &'a Arena, slots: &Slots, slot: u32) -> &'a [u8] {
-    let Some(extent) = Extent::unpack(slots.get(slot, Field::InExtent)) else {
+    let word = slots.get(slot, Field::Input);
+    let Some(extent) = Extent::unpack(word) else {
         return &[];
     };
-    let base = slots.get(slot, Field::InBase);
-    let start = (slots.get(slot, Field::Parsed) - base) as usize;
-    let end = (slots.get(slot, Field::Consumed) - base) as usize;
+    let parsed = slots.get(slot, Field::Parsed);
+    let start = place(word, parsed);
+    let end = start + (slots.get(slot, Field::Consumed) - parsed) as usize;
     // SAFETY: this connection's extent; a read adds behind `end`.
     unsafe { &arena.bytes(extent)[start..end] }
 }
@@ -228,12 +250,12 @@ pub fn unread<'a>(arena: &'a Arena, slots: &Slots, slot: u32) -> &'a [u8] {
 /// The connection's output that waits to be written.
 #[must_use]
 pub fn unwritten<'a>(arena: &'a Arena, slots: &Slots, slot: u32) -> &'a [u8] {
-    let Some(extent) = Extent::unpack(slots.get(slot, Field::OutExtent)) else {
+    let word = slots.get(slot, Field::Output);
+    let Some(extent) = Extent::unpack(word) else {
         return &[];
     };
-    let base = slots.get(slot, Field::OutBase);
-    let start = (slots.get(slot, Field::Written) - base) as usize;
-    let end = (slots.get(slot, Field::Produced) - base) as usize;
+    let start = place(word, slots.get(slot, Field::Written));
+    let end = start + slots.pending(slot);
     // SAFETY: this connection's extent; output is added behind `end`.
     unsafe { &arena.bytes(extent)[start..end] }
 }
@@ -249,18 +271,17 @@ pub fn fill_input<R>(
     want: usize,
     read: impl FnOnce(&mut [u8]) -> R,
 ) -> Result<R, Full> {
-    let extent = Extent::unpack(slots.get(slot, Field::InExtent));
+    let word = slots.get(slot, Field::Input);
     let parsed = slots.get(slot, Field::Parsed);
-    let consumed = slots.get(slot, Field::Consumed);
-    let base = slots.get(slot, Field::InBase);
-    if let Some(extent) = extent {
-        let (start, end) = ((parsed - base) as usize, (consumed - base) as usize);
+    let held = (slots.get(slot, Field::Consumed) - parsed) as usize;
+    if let Some(extent) = Extent::unpack(word) {
+        let start = place(word, parsed);
+        let end = start + held;
         if end < extent.capacity() && start + want <= extent.capacity() {
             // SAFETY: this connection's extent, behind all that is committed.
             return Ok(read(unsafe { &mut arena.bytes_mut(extent)[end..] }));
         }
     }
-    let held = (consumed - parsed) as usize;
     let order = Extent::order_for(want.max(held * 2)).ok_or(Full)?;
     let larger = arena.alloc(order.max(FIRST_READ)).ok_or(Full)?;
     move_input(arena, slots, journal, slot, larger);
@@ -270,18 +291,13 @@ pub fn fill_input<R>(
 
 /// The unread input goes into this new extent, and the old one is free.
 fn move_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32, to: Extent) {
-    let held = unread(arena, slots, slot);
+    let unread = unread(arena, slots, slot);
     // SAFETY: a new extent, which nobody has a slice of.
-    unsafe { arena.bytes_mut(to)[..held.len()].copy_from_slice(held) };
-    let old = Extent::unpack(slots.get(slot, Field::InExtent));
+    unsafe { arena.bytes_mut(to)[..unread.len()].copy_from_slice(unread) };
+    let old = Extent::unpack(slots.get(slot, Field::Input));
     let mut record = Record::new();
-    Slots::change(&mut record, slot, Field::InExtent, Extent::pack(Some(to)));
-    Slots::change(
-        &mut record,
-        slot,
-        Field::InBase,
-        slots.get(slot, Field::Parsed),
-    );
+    let word = held(Some(to), slots.get(slot, Field::Parsed));
+    Slots::change(&mut record, slot, Field::Input, word);
     journal.commit(&mut record);
     if let Some(old) = old {
         arena.free(old);
@@ -291,7 +307,7 @@ fn move_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32, to: Ex
 /// Lets unread input that fills but a part of its extent move into a smaller one: it may wait for
 /// long.
 pub fn shrink_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32) {
-    let Some(extent) = Extent::unpack(slots.get(slot, Field::InExtent)) else {
+    let Some(extent) = Extent::unpack(slots.get(slot, Field::Input)) else {
         return;
     };
     let held = unread(arena, slots, slot).len();
@@ -308,10 +324,10 @@ pub fn shrink_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32) 
 pub fn release_empty(arena: &Arena, slots: &Slots, slot: u32) {
     let idle = [
         (
-            Field::InExtent,
+            Field::Input,
             slots.get(slot, Field::Parsed) == slots.get(slot, Field::Consumed),
         ),
-        (Field::OutExtent, slots.pending(slot) == 0),
+        (Field::Output, slots.pending(slot) == 0),
     ];
     for (field, empty) in idle {
         if empty && let Some(extent) = Extent::unpack(slots.get(slot, field)) {
@@ -323,7 +339,7 @@ pub fn release_empty(arena: &Arena, slots: &Slots, slot: u32) {
 
 /// Gives back all buffers, of a connection that ends.
 pub fn release_all(arena: &Arena, slots: &Slots, slot: u32) {
-    for field in [Field::InExtent, Field::OutExtent, Field::MessageExtent] {
+    for field in [Field::Input, Field::Output, Field::Message] {
         if let Some(extent) = Extent::unpack(slots.get(slot, field)) {
             slots.set(slot, field, 0);
             arena.free(extent);
@@ -396,11 +412,11 @@ mod tests {
             let consumed = slots.get(0, Field::Consumed) + part.len() as u64;
             slots.set(0, Field::Consumed, consumed);
             seen.extend_from_slice(part);
-            let before = slots.get(0, Field::InExtent);
+            let before = slots.get(0, Field::Input);
             shrink_input(&arena, &slots, &journal, 0);
             assert_eq!(unread(&arena, &slots, 0), seen);
             assert_eq!(arena.free_bytes(), 63 * BLOCK);
-            let moved = slots.get(0, Field::InExtent) != before;
+            let moved = slots.get(0, Field::Input) != before;
             assert_eq!(moved, seen.len() == part.len());
         }
     }

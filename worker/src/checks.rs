@@ -8,6 +8,7 @@ use protocol::arena::Extent;
 use protocol::channel::cookie;
 
 use crate::brain::Brain;
+use crate::buffers;
 use crate::close::CloseReason;
 use crate::http;
 use crate::slots::{Field, Flag, Meta, Phase};
@@ -37,11 +38,8 @@ pub fn disown(brain: &mut Brain, slot: u32) {
     log::error!("{cid} has a slot that is corrupt, and a socket that is not its own: given up");
     if brain.slots.meta(slot).is_some() {
         brain.leave_rooms(slot);
-        brain.release_pass(slot);
     }
-    // What is no connection's has no pass of its own.
-    brain.slots.forget_pass(slot);
-    for field in [Field::InExtent, Field::OutExtent, Field::MessageExtent] {
+    for field in [Field::Input, Field::Output, Field::Message] {
         brain.slots.set(slot, field, 0);
     }
     brain.slots.release(slot);
@@ -51,15 +49,9 @@ pub fn disown(brain: &mut Brain, slot: u32) {
 pub fn drop_slot(brain: &mut Brain, slot: u32) {
     let cid = brain.slots.cid(slot);
     log::error!("{cid} kills even while it is closed: dropped");
-    for field in [
-        Field::InExtent,
-        Field::OutExtent,
-        Field::MessageExtent,
-        Field::Cells,
-    ] {
+    for field in [Field::Input, Field::Output, Field::Message, Field::Cells] {
         brain.slots.set(slot, field, 0);
     }
-    brain.release_pass(slot);
     brain.rooms.forget_member(slot);
     brain.slots.release(slot);
 }
@@ -68,37 +60,33 @@ pub fn drop_slot(brain: &mut Brain, slot: u32) {
 pub fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), Doubt> {
     let get = |field| brain.slots.get(slot, field);
     let spans = [
-        (
-            Field::InExtent,
-            get(Field::InBase),
-            get(Field::Parsed),
-            get(Field::Consumed),
-        ),
-        (Field::MessageExtent, 0, 0, get(Field::MessageLen)),
+        (Field::Input, get(Field::Parsed), get(Field::Consumed)),
+        (Field::Message, 0, buffers::message_len(get(Field::Message))),
         // The last, since it decides what can still be said.
-        (
-            Field::OutExtent,
-            get(Field::OutBase),
-            get(Field::Written),
-            get(Field::Produced),
-        ),
+        (Field::Output, get(Field::Written), get(Field::Produced)),
     ];
     let mut result = Ok(());
-    for (field, base, start, end) in spans {
-        let sound = match Extent::unpack(get(field)) {
+    for (field, start, end) in spans {
+        let word = get(field);
+        let sound = match Extent::unpack(word) {
             Some(extent) if brain.arena.claim(extent) => {
-                base <= start && start <= end && end - base <= extent.capacity() as u64
+                let before = match field {
+                    Field::Message => 0,
+                    _ => buffers::place(word, start),
+                };
+                let most = (extent.capacity() as u64).checked_sub(before as u64);
+                start <= end && most.is_some_and(|most| end - start <= most)
             }
             Some(_) => {
                 // Somebody else's, or nobody's: not to be freed with this slot.
                 brain.slots.set(slot, field, 0);
                 false
             }
-            None => start == end,
+            None => start == end && word == 0,
         };
         match (sound, field) {
             (true, _) => {}
-            (false, Field::OutExtent) => result = Err(Doubt::Ends(CloseReason::Internal)),
+            (false, Field::Output) => result = Err(Doubt::Ends(CloseReason::Internal)),
             (false, _) => result = Err(Doubt::Speaks),
         }
     }
@@ -107,10 +95,13 @@ pub fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), Doubt> {
 
 /// A deadline that is counted from the future would never come.
 pub fn times(brain: &Brain, slot: u32) {
-    for field in [Field::Heard, Field::Since, Field::Stalled] {
+    for field in [Field::Heard, Field::Since] {
         if brain.slots.get(slot, field) > brain.now {
             brain.slots.set(slot, field, brain.now);
         }
+    }
+    if brain.slots.small(slot).stalled > brain.now {
+        brain.slots.set_stalled(slot, brain.now);
     }
 }
 

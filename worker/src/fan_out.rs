@@ -17,7 +17,7 @@ use protocol::stream::Lost;
 use crate::brain::{Brain, RING};
 use crate::client::{Lost as Why, ToClient};
 use crate::close::CloseReason;
-use crate::frames::{given_up, opened, refused};
+use crate::frames::{given_up, refused};
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag};
@@ -220,14 +220,13 @@ impl Brain {
             return false;
         }
         if self.local(slot).lagging {
-            let local = self.local(slot);
-            if at >= local.lags_from {
-                local.owed += frame.1 - frame.0;
+            let credit = self.credits.of(slot);
+            if at >= credit.lags_from {
+                credit.bytes += frame.1 - frame.0;
             }
             return true;
         }
-        let local = &mut self.locals[slot as usize];
-        self.turn.owe(local, next, frame);
+        self.turn.owe(self.credits.of(slot), next, frame);
         self.touch(slot);
         true
     }
@@ -301,7 +300,11 @@ impl Brain {
         });
         self.opening_ends(asker);
         let answer = match joined {
-            Ok(_) => opened(asker.id, name, position, total),
+            Ok(_) => ToClient::Joined {
+                id: asker.id,
+                position,
+                count: total,
+            },
             Err(_) => refused(asker.id, Refusal::Limit),
         };
         self.answer(at, next, asker, answer);
@@ -319,10 +322,6 @@ impl Brain {
         {
             self.slots
                 .set_meta(asker.slot, meta.with(Flag::Opening, false));
-            if self.lacks_own_room(asker.slot) {
-                // What is sent to its user would not reach it.
-                return self.begin_close(asker.slot, CloseReason::Overloaded);
-            }
             self.again.push(asker.slot);
         }
     }

@@ -67,10 +67,16 @@ impl Brain {
                 position,
                 total,
                 asker,
-                name,
                 ..
             } if mine(asker) => {
-                put(into, opened(asker.id, name, *position, *total));
+                put(
+                    into,
+                    ToClient::Joined {
+                        id: asker.id,
+                        position: *position,
+                        count: *total,
+                    },
+                );
             }
             Down::Count { total, asker } if mine(asker) => {
                 put(
@@ -100,18 +106,6 @@ pub fn given_up(room: &[u8], position: Position) -> ToClient<'_> {
         from: position,
         to: position,
         why: Why::Internal,
-    }
-}
-
-/// The answer to a join; or, since a user's room is joined by showing a token, to that.
-pub fn opened<'a>(id: &'a [u8], name: &'a [u8], position: Position, count: u32) -> ToClient<'a> {
-    match name {
-        [b'@', user @ ..] => ToClient::Authorized { id, user },
-        _ => ToClient::Joined {
-            id,
-            position,
-            count,
-        },
     }
 }
 

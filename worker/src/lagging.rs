@@ -28,9 +28,9 @@ impl Brain {
     /// there may be much of it because this worker was away, or the connection was moved.
     pub(crate) fn begin_to_lag(&mut self, slot: u32) {
         let head = self.log.head();
-        let local = self.local(slot);
-        (local.owed, local.lags_from) = (0, head);
-        if !std::mem::replace(&mut local.lagging, true) {
+        let credit = self.credits.of(slot);
+        (credit.bytes, credit.lags_from) = (0, head);
+        if !std::mem::replace(&mut self.local(slot).lagging, true) {
             self.lagging.push(slot);
         }
     }
@@ -92,7 +92,7 @@ impl Brain {
     /// and says so.
     fn drop_oldest(&mut self, slot: u32) -> bool {
         let keep = self.settings.rooms.slow_bytes / 2;
-        let mut excess = (self.local(slot).owed as usize).saturating_sub(keep);
+        let mut excess = (self.credits.of(slot).bytes as usize).saturating_sub(keep);
         let mut kept = Vec::new();
         let mut gaps: Vec<(RoomIx, Position, Position)> = Vec::new();
         let mut dropped = 0;
@@ -122,7 +122,7 @@ impl Brain {
             );
         }
         self.gaps += dropped;
-        self.local(slot).owed = keep as u32;
+        self.credits.of(slot).bytes = keep as u32;
         self.keep_owed(slot, cursor, &kept)
     }
 
@@ -184,12 +184,12 @@ impl Brain {
         fault::point("worker:materialise");
         self.journal.commit(&mut record);
         out.settle();
-        let local = self.local(slot);
-        if before >= local.lags_from {
-            local.owed = local.owed.saturating_sub(frames.len() as u32);
-        }
+        let credit = self.credits.of(slot);
         if caught_up {
-            (local.lagging, local.owed) = (false, 0);
+            credit.bytes = 0;
+            self.local(slot).lagging = false;
+        } else if before >= credit.lags_from {
+            credit.bytes = credit.bytes.saturating_sub(frames.len() as u32);
         }
         true
     }
@@ -204,7 +204,7 @@ impl Brain {
                 return false;
             }
             self.note_in_hand(InHand::Connection(slot));
-            if self.local(slot).owed as usize > self.settings.rooms.slow_bytes {
+            if self.credits.of(slot).bytes as usize > self.settings.rooms.slow_bytes {
                 match self.settings.rooms.slow {
                     Slow::Gap => {
                         self.drop_oldest(slot);

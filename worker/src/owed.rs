@@ -11,8 +11,8 @@ use protocol::arena::Extent;
 use protocol::fault;
 use protocol::journal::Record;
 
-use crate::brain::{Brain, Local};
-use crate::buffers;
+use crate::brain::Brain;
+use crate::buffers::{self, held};
 use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::frames;
@@ -33,6 +33,53 @@ pub struct Turn {
     refs: Vec<Ref>,
     /// Connections with something to write, or that may have room again.
     pub touched: Vec<u32>,
+}
+
+/// What a connection is owed from the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credit {
+    /// First and last of this turn, in [`Turn`]; 0: none.
+    first: u32,
+    last: u32,
+    /// If it lags: bytes of messages that wait for it in the log, about, as far as they were said
+    /// since `lags_from`: what lay there before, it could not have read either.
+    pub bytes: u32,
+    pub lags_from: u64,
+}
+
+/// Credits by slot: for those that ever had one, since most connections of some services have none.
+#[derive(Debug, Default)]
+pub struct Credits(Vec<Credit>);
+
+impl Credits {
+    pub fn of(&mut self, slot: u32) -> &mut Credit {
+        let slot = slot as usize;
+        if slot >= self.0.len() {
+            self.0.resize(slot + 1, Credit::default());
+        }
+        &mut self.0[slot]
+    }
+
+    /// The slot is another connection's now.
+    pub fn clear(&mut self, slot: u32) {
+        if let Some(credit) = self.0.get_mut(slot as usize) {
+            *credit = Credit::default();
+        }
+    }
+
+    /// To be called now and then: the memory for slots from `used` on goes.
+    pub fn rest(&mut self, used: u32) {
+        self.0.truncate(used as usize);
+        self.0.shrink_to_fit();
+    }
+
+    /// What this turn owes it, which is not owed any more; 0: nothing.
+    fn take(&mut self, slot: u32) -> u32 {
+        self.0.get_mut(slot as usize).map_or(0, |credit| {
+            credit.last = 0;
+            std::mem::take(&mut credit.first)
+        })
+    }
 }
 
 /// A frame for one connection.
@@ -59,18 +106,18 @@ impl Turn {
         (start as u32, self.frames.len() as u32)
     }
 
-    pub fn owe(&mut self, local: &mut Local, after: u64, frame: (u32, u32)) {
+    pub fn owe(&mut self, credit: &mut Credit, after: u64, frame: (u32, u32)) {
         self.refs.push(Ref {
             frame,
             after,
             next: 0,
         });
         let this = self.refs.len() as u32;
-        match local.last {
-            0 => local.first = this,
+        match credit.last {
+            0 => credit.first = this,
             last => self.refs[last as usize - 1].next = this,
         }
-        local.last = this;
+        credit.last = this;
     }
 
     fn refs_from(&self, first: u32) -> impl Iterator<Item = &Ref> {
@@ -120,9 +167,7 @@ impl Brain {
 
     /// What waits for this one.
     pub(crate) fn flush_one(&mut self, slot: u32) {
-        let local = self.local(slot);
-        let first = std::mem::take(&mut local.first);
-        local.last = 0;
+        let first = self.credits.take(slot);
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };
@@ -209,10 +254,10 @@ impl Brain {
             Slots::change(&mut record, slot, Field::Written, written);
             Slots::change(&mut record, slot, Field::Produced, written);
             Slots::change(&mut record, slot, Field::Cursor, self.turn.read);
-            let old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
+            let old = Extent::unpack(self.slots.get(slot, Field::Output));
             if let Some(old) = old {
                 // The frames were never in it: what has been produced ends elsewhere now.
-                Slots::change(&mut record, slot, Field::OutExtent, 0);
+                Slots::change(&mut record, slot, Field::Output, 0);
                 self.journal.commit(&mut record);
                 fault::point("worker:written");
                 self.arena.free(old);
@@ -255,7 +300,7 @@ impl Brain {
         let mut old = None;
         if n >= waiting {
             // All own bytes have gone, so the rest begins a new extent.
-            old = Extent::unpack(self.slots.get(slot, Field::OutExtent));
+            old = Extent::unpack(self.slots.get(slot, Field::Output));
             let mut new = None;
             if !rest.is_empty() {
                 new = buffers::keep(&self.arena, &rest);
@@ -264,8 +309,7 @@ impl Brain {
                 }
             }
             let produced = written + rest.len() as u64;
-            Slots::change(&mut record, slot, Field::OutExtent, Extent::pack(new));
-            Slots::change(&mut record, slot, Field::OutBase, written);
+            Slots::change(&mut record, slot, Field::Output, held(new, written));
             Slots::change(&mut record, slot, Field::Produced, produced);
         }
         fault::point("worker:cut");
@@ -280,10 +324,10 @@ impl Brain {
             return;
         };
         let waits = self.slots.pending(slot) > 0 || meta.has(Flag::Lagging);
-        let stalled = self.slots.get(slot, Field::Stalled);
+        let stalled = self.slots.small(slot).stalled;
         if !waits {
             if stalled != 0 {
-                self.slots.set(slot, Field::Stalled, 0);
+                self.slots.set_stalled(slot, 0);
             }
             if std::mem::take(&mut self.local(slot).waits) {
                 self.again.push(slot);
@@ -291,7 +335,7 @@ impl Brain {
             buffers::release_empty(&self.arena, &self.slots, slot);
             self.end_if_all_is_said(slot);
         } else if stalled == 0 || n > 0 {
-            self.slots.set(slot, Field::Stalled, self.now);
+            self.slots.set_stalled(slot, self.now);
             self.reschedule(slot);
         }
     }

@@ -188,16 +188,11 @@ impl Brain {
             cursor: get(Field::Cursor),
             heard: ago(get(Field::Heard)),
             since: ago(get(Field::Since)),
-            stalled: match get(Field::Stalled) {
+            stalled: match self.slots.small(slot).stalled {
                 0 => None,
                 at => Some(ago(at)),
             },
             rooms: rooms.into_iter().map(membership).collect(),
-            remote: is(Flag::Remote),
-            pass: self
-                .slots
-                .pass(slot)
-                .map(|pass| self.passes.read(pass).travels(self.now)),
         }
     }
 

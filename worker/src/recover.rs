@@ -19,7 +19,7 @@ use protocol::roles;
 use protocol::truth;
 
 use crate::birth::borrowed;
-use crate::brain::{Brain, Local};
+use crate::brain::Brain;
 use crate::buffers;
 use crate::checks::{self, Doubt};
 use crate::close::CloseReason;
@@ -34,7 +34,6 @@ pub fn recover(brain: &mut Brain) {
     let mut repaired = 0;
     let mut fds = HashSet::new();
     let mut doubtful = brain.rooms.take_doubtful();
-    doubtful.extend(brain.passes.take_doubtful());
     let used = brain.slots.used();
     if let Some(at) = verdict.convicted_record() {
         brain.give_up_record(at);
@@ -121,12 +120,7 @@ fn claim(brain: &mut Brain, slot: u32, fds: &mut HashSet<RawFd>) -> Option<Resul
         checks::drop_slot(brain, slot);
         return None;
     }
-    let local = brain.local(slot);
-    *local = Local {
-        generation: local.generation.wrapping_add(1),
-        readable: true,
-        ..Default::default()
-    };
+    brain.begin_anew(slot, true);
     if brain.slots.meta(slot)?.has(Flag::Lagging) {
         brain.begin_to_lag(slot);
     }
@@ -179,12 +173,10 @@ fn repair_input(brain: &Brain, slot: u32, meta: Meta, consumed: u64) -> Result<b
     if consumed == noted || meta.phase == Phase::Closing {
         return Ok(false);
     }
-    let extent =
-        Extent::unpack(brain.slots.get(slot, Field::InExtent)).ok_or(CloseReason::Internal)?;
-    let end = consumed
-        .checked_sub(brain.slots.get(slot, Field::InBase))
-        .ok_or(CloseReason::Internal)?;
-    if consumed < noted || end > extent.capacity() as u64 {
+    let word = brain.slots.get(slot, Field::Input);
+    let extent = Extent::unpack(word).ok_or(CloseReason::Internal)?;
+    let room = extent.capacity() - buffers::place(word, noted).min(extent.capacity());
+    if consumed < noted || consumed - noted > room as u64 {
         return Err(CloseReason::Internal);
     }
     brain.slots.set(slot, Field::Consumed, consumed);
@@ -248,18 +240,13 @@ fn repair_output(
         written + rest.len() as u64,
     );
     Slots::change(&mut record, slot, Field::Cursor, cursor);
-    let old = Extent::unpack(brain.slots.get(slot, Field::OutExtent));
+    let old = Extent::unpack(brain.slots.get(slot, Field::Output));
     if !rest.is_empty() {
         let extent = buffers::keep(&brain.arena, rest).ok_or(CloseReason::Overloaded)?;
-        Slots::change(
-            &mut record,
-            slot,
-            Field::OutExtent,
-            Extent::pack(Some(extent)),
-        );
-        Slots::change(&mut record, slot, Field::OutBase, written);
+        let word = buffers::held(Some(extent), written);
+        Slots::change(&mut record, slot, Field::Output, word);
     } else {
-        Slots::change(&mut record, slot, Field::OutExtent, 0);
+        Slots::change(&mut record, slot, Field::Output, 0);
     }
     brain.journal.commit(&mut record);
     if let Some(old) = old {

@@ -2,11 +2,14 @@
 //! to go on with a connection is here, and in the buffers that its words name.
 //!
 //! Streams are counted from the connection's first byte. Input: `Parsed` ≤ `Consumed`, what lies
-//! between is unread and in the input extent, whose first byte has number `InBase`. Output:
-//! `Written` ≤ `Produced`, what lies between waits in the output extent, whose first byte has
-//! number `OutBase`. So a `read` or a `write` is noted by one store, and what the kernel did for a
-//! brain that died before its store is found by the kernel's own counts.
+//! between is unread and in the buffer `Input`. Output: `Written` ≤ `Produced`, what lies between waits
+//! in the buffer `Output`. A buffer's word says which byte of the stream it begins with
+//! ([`held`](crate::buffers::held)). So a `read` or a `write` is noted by one store, and what the
+//! kernel did for a brain that died before its store is found by the kernel's own counts.
+//!
+//! An idle connection costs its slot and little more, so its words are few.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
@@ -17,10 +20,9 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::close::CloseReason;
-use crate::passes::PassIx;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
 
-pub const SLOT_WORDS: usize = 24;
+pub const SLOT_WORDS: usize = 20;
 
 /// The words of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +35,12 @@ pub enum Field {
     Cookie,
     Consumed,
     Parsed,
-    InExtent,
-    InBase,
+    Input,
     Written,
     Produced,
-    OutExtent,
-    OutBase,
+    Output,
     /// A message (or a request's body) that is being put together.
-    MessageExtent,
-    MessageLen,
+    Message,
     /// The session's own words, by phase.
     Session0,
     Session1,
@@ -53,17 +52,15 @@ pub enum Field {
     /// What the phase's deadline is counted from: the head's or body's begin, our ping, our Close,
     /// the end of the answer.
     Since,
-    /// Since when it has taken nothing of what waits for it; 0: nothing waits.
-    Stalled,
     /// Its first membership + 1, and how many there are.
     Cells,
     PeerHigh,
     PeerLow,
-    /// The peer's port (16 bits), how often it was not understood (16), and its pass + 1.
-    Misc,
+    /// [`Small`] numbers.
+    Small,
 }
 
-const _: () = assert!(Field::Misc as usize + 1 == SLOT_WORDS);
+const _: () = assert!(Field::Small as usize + 1 == SLOT_WORDS);
 
 /// What a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +100,6 @@ pub enum Flag {
     Leaving = 256,
     /// It is given away and not touched again, unless the master says to keep it.
     Given = 512,
-    /// It came through a listener that not only this machine can reach.
-    Remote = 1024,
 }
 
 /// The first word of a slot.
@@ -207,6 +202,42 @@ impl Meta {
     }
 }
 
+/// Numbers that share a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// Since when it has taken nothing of what waits for it (ms, monotonic, 40 bits: 34 years); 0:
+    /// nothing waits.
+    pub stalled: u64,
+    /// How often it has sent what is no request.
+    pub errors: u8,
+    /// The peer's.
+    pub port: u16,
+}
+
+impl Small {
+    const ERRORS: u32 = 40;
+    const PORT: u32 = 48;
+
+    #[must_use]
+    pub fn pack(self) -> u64 {
+        self.stalled & ((1 << Small::ERRORS) - 1)
+            | u64::from(self.errors) << Small::ERRORS
+            | u64::from(self.port) << Small::PORT
+    }
+
+    #[must_use]
+    pub fn unpack(word: u64) -> Small {
+        Small {
+            stalled: word & ((1 << Small::ERRORS) - 1),
+            errors: (word >> Small::ERRORS) as u8,
+            port: (word >> Small::PORT) as u16,
+        }
+    }
+}
+
+/// So many slots at the end that nobody uses are worth being given back.
+pub const MANY: u32 = 256;
+
 /// All slots, and which are free.
 #[derive(Debug)]
 pub struct Slots {
@@ -297,11 +328,29 @@ impl Slots {
     }
 
     /// To be called now and then: when nothing has moved since the last time, the memory for
-    /// [`find`](Slots::find) goes.
-    pub fn rest(&mut self) {
+    /// [`find`](Slots::find) goes, and that of the slots behind the last one in use, if they are
+    /// many: `true`, there are fewer now.
+    pub fn rest(&mut self) -> bool {
         if !std::mem::take(&mut self.asked) {
             self.by_cid = None;
         }
+        let is_free =
+            |slot: &u32| self.get(*slot, Field::Meta) == 0 && self.get(*slot, Field::Cid) == 0;
+        let behind = (0..self.used).rev().take_while(is_free).count() as u32;
+        if behind < MANY {
+            return false;
+        }
+        let at = |slot: u32| Slots::word(slot, Field::Meta).index as usize * 8;
+        let (used, before) = (self.used - behind, self.used);
+        self.used = used;
+        self.state.set(Head::SlotsUsed, used.into());
+        self.state.segment().give_back(at(used)..at(before));
+        // The lowest are taken first, or the next gap at the end would be long in coming.
+        self.free.retain(|slot| *slot < used);
+        self.free.sort_unstable_by_key(|slot| Reverse(*slot));
+        self.free.shrink_to_fit();
+        self.untold.shrink_to_fit();
+        true
     }
 
     /// The slot gives up its fd's number, which its caller then closes: in this order, or the next
@@ -405,46 +454,37 @@ impl Slots {
         let high = u128::from(self.get(slot, Field::PeerHigh));
         let low = u128::from(self.get(slot, Field::PeerLow));
         let ip = Ipv6Addr::from_bits(high << 64 | low).to_canonical();
-        SocketAddr::new(ip, self.get(slot, Field::Misc) as u16)
+        SocketAddr::new(ip, self.small(slot).port)
     }
 
-    /// What its connection may do and has done, if that is written down.
     #[must_use]
-    pub fn pass(&self, slot: u32) -> Option<PassIx> {
-        PassIx::unpack((self.get(slot, Field::Misc) >> 32) as u32)
+    pub fn small(&self, slot: u32) -> Small {
+        Small::unpack(self.get(slot, Field::Small))
     }
 
-    pub fn change_pass(&self, record: &mut Record, slot: u32, pass: Option<PassIx>) {
-        let rest = self.get(slot, Field::Misc) as u32;
-        let misc = u64::from(rest) | u64::from(PassIx::pack(pass)) << 32;
-        Slots::change(record, slot, Field::Misc, misc);
+    /// It takes nothing of what waits for it since `at`; 0: nothing waits.
+    pub fn set_stalled(&self, slot: u32, at: u64) {
+        let small = Small {
+            stalled: at,
+            ..self.small(slot)
+        };
+        self.set(slot, Field::Small, small.pack());
     }
 
-    /// It names none any more.
-    pub fn forget_pass(&self, slot: u32) {
-        let rest = self.get(slot, Field::Misc) as u32;
-        self.set(slot, Field::Misc, rest.into());
-    }
-
-    /// How often it was not understood, with this time.
-    pub fn change_errors(&self, record: &mut Record, slot: u32) -> u16 {
-        let misc = self.get(slot, Field::Misc);
-        let errors = ((misc >> 16) as u16).saturating_add(1);
-        let misc = misc & !(0xffff << 16) | u64::from(errors) << 16;
-        Slots::change(record, slot, Field::Misc, misc);
-        errors
-    }
-
-    /// The whole of what a new connection's `Misc` says.
-    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr, pass: Option<PassIx>) {
+    /// The words of a connection's address, and with it of its small numbers.
+    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr, stalled: u64) {
         let ip = match peer.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
         Slots::change(record, slot, Field::PeerHigh, (ip.to_bits() >> 64) as u64);
         Slots::change(record, slot, Field::PeerLow, ip.to_bits() as u64);
-        let misc = u64::from(peer.port()) | u64::from(PassIx::pack(pass)) << 32;
-        Slots::change(record, slot, Field::Misc, misc);
+        let small = Small {
+            stalled,
+            errors: 0,
+            port: peer.port(),
+        };
+        Slots::change(record, slot, Field::Small, small.pack());
     }
 }
 
@@ -478,9 +518,10 @@ mod tests {
         for peer in ["127.0.0.9:65535", "[2001:db8::1]:1"] {
             let peer: SocketAddr = peer.parse().unwrap();
             let mut record = Record::new();
-            Slots::change_peer(&mut record, slot, peer, None);
+            Slots::change_peer(&mut record, slot, peer, 7);
             journal.commit(&mut record);
             assert_eq!(slots.peer(slot), peer);
+            assert_eq!(slots.small(slot).stalled, 7);
         }
     }
 
@@ -497,5 +538,30 @@ mod tests {
         let mut again = Slots::new(state);
         assert_eq!((again.used(), again.live()), (5, 4));
         assert_eq!(again.take(), Some(taken[2]));
+    }
+
+    #[test]
+    fn what_nobody_uses_at_the_end_is_given_back() {
+        let state = State::create().unwrap();
+        let mut slots = Slots::new(state.clone());
+        for cid in 1..=2000 {
+            let slot = slots.take().unwrap();
+            slots.set(slot, Field::Cid, cid);
+            slots.set(slot, Field::Cookie, cid);
+            slots.set_meta(slot, Meta::new(3, Phase::Http, Role::Public));
+        }
+        assert!(!slots.rest());
+        for slot in (0..2000).filter(|slot| *slot != 700) {
+            slots.release(slot);
+        }
+        assert!(!slots.rest(), "the master has not been told");
+        slots.told(1999);
+        assert!(slots.rest());
+        assert!(!slots.rest());
+        assert_eq!((slots.used(), slots.live()), (701, 1));
+        assert_eq!(slots.get(700, Field::Cookie), 701);
+        assert_eq!(slots.get(1900, Field::Cookie), 0);
+        assert_eq!([slots.take(), slots.take()], [Some(0), Some(1)]);
+        assert_eq!(Slots::new(state).used(), 701);
     }
 }

@@ -16,7 +16,6 @@ use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToMaster, ToWorker};
 use protocol::record::{Cids, Up, cid_bytes};
 
 use crate::arrive;
-use crate::auth::Keys;
 use crate::brain::Brain;
 use crate::close::CloseReason;
 use crate::logs;
@@ -57,7 +56,6 @@ impl Brain {
                     log::error!("cannot keep the settings: {e}");
                 }
                 self.settings = *settings;
-                self.keys = Keys::new(&self.settings.auth);
             }
             ToWorker::Give { connections } => {
                 let mut fds = fds.into_iter();
@@ -128,17 +126,15 @@ impl Brain {
             }
         };
         Slots::change(&mut record, slot, Field::Cookie, cookie);
+        let stalled = snapshot.as_ref().and_then(|snapshot| snapshot.stalled);
+        let stalled = stalled.map_or(0, |ago| self.now.saturating_sub(ago).max(1));
+        Slots::change_peer(&mut record, slot, given.peer, stalled);
         self.journal.commit(&mut record);
         self.slots.taken(slot);
         fault::point("worker:take");
         // From here on the slot owns the fd.
         let _ = fd.into_raw_fd();
-        let local = self.local(slot);
-        *local = crate::brain::Local {
-            generation: local.generation.wrapping_add(1),
-            readable: true,
-            ..Default::default()
-        };
+        self.begin_anew(slot, true);
         if self.slots.meta(slot).is_some_and(|m| m.has(Flag::Lagging)) {
             self.begin_to_lag(slot);
         }
@@ -179,29 +175,23 @@ impl Brain {
         let meta = Meta::new(fd, phase, given.role)
             .with(Flag::Unacked, true)
             .with(Flag::Refuse, given.refuse)
-            .with(Flag::Return, given.proxy == Proxy::ReadAndReturn)
-            .with(Flag::Remote, given.remote);
+            .with(Flag::Return, given.proxy == Proxy::ReadAndReturn);
         let mut record = Record::new();
-        Slots::change_peer(&mut record, slot, given.peer, None);
         for (field, value) in [
             (Field::Cid, given.cid.0),
             (Field::Consumed, 0),
             (Field::Parsed, 0),
-            (Field::InExtent, 0),
-            (Field::InBase, 0),
+            (Field::Input, 0),
             (Field::Written, 0),
             (Field::Produced, 0),
-            (Field::OutExtent, 0),
-            (Field::OutBase, 0),
-            (Field::MessageExtent, 0),
-            (Field::MessageLen, 0),
+            (Field::Output, 0),
+            (Field::Message, 0),
             (Field::Session0, 0),
             (Field::Session1, 0),
             (Field::Session2, 0),
             (Field::Cursor, self.state.get(Head::LogRead)),
             (Field::Heard, self.now),
             (Field::Since, self.now),
-            (Field::Stalled, 0),
             (Field::Cells, 0),
             (Field::Meta, meta.pack()),
         ] {

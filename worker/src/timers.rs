@@ -5,7 +5,9 @@
 //! becomes later costs nothing: the slot is looked at too early, once, and queued again.
 //!
 //! [`Timers`] is a hashed timing wheel (Varghese and Lauck, 1987, scheme 6) whose buckets are lists
-//! through the slots' nodes: 12 bytes a slot, and every operation is O(1).
+//! through the slots' nodes: 6 bytes a slot, and every operation is O(1).
+
+use crate::state::MAX_SLOTS;
 
 /// How exact the wheel is: a slot comes out up to so late, and never early.
 pub const RESOLUTION_MS: u64 = 100;
@@ -13,15 +15,16 @@ pub const RESOLUTION_MS: u64 = 100;
 /// A power of two. What is further away than a turn of the wheel (1 min 42 s) comes out once a turn.
 const BUCKETS: usize = 1024;
 
-/// No slot.
-const NONE: u32 = u32::MAX;
+/// No slot, no bucket.
+const NONE: u16 = u16::MAX;
+const _: () = assert!(MAX_SLOTS <= NONE as u32);
 
 /// Slots in the order of when they are to be looked at.
 #[derive(Debug)]
 pub struct Timers {
     nodes: Vec<Node>,
     /// The first slot of each bucket.
-    heads: Box<[u32; BUCKETS]>,
+    heads: Box<[u16; BUCKETS]>,
     /// Which buckets are not empty.
     filled: [u64; BUCKETS / 64],
     /// The last tick that has come; its bucket may still hold some of it.
@@ -31,9 +34,9 @@ pub struct Timers {
 /// A slot's place in a list.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    previous: u32,
-    next: u32,
-    bucket: Option<u16>,
+    previous: u16,
+    next: u16,
+    bucket: u16,
 }
 
 impl Timers {
@@ -57,11 +60,11 @@ impl Timers {
         if index >= self.nodes.len() {
             self.nodes.resize(index + 1, Node::OUT);
         }
-        if let Some(bucket) = self.nodes[index].bucket {
-            if self.away(bucket) <= away {
-                return;
-            }
-            self.unlink(slot);
+        let slot = slot as u16;
+        match self.nodes[index].bucket {
+            NONE => {}
+            bucket if self.away(bucket) <= away => return,
+            _ => self.unlink(slot),
         }
         self.link(slot, bucket_of(self.tick + away));
     }
@@ -78,7 +81,7 @@ impl Timers {
             let slot = self.heads[usize::from(bucket)];
             if slot != NONE {
                 self.unlink(slot);
-                return Some(slot);
+                return Some(slot.into());
             }
             if self.tick >= now {
                 return None;
@@ -86,6 +89,18 @@ impl Timers {
             // The next that is not empty, but not past `now`.
             let step = self.next_filled().unwrap_or(u64::MAX);
             self.tick += step.min(now - self.tick);
+        }
+    }
+
+    /// To be called now and then: memory of slots from `used` on goes, as far as none comes out.
+    pub fn rest(&mut self, used: u32) {
+        while self.nodes.len() > used as usize
+            && self.nodes.last().is_some_and(|n| n.bucket == NONE)
+        {
+            self.nodes.pop();
+        }
+        if self.nodes.capacity() > 2 * self.nodes.len() + 1024 {
+            self.nodes.shrink_to_fit();
         }
     }
 
@@ -124,34 +139,33 @@ impl Timers {
         })
     }
 
-    fn link(&mut self, slot: u32, bucket: u16) {
+    fn link(&mut self, slot: u16, bucket: u16) {
         let head = &mut self.heads[usize::from(bucket)];
         let next = std::mem::replace(head, slot);
         if next != NONE {
-            self.nodes[next as usize].previous = slot;
+            self.nodes[usize::from(next)].previous = slot;
         }
-        self.nodes[slot as usize] = Node {
+        self.nodes[usize::from(slot)] = Node {
             previous: NONE,
             next,
-            bucket: Some(bucket),
+            bucket,
         };
         self.filled[usize::from(bucket) / 64] |= 1 << (bucket % 64);
     }
 
-    fn unlink(&mut self, slot: u32) {
+    /// Of a slot that is in a bucket.
+    fn unlink(&mut self, slot: u16) {
+        let node = std::mem::replace(&mut self.nodes[usize::from(slot)], Node::OUT);
         let Node {
             previous,
             next,
-            bucket: Some(bucket),
-        } = std::mem::replace(&mut self.nodes[slot as usize], Node::OUT)
-        else {
-            return;
-        };
+            bucket,
+        } = node;
         if next != NONE {
-            self.nodes[next as usize].previous = previous;
+            self.nodes[usize::from(next)].previous = previous;
         }
         if previous != NONE {
-            self.nodes[previous as usize].next = next;
+            self.nodes[usize::from(previous)].next = next;
             return;
         }
         self.heads[usize::from(bucket)] = next;
@@ -166,7 +180,7 @@ impl Node {
     const OUT: Node = Node {
         previous: NONE,
         next: NONE,
-        bucket: None,
+        bucket: NONE,
     };
 }
 
@@ -257,7 +271,8 @@ mod tests {
         // A slot's deadline, as the slot itself knows it.
         let mut deadlines: Vec<Option<u64>> = vec![None; 300];
         for _ in 0..50_000 {
-            match random(4) {
+            match random(5) {
+                4 => timers.rest(random(300) as u32),
                 0 | 1 => {
                     let slot = random(300) as u32;
                     let size = [50, 3_000, 80_000, 500_000][random(4) as usize];

@@ -219,12 +219,6 @@ fn accept_one(listener: &Listener) -> Accepted {
 
 /// What its slot is to say. `None`: it has ended already.
 fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Connection> {
-    let local = if listener.address.ip().is_unspecified() {
-        let local = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
-        socket_address(&local)?
-    } else {
-        listener.address
-    };
     let trusted = |ip: IpAddr| listener.listen.proxy_trusted.iter().any(|c| c.contains(ip));
     let proxy = if listener.listen.proxy_protocol && trusted(peer.ip().to_canonical()) {
         Proxy::Read
@@ -239,11 +233,9 @@ fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Conne
         role: listener.listen.role,
         proxy,
         refuse: false,
-        remote: !listener.listen.is_local(),
         from: None,
         lived: false,
         peer,
-        local,
     })
 }
 

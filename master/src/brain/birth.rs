@@ -233,7 +233,6 @@ impl<'a> Brain<'a> {
         };
         brain.register()?;
         if life.number == 1 {
-            brain.warn();
             brain.boot();
         } else {
             brain.take_over(left)?;

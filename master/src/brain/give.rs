@@ -324,7 +324,7 @@ impl Brain<'_> {
 
     /// The slot and the holder of a connection that this worker has or was given.
     fn slot_of(&self, ring: u16, cid: Cid) -> Option<(u32, Holder)> {
-        let slot = self.connections.find(cid)?;
+        let slot = self.connections.find(self.state, cid)?;
         let holder = self.connections.get(self.state, slot)?.holder;
         match holder {
             Holder::Given { ring: r }

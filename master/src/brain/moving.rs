@@ -164,7 +164,7 @@ impl Brain<'_> {
                 Past::None | Past::Here(_) | Past::Lost => None,
             };
             self.moves.given(ring, cid);
-            if let Some(slot) = self.connections.find(cid)
+            if let Some(slot) = self.connections.find(self.state, cid)
                 && self.holder(slot) == Some(Holder::Worker { ring })
             {
                 self.say_what_is_owed_to_another(ring, cid);
@@ -182,7 +182,7 @@ impl Brain<'_> {
         fd: Option<OwnedFd>,
         file: Option<OwnedFd>,
     ) {
-        let slot = self.connections.find(cid);
+        let slot = self.connections.find(self.state, cid);
         let connection = slot.and_then(|slot| self.connections.get(self.state, slot));
         let (Some(slot), Some(connection)) = (slot, connection) else {
             return self.say_took(ring, cid);
@@ -351,7 +351,7 @@ impl Brain<'_> {
 
     /// It leaves this worker before the one that had it before knows that it came here.
     pub(super) fn say_what_is_owed_to_another(&mut self, ring: u16, cid: Cid) {
-        let slot = self.connections.find(cid);
+        let slot = self.connections.find(self.state, cid);
         let connection = slot.and_then(|slot| self.connections.get(self.state, slot));
         if let Some(connection) = connection
             && connection.holder == (Holder::Worker { ring })

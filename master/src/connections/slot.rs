@@ -1,4 +1,4 @@
-//! One connection, as its slot says: eight words of the state.
+//! One connection, as its slot says: five words of the state.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
@@ -15,8 +15,6 @@ pub(super) const META: usize = 0;
 const CID: usize = 1;
 const COOKIE: usize = 2;
 const PEER: usize = 3; // two words
-const LOCAL: usize = 5; // two words
-const REST: usize = 7; // ports
 
 /// Who has a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +41,6 @@ pub struct Connection {
     pub role: Role,
     pub proxy: Proxy,
     pub refuse: bool,
-    /// It came through a listener that not only this machine can reach.
-    pub remote: bool,
     /// The worker that gave it away, touches nothing of it, and has not been told what has become
     /// of it.
     pub from: Option<u16>,
@@ -52,7 +48,6 @@ pub struct Connection {
     /// that worker knew.
     pub lived: bool,
     pub peer: SocketAddr,
-    pub local: SocketAddr,
 }
 
 /// What a worker that gave a connection away is to be told.
@@ -69,10 +64,8 @@ impl Connection {
             cid: self.cid,
             role: self.role,
             peer: self.peer,
-            local: self.local,
             proxy: self.proxy,
             refuse: self.refuse,
-            remote: self.remote,
             past,
             cookie: self.cookie,
         }
@@ -101,18 +94,18 @@ impl Connection {
     }
 }
 
-// META: fd + 1 (32 bits) · ring (8) · ring that it is from, + 1 (8) · holder (3) · proxy (2)
-// · admin · refuse · peer is IPv4 · local is IPv4 · lived · remote
-const RING: u32 = 32;
-const FROM: u32 = 40;
-const HOLDER: u32 = 48;
-const PROXY: u32 = 51;
-const ADMIN: u64 = 1 << 53;
-const REFUSE: u64 = 1 << 54;
-const PEER_V4: u64 = 1 << 55;
-const LOCAL_V4: u64 = 1 << 56;
-const LIVED: u64 = 1 << 57;
-const REMOTE: u64 = 1 << 58;
+// META: fd + 1 (23 bits: 8 million) · admin · ring (8) · ring that it is from, + 1 (8) · holder (3)
+// · proxy (2) · refuse · peer is IPv4 · lived · the peer's port (16)
+const FD: u64 = (1 << 23) - 1;
+const ADMIN: u64 = 1 << 23;
+const RING: u32 = 24;
+const FROM: u32 = 32;
+const HOLDER: u32 = 40;
+const PROXY: u32 = 43;
+const REFUSE: u64 = 1 << 45;
+const PEER_V4: u64 = 1 << 46;
+const LIVED: u64 = 1 << 47;
+const PORT: u32 = 48;
 
 const _: () = assert!(MAX_RINGS < 255);
 
@@ -130,6 +123,7 @@ pub(super) fn pack_meta(c: &Connection) -> u64 {
         Proxy::ReadAndReturn => 2,
     };
     let flag = |is: bool, bit: u64| if is { bit } else { 0 };
+    debug_assert!(c.fd.is_none_or(|fd| (fd as u64) < FD));
     c.fd.map_or(0, |fd| fd as u64 + 1)
         | u64::from(ring) << RING
         | c.from.map_or(0, |ring| u64::from(ring) + 1) << FROM
@@ -138,9 +132,13 @@ pub(super) fn pack_meta(c: &Connection) -> u64 {
         | flag(c.role == Role::Admin, ADMIN)
         | flag(c.refuse, REFUSE)
         | flag(c.peer.is_ipv4(), PEER_V4)
-        | flag(c.local.is_ipv4(), LOCAL_V4)
         | flag(c.lived, LIVED)
-        | flag(c.remote, REMOTE)
+        | u64::from(c.peer.port()) << PORT
+}
+
+/// The number of the connection in this slot.
+pub(super) fn cid(state: &State, slot: u32) -> Cid {
+    Cid(state.get(state::connection(slot, CID)))
 }
 
 pub(super) fn write(record: &mut Record, slot: u32, c: &Connection) {
@@ -148,16 +146,12 @@ pub(super) fn write(record: &mut Record, slot: u32, c: &Connection) {
     set(META, pack_meta(c));
     set(CID, c.cid.0);
     set(COOKIE, c.cookie);
-    for (at, address) in [(PEER, c.peer), (LOCAL, c.local)] {
-        let bits = match address.ip() {
-            IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
-            IpAddr::V6(v6) => u128::from(v6),
-        };
-        set(at, (bits >> 64) as u64);
-        set(at + 1, bits as u64);
-    }
-    let ports = u64::from(c.peer.port()) | u64::from(c.local.port()) << 16;
-    set(REST, ports);
+    let peer = match c.peer.ip() {
+        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    set(PEER, (peer >> 64) as u64);
+    set(PEER + 1, peer as u64);
 }
 
 /// `None`: nothing is there.
@@ -173,18 +167,14 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
         5 => Holder::Closed,
         _ => return None,
     };
-    let rest = get(REST);
-    let address = |at: usize, v4: u64, port: u16| {
-        let bits = u128::from(get(at)) << 64 | u128::from(get(at + 1));
-        let v6 = Ipv6Addr::from(bits);
-        let ip = v6.to_ipv4_mapped().filter(|_| meta & v4 != 0);
-        SocketAddr::new(ip.map_or(IpAddr::V6(v6), IpAddr::V4), port)
-    };
+    let v6 = Ipv6Addr::from(u128::from(get(PEER)) << 64 | u128::from(get(PEER + 1)));
+    let v4 = v6.to_ipv4_mapped().filter(|_| meta & PEER_V4 != 0);
+    let ip = v4.map_or(IpAddr::V6(v6), IpAddr::V4);
     Some(Connection {
         cid: Cid(get(CID)),
         cookie: get(COOKIE),
         holder,
-        fd: (meta as u32).checked_sub(1).map(|fd| fd as RawFd),
+        fd: (meta & FD).checked_sub(1).map(|fd| fd as RawFd),
         role: if meta & ADMIN != 0 {
             Role::Admin
         } else {
@@ -196,10 +186,8 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
             _ => Proxy::ReadAndReturn,
         },
         refuse: meta & REFUSE != 0,
-        remote: meta & REMOTE != 0,
         from: ((meta >> FROM) as u8).checked_sub(1).map(u16::from),
         lived: meta & LIVED != 0,
-        peer: address(PEER, PEER_V4, rest as u16),
-        local: address(LOCAL, LOCAL_V4, (rest >> 16) as u16),
+        peer: SocketAddr::new(ip, (meta >> PORT) as u16),
     })
 }

@@ -10,11 +10,9 @@ fn connection(peer: &str) -> Connection {
         role: Role::Public,
         proxy: Proxy::None,
         refuse: false,
-        remote: true,
         from: None,
         lived: false,
         peer: peer.parse().unwrap(),
-        local: "[::1]:80".parse().unwrap(),
     }
 }
 
@@ -27,7 +25,8 @@ fn bench() -> (State, Connections) {
 /// What is counted here is what the state says.
 fn check(state: &State, connections: &Connections) {
     let fresh = Connections::recover(state);
-    assert_eq!(fresh.by_cid, connections.by_cid);
+    let slots = |c: &Connections| c.slots().collect::<BTreeSet<_>>();
+    assert_eq!(slots(&fresh), slots(connections));
     assert_eq!(fresh.loads, connections.loads);
     assert_eq!(fresh.by_address, connections.by_address);
     let counts = |c: &Connections| (c.public, c.refusing, c.waiting.len(), c.moving.clone());
@@ -184,4 +183,24 @@ fn load(given: u32, held: u32, leaving: u32) -> Load {
 
 fn dev_null() -> OwnedFd {
     std::fs::File::open("/dev/null").unwrap().into()
+}
+
+#[test]
+fn what_nobody_uses_at_the_end_is_given_back() {
+    let (state, mut connections) = bench();
+    let slots: Vec<u32> = (0..2000)
+        .map(|_| connections.add(&state, connection("1.2.3.4:5")).unwrap())
+        .collect();
+    connections.rest(&state);
+    for slot in slots.iter().filter(|slot| **slot != 700) {
+        drop(connections.remove(&state, *slot));
+    }
+    connections.rest(&state);
+    check(&state, &connections);
+    assert_eq!(used(&state), 701);
+    assert_eq!(connections.find(&state, Cid(701)), Some(700));
+    assert_eq!(state.get(state::connection(1900, 1)), 0);
+    let next = connections.add(&state, connection("1.2.3.4:5"));
+    assert_eq!(next, Some(0));
+    check(&state, &connections);
 }

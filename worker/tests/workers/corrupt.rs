@@ -33,25 +33,21 @@ const ALL: [Field; SLOT_WORDS] = [
     Field::Cookie,
     Field::Consumed,
     Field::Parsed,
-    Field::InExtent,
-    Field::InBase,
+    Field::Input,
     Field::Written,
     Field::Produced,
-    Field::OutExtent,
-    Field::OutBase,
-    Field::MessageExtent,
-    Field::MessageLen,
+    Field::Output,
+    Field::Message,
     Field::Session0,
     Field::Session1,
     Field::Session2,
     Field::Cursor,
     Field::Heard,
     Field::Since,
-    Field::Stalled,
     Field::Cells,
     Field::PeerHigh,
     Field::PeerLow,
-    Field::Misc,
+    Field::Small,
 ];
 
 impl Fixture {
@@ -200,11 +196,9 @@ const GARBAGE: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 fn whose_output_is_sound_is_told() {
     let mut f = Fixture::new();
     for field in [
-        Field::InExtent,
-        Field::InBase,
+        Field::Input,
         Field::Parsed,
-        Field::MessageExtent,
-        Field::MessageLen,
+        Field::Message,
         Field::Session0,
         Field::Cursor,
         Field::Cells,
@@ -222,7 +216,7 @@ fn whose_output_is_in_doubt_ends() {
         Field::Cookie,
         Field::Written,
         Field::Produced,
-        Field::OutExtent,
+        Field::Output,
     ] {
         let code = f.ends_with(|f, slot| f.set(slot, field, GARBAGE));
         assert_eq!(code, None, "{field:?}");

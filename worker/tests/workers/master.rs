@@ -326,10 +326,8 @@ impl Master {
             cid,
             role: Role::Public,
             peer,
-            local: server.local_addr().unwrap(),
             proxy: Proxy::None,
             refuse: false,
-            remote: false,
             past: Past::None,
             cookie: 0,
         };
@@ -355,10 +353,8 @@ impl Master {
             cid,
             role: Role::Public,
             peer: parted.peer,
-            local: parted.peer,
             proxy: Proxy::None,
             refuse: false,
-            remote: false,
             past: parted.past,
             cookie: 0,
         };
