@@ -33,6 +33,8 @@ impl Checkout {
             fs::write(&path, program).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        // As the script does when it has built them.
+        fs::write(checkout.0.join("target/release/baton-built"), "").unwrap();
         checkout
     }
 
