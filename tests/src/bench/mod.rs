@@ -120,6 +120,8 @@ pub struct Table {
     title: String,
     columns: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
+    /// Sentences below it.
+    notes: Vec<String>,
 }
 
 impl Table {
@@ -128,7 +130,12 @@ impl Table {
             title: title.into(),
             columns: columns.to_vec(),
             rows: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    pub fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// One cell for each column.
@@ -144,7 +151,8 @@ impl Table {
             let cells = cells.map(|(column, cell)| ((*column).to_owned(), cell.value.clone()));
             cells.collect::<Map<String, Value>>()
         };
-        json!({ "title": self.title, "rows": self.rows.iter().map(row).collect::<Vec<_>>() })
+        let rows = self.rows.iter().map(row).collect::<Vec<_>>();
+        json!({ "title": self.title, "rows": rows, "notes": self.notes })
     }
 }
 
@@ -189,7 +197,9 @@ impl fmt::Display for Table {
                 writeln!(f, "  {}", "-".repeat(all - 2))?;
             }
         }
-        Ok(())
+        self.notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "  {note}"))
     }
 }
 
@@ -205,11 +215,13 @@ mod tests {
             Cell::millis(Duration::from_micros(1250)),
         ]);
         table.push(vec![Cell::text("another"), Cell::none()]);
-        let shown = "title\n  who       ms\n  ------------\n  one      1.2\n  another    -\n";
+        table.note("a note".to_owned());
+        let shown =
+            "title\n  who       ms\n  ------------\n  one      1.2\n  another    -\n  a note\n";
         assert_eq!(table.to_string(), shown);
         let json = json!({ "title": "title", "rows": [
             { "who": "one", "ms": 1.25 }, { "who": "another", "ms": null },
-        ]});
+        ], "notes": ["a note"]});
         assert_eq!(table.json(), json);
     }
 }

@@ -13,14 +13,19 @@ pub const LENGTH: usize = 100;
 const NUMBER: std::ops::Range<usize> = 1..11;
 
 const TEXT: u8 = 0x81;
+const PING: u8 = 0x9;
+const PONG: u8 = 0x8a;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `rooms.v1.json`.
     Rooms,
-    /// The path names the room, and what is sent comes to all of it, in an envelope as long as
-    /// that of [`Rooms`](Dialect::Rooms).
+    /// The path names the room, and what is sent comes to all of it.
+    Plain,
+    /// So it does, in an envelope as long as that of [`Rooms`](Dialect::Rooms).
     Bare,
+    /// Socket.IO's protocol, version 5, in Engine.IO's, version 4.
+    SocketIo,
 }
 
 /// What a client says before it is a member, and what it waits for then.
@@ -37,14 +42,15 @@ pub enum Until {
 }
 
 /// What the key of [`handshake`] is answered.
-pub const ACCEPT: &str = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+pub const ACCEPT: &str = ": s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 impl Dialect {
     /// How a member gets into its room, the last first.
     pub fn openings(self, to: SocketAddr, room: usize) -> Vec<Opening> {
         let path = match self {
             Dialect::Rooms => "/rooms".to_owned(),
-            Dialect::Bare => format!("/room/{room}"),
+            Dialect::Plain | Dialect::Bare => format!("/room/{room}"),
+            Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket".to_owned(),
         };
         let open = Opening {
             says: handshake(to, &path).into_bytes(),
@@ -59,7 +65,17 @@ impl Dialect {
                 let join = format!("{{\"id\":1,\"join\":\"r{room}\"}}");
                 vec![say(join, "\"ok\":{\"pos\":"), open]
             }
-            Dialect::Bare => vec![open],
+            Dialect::Plain | Dialect::Bare => vec![open],
+            Dialect::SocketIo => {
+                let join = format!("421[\"join\",\"r{room}\"]");
+                // What is said before it has greeted is lost.
+                let greeting = Opening {
+                    says: Vec::new(),
+                    until: Until::Text("0{\"sid\":"),
+                };
+                let connect = say("40".to_owned(), "40{\"sid\":");
+                vec![say(join, "431["), connect, greeting, open]
+            }
         }
     }
 
@@ -68,7 +84,8 @@ impl Dialect {
         let data = message(room, number);
         let text = match self {
             Dialect::Rooms => format!("{{\"send\":\"r{room}\",\"data\":{data}}}"),
-            Dialect::Bare => data,
+            Dialect::Plain | Dialect::Bare => data,
+            Dialect::SocketIo => format!("42[\"say\",\"r{room}\",{data}]"),
         };
         out.extend(frame(TEXT, text.as_bytes()));
     }
@@ -77,8 +94,9 @@ impl Dialect {
     pub fn delivered(self, room: &Room, payload: &[u8]) -> Option<u64> {
         let around = payload.strip_prefix(&room.before[..])?;
         let around = around.strip_suffix(&room.after[..])?;
-        let data = &around[around.len().checked_sub(LENGTH)?..];
-        if data[..NUMBER.start] != room.message[..NUMBER.start]
+        let (between, data) = around.split_at_checked(around.len().checked_sub(LENGTH)?)?;
+        if between.is_empty() == room.has_between
+            || data[..NUMBER.start] != room.message[..NUMBER.start]
             || data[NUMBER.end..] != room.message[NUMBER.end..]
         {
             return None;
@@ -89,12 +107,24 @@ impl Dialect {
         })
     }
 
+    /// What a client answers to this frame, if it only asks whether the client lives.
+    pub fn pong(self, opcode: u8, payload: &[u8]) -> Option<Vec<u8>> {
+        match (self, opcode) {
+            (_, PING) => Some(frame(PONG, payload)),
+            (Dialect::SocketIo, _) if payload == b"2" => Some(frame(TEXT, b"3")),
+            _ => None,
+        }
+    }
+
     /// What deliveries of a room look like.
     pub fn room(self, room: usize) -> Room {
         let (before, after) = match self {
             Dialect::Rooms | Dialect::Bare => (format!("{{\"room\":\"r{room}\",\"pos\":\""), "}"),
+            Dialect::Plain => (String::new(), ""),
+            Dialect::SocketIo => ("42[\"said\",".to_owned(), "]"),
         };
         Room {
+            has_between: matches!(self, Dialect::Rooms | Dialect::Bare),
             before: before.into_bytes(),
             message: message(room, 0).into_bytes(),
             after: after.as_bytes().to_vec(),
@@ -105,6 +135,8 @@ impl Dialect {
 pub struct Room {
     /// What a delivery begins with.
     before: Vec<u8>,
+    /// Then there is something about the message.
+    has_between: bool,
     /// Its first message.
     message: Vec<u8>,
     /// What a delivery ends with.

@@ -102,8 +102,9 @@ impl FanOut {
         while shared.joined.load(Ordering::Acquire) < all {
             if shared.is_failed() || shared.start.elapsed() > PATIENCE {
                 shared.failed.store(true, Ordering::Relaxed);
+                let joined = shared.joined.load(Ordering::Acquire);
                 fan_out.end()?;
-                return Err("not all could join".to_owned());
+                return Err(format!("only {joined} of {all} could join"));
             }
             thread::sleep(PAUSE);
         }

@@ -5,7 +5,7 @@ use super::dialect::ACCEPT;
 use super::driver::{Driver, Threads};
 use super::fan_out::{FanOut, Shape};
 use super::script::{Answer, Script, learn};
-use super::servers::{Kind, Server};
+use super::servers::{Can, Kind, Server};
 use crate::websocket::{frame, handshake};
 
 pub struct Load {
@@ -14,7 +14,9 @@ pub struct Load {
     pub workers: u32,
     clients: usize,
     talk: Talk,
-    pub goal: Goal,
+    pub goals: &'static [Goal],
+    /// Whom the floor is compared with, to see whether it is one.
+    pub floor: Option<Floor>,
 }
 
 enum Talk {
@@ -37,31 +39,52 @@ pub struct Goal {
     pub times: f64,
 }
 
-const fn times(times: f64, than: Kind) -> Goal {
+/// The floor costs so many times as much as this one, as it was measured elsewhere; `None`: that
+/// is not known.
+#[derive(Clone, Copy)]
+pub struct Floor {
+    pub beside: Kind,
+    pub times: Option<f64>,
+}
+
+const fn goal(times: f64, than: Kind) -> Goal {
     Goal { than, times }
 }
 
-const fn echo(name: &'static str, clients: usize, bytes: usize, depth: usize) -> Load {
+const fn floor(beside: Kind, times: Option<f64>) -> Option<Floor> {
+    Some(Floor { beside, times })
+}
+
+const fn echo(
+    name: &'static str,
+    clients: usize,
+    bytes: usize,
+    depth: usize,
+    floor: Option<Floor>,
+) -> Load {
     Load {
         name,
         workers: 1,
         clients,
         talk: Talk::Echo { bytes, depth },
-        goal: times(1.0, Kind::Bare),
+        goals: const { &[goal(1.0, Kind::Bare)] },
+        floor,
     }
 }
 
-const fn fan_out(name: &'static str, rooms: usize, members: usize) -> Load {
+const fn fan_out(name: &'static str, rooms: usize, members: usize, goals: &'static [Goal]) -> Load {
+    let shape = Shape {
+        rooms,
+        members,
+        depth: 8,
+    };
     Load {
         name,
         workers: 2,
         clients: rooms * members,
-        talk: Talk::FanOut(Shape {
-            rooms,
-            members,
-            depth: 8,
-        }),
-        goal: times(1.2, Kind::Bare),
+        talk: Talk::FanOut(shape),
+        goals,
+        floor: floor(Kind::Tungstenite, None),
     }
 }
 
@@ -71,28 +94,42 @@ pub const LOADS: [Load; 9] = [
         workers: 2,
         clients: 64,
         talk: Talk::Close,
-        goal: times(1.35, Kind::Bare),
+        goals: &[goal(1.35, Kind::Bare)],
+        floor: floor(Kind::Nginx, Some(13.0 / 17.8)),
     },
     Load {
         name: "http-keepalive",
         workers: 1,
         clients: 64,
         talk: Talk::KeepAlive,
-        goal: times(0.8, Kind::Nginx),
+        goals: &[goal(0.8, Kind::Nginx)],
+        floor: floor(Kind::Nginx, None),
     },
     Load {
         name: "handshake",
         workers: 2,
         clients: 64,
         talk: Talk::Handshake,
-        goal: times(1.25, Kind::Bare),
+        goals: &[goal(1.25, Kind::Bare)],
+        floor: floor(Kind::Tungstenite, Some(21.2 / 26.6)),
     },
-    echo("echo-20", 64, 20, 1),
-    echo("echo-1k", 64, 1 << 10, 1),
-    echo("echo-16k", 64, 16 << 10, 1),
-    echo("echo-deep", 200, 20, 8),
-    fan_out("fanout-1x1000", 1, 1_000),
-    fan_out("fanout-100x50", 100, 50),
+    echo("echo-20", 64, 20, 1, floor(Kind::Tungstenite, None)),
+    echo("echo-1k", 64, 1 << 10, 1, floor(Kind::Tungstenite, None)),
+    echo("echo-16k", 64, 16 << 10, 1, floor(Kind::Tungstenite, None)),
+    echo(
+        "echo-deep",
+        200,
+        20,
+        8,
+        floor(Kind::Tungstenite, Some(0.69 / 3.0)),
+    ),
+    fan_out(
+        "fanout-1x1000",
+        1,
+        1_000,
+        &[goal(1.2, Kind::Bare), goal(1.0, Kind::Tungstenite)],
+    ),
+    fan_out("fanout-100x50", 100, 50, &[goal(1.2, Kind::Bare)]),
 ];
 
 /// The core of a server with one worker, and that of its clients.
@@ -105,10 +142,12 @@ const CLOSE: u8 = 0x88;
 
 impl Load {
     pub fn is_for(&self, server: Kind) -> bool {
-        match self.talk {
-            Talk::Close | Talk::KeepAlive => true,
-            Talk::Handshake | Talk::Echo { .. } | Talk::FanOut(_) => server != Kind::Nginx,
-        }
+        let what = match self.talk {
+            Talk::Close | Talk::KeepAlive => Can::Http,
+            Talk::Handshake | Talk::Echo { .. } => Can::Echo,
+            Talk::FanOut(_) => Can::Rooms,
+        };
+        server.can(what, self.workers)
     }
 
     fn threads(&self) -> Threads {

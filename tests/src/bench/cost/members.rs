@@ -1,7 +1,7 @@
 //! The members of a fan-out that one thread speaks for.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,16 +14,15 @@ use super::dialect::{Opening, Room as Words, Until};
 use super::fan_out::{PATIENCE, Shape, Shared};
 use super::script;
 use crate::socket::{self, loopback};
-use crate::websocket::frame;
 
 /// Members of a thread that join at the same time: servers keep only so many in their backlog.
 const JOINING: usize = 32;
+/// Who has not joined by then connects again.
+const ANSWER: Duration = Duration::from_secs(5);
 /// A thread looks around so often.
 const PAUSE: Duration = Duration::from_millis(20);
 
 const TEXT: u8 = 0x1;
-const PING: u8 = 0x9;
-const PONG: u8 = 0x8a;
 
 pub struct Thread {
     shared: Arc<Shared>,
@@ -42,10 +41,13 @@ pub struct Thread {
 struct Member {
     stream: TcpStream,
     room: usize,
+    publishes: bool,
     /// What it has still to say before it is in, and to hear, last first.
     openings: Vec<Opening>,
     /// It has said the last of them.
     said: bool,
+    /// When it began to connect.
+    since: Instant,
     /// The number of the message that is due.
     next: u64,
     /// The beginning of a frame.
@@ -94,6 +96,9 @@ impl Thread {
             self.buffer = buffer;
             self.shared.done[self.number].store(self.done, Ordering::Relaxed);
             self.measure();
+            if self.joining > 0 {
+                self.come_again()?;
+            }
             if self.shared.is_failed() {
                 return Ok(self.got);
             }
@@ -112,30 +117,51 @@ impl Thread {
         let Shared {
             to, dialect, shape, ..
         } = *self.shared;
-        let broken = |error| format!("a member cannot connect: {error}");
-        let from = loopback(self.number as u32 * 100_000 + self.members.len() as u32 / 5000);
-        let stream = socket::connect_later(to, Some(from)).map_err(broken)?;
-        // Not always the first: where connections go in turn, all would have the same worker.
-        if member == room % shape.members {
-            let publisher = stream.try_clone().map_err(broken)?;
-            let is_first = self.shared.rooms[room].publisher.set(publisher).is_ok();
-            assert!(is_first, "a room has one publisher");
-        }
-        let mut member = Member {
-            stream: TcpStream::from_std(stream),
+        let member = Member {
+            stream: self.connect(self.members.len())?,
             room,
+            // Not always the first: where connections go in turn, all would have the same worker.
+            publishes: member == room % shape.members,
             openings: dialect.openings(to, room),
             said: false,
+            since: Instant::now(),
             next: 0,
             partial: Vec::new(),
         };
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let (registry, token) = (self.poll.registry(), Token(self.members.len()));
-        registry
-            .register(&mut member.stream, token, both)
-            .map_err(broken)?;
         self.members.push(member);
         self.joining += 1;
+        Ok(())
+    }
+
+    fn connect(&self, index: usize) -> Result<TcpStream, String> {
+        let broken = |error| format!("a member cannot connect: {error}");
+        let from = loopback(self.number as u32 * 100_000 + index as u32 / 5000);
+        let stream = socket::connect_later(self.shared.to, Some(from)).map_err(broken)?;
+        let mut stream = TcpStream::from_std(stream);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registered = self
+            .poll
+            .registry()
+            .register(&mut stream, Token(index), both);
+        registered.map_err(broken)?;
+        Ok(stream)
+    }
+
+    /// Lets those come again whom the server leaves without an answer. Socket.IO does, sometimes:
+    /// what comes while a connection goes to another process may be lost.
+    fn come_again(&mut self) -> Result<(), String> {
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            if member.openings.is_empty() || member.since.elapsed() < ANSWER {
+                continue;
+            }
+            let stream = self.connect(index)?;
+            let openings = self.shared.dialect.openings(self.shared.to, member.room);
+            let member = &mut self.members[index];
+            (member.stream, member.openings) = (stream, openings);
+            (member.said, member.since) = (false, Instant::now());
+            member.partial.clear();
+        }
         Ok(())
     }
 
@@ -221,12 +247,12 @@ impl Thread {
             return Ok(None);
         };
         let payload = &bytes[head..length];
+        if let Some(pong) = self.shared.dialect.pong(first & 0x0f, payload) {
+            let written = member.stream.write(&pong);
+            written.map_err(|error| self.tell(index, &error.to_string()))?;
+            return Ok(Some(length));
+        }
         match (first & 0x0f, opening) {
-            (PING, _) => {
-                let pong = frame(PONG, payload);
-                let written = member.stream.write(&pong);
-                written.map_err(|error| self.tell(index, &error.to_string()))?;
-            }
             (
                 TEXT,
                 Some(Opening {
@@ -258,6 +284,12 @@ impl Thread {
         member.openings.pop();
         member.said = false;
         if member.openings.is_empty() {
+            if member.publishes {
+                let stream = member.stream.as_fd().try_clone_to_owned();
+                let stream = stream.map_err(|error| format!("a publisher: {error}"))?;
+                let is_first = self.shared.rooms[member.room].publisher.set(stream.into());
+                assert!(is_first.is_ok(), "a room has one publisher");
+            }
             self.joining -= 1;
             self.shared.joined.fetch_add(1, Ordering::Release);
         }

@@ -1,20 +1,20 @@
 //! What serving costs: processor time for a million of everything that a client may want, of all
 //! processes of a server together.
 //!
-//! Beside baton, in turn and under the same load, serve [`bare`](super::bare), the floor, and, where
-//! it can, nginx. A server with one worker has a core to itself and the clients have another, with two all
+//! Beside baton, in turn and under the same load, serve [`bare`](super::bare), the floor, and what
+//! people use, where it can. A server with one worker has a core to itself and the clients have another, with two all
 //! share both. Each measurement has a server of its own and begins when it is warm. Latencies are
 //! those of clients that ask again at once: what a loaded server lets wait.
 //!
-//! To be read in this order: [`loads`], [`servers`], [`script`], [`driver`]; for rooms [`dialect`],
+//! To be read in this order: [`loads`], [`servers`], [`programs`], [`script`], [`driver`]; for rooms [`dialect`],
 //! [`fan_out`], [`members`].
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use self::clients::{Clients, Got};
-use self::loads::{Goal, LOADS, Load, SERVERS_CORE};
-use self::servers::{Kind, Server};
+use self::loads::{LOADS, Load, SERVERS_CORE};
+use self::servers::{KINDS, Kind, PEERS, Server};
 use super::{Cell, Options, Subject, Table};
 use crate::process;
 
@@ -24,6 +24,7 @@ mod driver;
 mod fan_out;
 pub mod loads;
 mod members;
+mod programs;
 mod script;
 mod servers;
 mod waits;
@@ -31,7 +32,7 @@ mod waits;
 pub const SUBJECT: Subject = Subject {
     name: "cost",
     about: "processor time of HTTP and WebSocket, beside the least that it can be",
-    peers: &["bare", "nginx"],
+    peers: &PEERS,
     run,
 };
 
@@ -41,21 +42,20 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const QUIET: f64 = 25.0;
 const TRIES: u32 = 3;
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 13] = [
     "load",
     "server",
     "rate/s",
     "CPU s/million",
     "min..max",
     "x bare",
-    "x nginx",
-    "goal",
     "core %",
     "others %",
     "p50 µs",
     "p99 µs",
     "p99.9 µs",
     "in one",
+    "MiB",
 ];
 
 fn run(options: &Options) -> Result<Vec<Table>, String> {
@@ -65,22 +65,17 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         options.rounds, options.seconds
     );
     let mut table = Table::new(title, &COLUMNS);
-    let loads = || LOADS.iter().filter(|load| options.wants_load(load.name));
-    let needs_nginx = loads().any(|load| {
-        let all = servers(load, options);
-        all.iter().any(|(kind, _)| *kind == Kind::Nginx)
-    });
-    if needs_nginx && !servers::has_nginx() {
-        let reason = "there is no nginx: scripts/bench gets it, `--against bare` does without";
-        return Err(reason.to_owned());
-    }
-    for load in loads() {
+    for load in LOADS.iter().filter(|load| options.wants_load(load.name)) {
         let mut all = servers(load, options);
+        missing(&all)?;
         for round in 1..=options.rounds {
             for (kind, figures) in &mut all {
                 let name = kind.name();
-                let sample = measure_in_peace(load, *kind, options.seconds)
-                    .map_err(|reason| format!("{}: {name}: {reason}", load.name))?;
+                let Some(sample) = measure_in_peace(load, *kind, options.seconds)
+                    .map_err(|reason| format!("{}: {name}: {reason}", load.name))?
+                else {
+                    continue;
+                };
                 eprintln!(
                     "{}, round {round}: {name} {:.3} s/million, {:.0}/s, others {:.0} %",
                     load.name, sample.cost, sample.rate, sample.others
@@ -99,11 +94,22 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
 /// Who is measured under this load.
 fn servers(load: &Load, options: &Options) -> Vec<(Kind, Figures)> {
     let wanted = |kind: &Kind| *kind == Kind::Baton || options.wants(kind.name());
-    [Kind::Baton, Kind::Bare, Kind::Nginx]
-        .into_iter()
+    let kinds = KINDS.into_iter();
+    kinds
         .filter(|kind| wanted(kind) && load.is_for(*kind))
         .map(|kind| (kind, Figures::default()))
         .collect()
+}
+
+fn missing(servers: &[(Kind, Figures)]) -> Result<(), String> {
+    let mut kinds = servers.iter().map(|(kind, _)| *kind);
+    match kinds.find(|kind| !kind.is_there()) {
+        Some(kind) => Err(format!(
+            "there is no {}: scripts/bench gets it, `--against` does without",
+            kind.name()
+        )),
+        None => Ok(()),
+    }
 }
 
 /// One measurement.
@@ -113,6 +119,8 @@ struct Sample {
     cost: f64,
     /// Of one core.
     percent: f64,
+    /// Bytes of all its processes at the end.
+    memory: u64,
     /// What neither the server nor the clients took of a core: where it is much, figures say little.
     others: f64,
     got: Got,
@@ -125,6 +133,7 @@ struct Figures {
     costs: Vec<f64>,
     percents: Vec<f64>,
     others: Vec<f64>,
+    memories: Vec<f64>,
     got: Got,
 }
 
@@ -134,7 +143,17 @@ impl Figures {
         self.costs.push(sample.cost);
         self.percents.push(sample.percent);
         self.others.push(sample.others);
+        self.memories.push(sample.memory as f64);
         self.got.merge(&sample.got);
+    }
+
+    /// It was measured.
+    fn is_there(&self) -> bool {
+        !self.costs.is_empty()
+    }
+
+    fn cost(&self) -> f64 {
+        median(&self.costs)
     }
 
     /// So many of a thousand did not wait longer, in microseconds.
@@ -152,25 +171,32 @@ impl Figures {
     }
 }
 
-/// Measures until the others keep quiet, but not for ever: then the least disturbed counts.
-fn measure_in_peace(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
-    let mut best = measure(load, kind, seconds)?;
-    for _ in 1..TRIES {
-        if best.others < QUIET {
-            break;
+/// Measures until the others keep quiet, but not for ever: then the least disturbed counts. `None`:
+/// the server is absent.
+fn measure_in_peace(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, String> {
+    let mut best: Option<Sample> = None;
+    for _ in 0..TRIES {
+        let Some(sample) = measure(load, kind, seconds)? else {
+            return Ok(None);
+        };
+        let is_better = |best: &Sample| sample.others < best.others;
+        if best.as_ref().is_none_or(is_better) {
+            best = Some(sample);
         }
-        let again = measure(load, kind, seconds)?;
-        if again.others < best.others {
-            best = again;
+        if best.as_ref().is_some_and(|best| best.others < QUIET) {
+            break;
         }
     }
     Ok(best)
 }
 
-fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
+fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, String> {
     let server = match load.workers {
         1 => process::on_core(SERVERS_CORE, || kind.start(1)),
         workers => kind.start(workers),
+    };
+    let Some(server) = server else {
+        return Ok(None);
     };
     let clients = load.clients(&server)?;
     thread::sleep(WARM_UP);
@@ -179,18 +205,20 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Sample, String> {
     thread::sleep(Duration::from_secs(seconds));
     let after = Moment::now(&server, &clients);
     clients.measure(false);
+    let memory = server.memory();
     let got = clients.end()?;
     let done = (after.done - before.done) as f64;
     let time = (after.at - before.at).as_secs_f64();
     let cpu = (after.cpu - before.cpu).as_secs_f64();
     let others = (after.others - before.others).max(0.0);
-    Ok(Sample {
+    Ok(Some(Sample {
+        memory,
         rate: done / time,
         cost: cpu * 1e6 / done,
         percent: cpu * 100.0 / time,
         others: others * 100.0 / time,
         got,
-    })
+    }))
 }
 
 struct Moment {
@@ -217,43 +245,74 @@ impl Moment {
 fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
     let cost = |wanted: Kind| {
         let found = all.iter().find(|(kind, _)| *kind == wanted);
-        found.map(|(_, figures)| median(&figures.costs))
+        let figures = found.map(|(_, figures)| figures);
+        figures
+            .filter(|figures| figures.is_there())
+            .map(Figures::cost)
     };
     for (kind, figures) in all {
-        let mine = median(&figures.costs);
+        if !figures.is_there() {
+            let mut row = vec![Cell::none(); COLUMNS.len()];
+            row[..3].clone_from_slice(&[load.name, kind.name(), "absent"].map(Cell::text));
+            table.push(row);
+            continue;
+        }
+        let mine = figures.cost();
         let times = |than: Kind| cost(than).map(|cost| mine / cost);
-        let ratio =
-            |than: Kind| times(than).map_or_else(Cell::none, |times| Cell::number(times, 2));
         let (least, most) = extremes(&figures.costs);
         table.push(vec![
             Cell::text(load.name),
             Cell::text(kind.name()),
             Cell::number(median(&figures.rates), 0),
-            Cell::number(mine, 3),
-            Cell::text(format!("{least:.3}..{most:.3}")),
-            ratio(Kind::Bare),
-            ratio(Kind::Nginx),
-            Cell::text(match kind {
-                Kind::Baton => verdict(load.goal, times(load.goal.than)),
-                _ => String::new(),
-            }),
+            Cell::number(mine, digits(mine)),
+            Cell::text(format!("{least:.0$}..{most:.0$}", digits(mine))),
+            times(Kind::Bare).map_or_else(Cell::none, |times| Cell::number(times, 2)),
             Cell::number(median(&figures.percents), 0),
             Cell::number(median(&figures.others), 0),
             figures.wait(500),
             figures.wait(990),
             figures.wait(999),
             figures.in_one(),
+            Cell::number(median(&figures.memories) / f64::from(1 << 20), 1),
         ]);
+    }
+    for goal in load.goals {
+        if let (Some(mine), Some(than)) = (cost(Kind::Baton), cost(goal.than)) {
+            let (is, name) = (mine / than, goal.than.name());
+            // What is within 3 % cannot be told from it.
+            let verdict = match is <= goal.times * 1.03 {
+                true => "met",
+                false => "missed",
+            };
+            table.note(format!(
+                "{}: baton : {name} is {is:.2}, wanted {:.2}: {verdict}",
+                load.name, goal.times
+            ));
+        }
+    }
+    if let Some(floor) = load.floor
+        && let (Some(bare), Some(beside)) = (cost(Kind::Bare), cost(floor.beside))
+    {
+        let (is, name) = (bare / beside, floor.beside.name());
+        let verdict = match floor.times {
+            Some(times) if (is / times - 1.0).abs() <= 0.1 => {
+                format!(", expected {times:.2}: confirmed")
+            }
+            Some(times) => format!(", expected {times:.2}: not confirmed"),
+            None => String::new(),
+        };
+        let load = load.name;
+        table.note(format!("{load}: bare : {name} is {is:.2}{verdict}"));
     }
 }
 
-fn verdict(goal: Goal, is: Option<f64>) -> String {
-    let verdict = match is {
-        Some(times) if times <= goal.times => "met",
-        Some(_) => "missed",
-        None => "?",
-    };
-    format!("{} x {}: {verdict}", goal.times, goal.than.name())
+/// Three that say something.
+fn digits(number: f64) -> usize {
+    match number {
+        ..1.0 => 3,
+        ..10.0 => 2,
+        _ => 1,
+    }
 }
 
 fn median(figures: &[f64]) -> f64 {

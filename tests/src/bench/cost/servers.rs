@@ -1,41 +1,128 @@
 //! The servers of this subject: each is started anew for every measurement.
 
-use std::env;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Child;
 use std::time::Duration;
 
 use super::dialect::Dialect;
-use crate::bench::bare;
+use super::programs;
 use crate::process::{self, Signal};
 use crate::temp::TempDir;
-use crate::{Baton, eventually};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Baton,
     /// The floor.
     Bare,
-    /// For HTTP only.
     Nginx,
+    /// Rooms for nginx.
+    Nchan,
+    /// tokio-tungstenite with a read buffer of 4 KiB.
+    Tungstenite,
+    FastWebSockets,
+    /// The program that `UWS` names; without, it is absent.
+    UWebSockets,
+    /// Node's cluster with its own HTTP.
+    Node,
+    /// One process.
+    Ws,
+    /// Node's cluster.
+    WsCluster,
+    /// Sticky sessions, and the adapter for node's cluster.
+    SocketIo,
 }
 
+/// What a server can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Can {
+    Http,
+    Echo,
+    Rooms,
+}
+
+pub const KINDS: [Kind; 11] = [
+    Kind::Baton,
+    Kind::Bare,
+    Kind::Nginx,
+    Kind::Nchan,
+    Kind::Tungstenite,
+    Kind::FastWebSockets,
+    Kind::UWebSockets,
+    Kind::Node,
+    Kind::Ws,
+    Kind::WsCluster,
+    Kind::SocketIo,
+];
+
+/// All but baton itself.
+pub const PEERS: [&str; KINDS.len() - 1] = {
+    let mut names = [""; KINDS.len() - 1];
+    let mut number = 0;
+    while number < names.len() {
+        names[number] = KINDS[number + 1].name();
+        number += 1;
+    }
+    names
+};
+
 impl Kind {
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Kind::Baton => "baton",
             Kind::Bare => "bare",
             Kind::Nginx => "nginx",
+            Kind::Nchan => "nchan",
+            Kind::Tungstenite => "tungstenite",
+            Kind::FastWebSockets => "fastwebsockets",
+            Kind::UWebSockets => "uws",
+            Kind::Node => "node",
+            Kind::Ws => "ws",
+            Kind::WsCluster => "ws-cluster",
+            Kind::SocketIo => "socket.io",
         }
     }
 
-    pub fn start(self, workers: u32) -> Server {
+    /// Can it do this, with so many workers? Who has several takes part only where there are more.
+    pub fn can(self, what: Can, workers: u32) -> bool {
         match self {
-            Kind::Baton => baton(workers),
-            Kind::Bare => bare(workers),
-            Kind::Nginx => nginx(workers),
+            Kind::Baton | Kind::Bare | Kind::UWebSockets => true,
+            Kind::Nginx | Kind::Node => what == Can::Http,
+            Kind::Nchan => what == Can::Rooms,
+            Kind::Tungstenite | Kind::Ws => matches!(what, Can::Echo | Can::Rooms),
+            Kind::FastWebSockets => what == Can::Echo,
+            Kind::WsCluster => matches!(what, Can::Echo | Can::Rooms) && workers > 1,
+            Kind::SocketIo => what == Can::Rooms,
         }
+    }
+
+    /// Has it been installed? What cannot be installed is absent when it is started.
+    pub fn is_there(self) -> bool {
+        match self {
+            Kind::Baton | Kind::Bare | Kind::UWebSockets => true,
+            Kind::Nginx => programs::has("nginx"),
+            Kind::Nchan => programs::nchan_program().exists(),
+            Kind::Tungstenite | Kind::FastWebSockets => {
+                programs::rust_program(self.name()).exists()
+            }
+            Kind::Node | Kind::Ws | Kind::WsCluster => programs::has("node"),
+            Kind::SocketIo => programs::node_package("socket.io").exists(),
+        }
+    }
+
+    /// `None`: it is absent.
+    pub fn start(self, workers: u32) -> Option<Server> {
+        Some(match self {
+            Kind::Baton => programs::baton(workers),
+            Kind::Bare => programs::bare(workers),
+            Kind::Nginx => programs::nginx(workers),
+            Kind::Nchan => programs::nchan(workers),
+            Kind::Tungstenite | Kind::FastWebSockets => programs::rust(self.name(), workers),
+            Kind::UWebSockets => return programs::uws(workers),
+            Kind::Node => programs::node("node-cluster.mjs", workers, Dialect::Plain),
+            Kind::Ws => programs::node("ws-rooms.mjs", 1, Dialect::Plain),
+            Kind::WsCluster => programs::node("ws-rooms.mjs", workers, Dialect::Plain),
+            Kind::SocketIo => programs::node("socket-io.mjs", workers, Dialect::SocketIo),
+        })
     }
 }
 
@@ -46,8 +133,8 @@ pub struct Server {
     pub bodies: Vec<String>,
     /// How its rooms are spoken to.
     pub dialect: Dialect,
-    pids: Vec<i32>,
-    _running: Running,
+    pub pids: Vec<i32>,
+    pub running: Running,
 }
 
 impl Server {
@@ -55,11 +142,18 @@ impl Server {
     pub fn cpu_time(&self) -> Duration {
         self.pids.iter().map(|pid| process::cpu_time(*pid)).sum()
     }
+
+    /// Memory of all its processes, in bytes; what they share counts once.
+    pub fn memory(&self) -> u64 {
+        let pids = self.pids.iter();
+        pids.map(|pid| process::proportional(*pid)).sum()
+    }
 }
 
-enum Running {
+/// What ends it.
+pub enum Running {
     Baton {
-        _daemon: Box<Baton>,
+        _daemon: Box<crate::Baton>,
     },
     Program {
         child: Child,
@@ -70,117 +164,12 @@ enum Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Running::Program { child, .. } = self {
-            process::signal(child.id() as i32, Signal::SIGTERM);
+            // Who reads it ends with it, in an orderly way, and takes its workers along.
+            match child.stdin.take() {
+                Some(stdin) => drop(stdin),
+                None => process::signal(child.id() as i32, Signal::SIGTERM),
+            }
             let _ = child.wait();
         }
     }
-}
-
-fn baton(workers: u32) -> Server {
-    let baton = Baton::builder().workers(workers).start();
-    let body = |worker: &crate::status::Worker| {
-        let (number, pid) = (worker.worker, worker.pid);
-        format!("handled by worker {number} (pid {pid})\n")
-    };
-    Server {
-        address: baton.public,
-        dialect: Dialect::Rooms,
-        bodies: baton.status().workers.iter().map(body).collect(),
-        pids: baton.processes(),
-        _running: Running::Baton {
-            _daemon: Box::new(baton),
-        },
-    }
-}
-
-fn bare(workers: u32) -> Server {
-    let program = env::current_exe().expect("the path of this program");
-    let mut child = Command::new(program.with_file_name("bare"))
-        .arg(workers.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("bare runs");
-    let mut line = String::new();
-    let stdout = child.stdout.take().expect("it is a pipe");
-    let read = BufReader::new(stdout).read_line(&mut line);
-    let port: u16 = match read {
-        Ok(_) => line.trim().parse().expect("a port"),
-        Err(error) => panic!("bare: {error}"),
-    };
-    Server {
-        address: ([127, 0, 0, 1], port).into(),
-        dialect: Dialect::Bare,
-        bodies: vec![bare::BODY.to_owned()],
-        pids: vec![child.id() as i32],
-        _running: Running::Program {
-            child,
-            _directory: None,
-        },
-    }
-}
-
-pub fn has_nginx() -> bool {
-    Command::new("nginx").arg("-v").output().is_ok()
-}
-
-fn nginx(workers: u32) -> Server {
-    let directory = TempDir::new();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = port.expect("a free port");
-    let config = nginx_config(address, workers);
-    let child = Command::new("nginx")
-        .arg("-p")
-        .arg(directory.path())
-        .arg("-c")
-        .arg(directory.file("nginx.conf", &config))
-        .args(["-e", "stderr"])
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("nginx runs");
-    let master = child.id() as i32;
-    eventually("nginx serves", || {
-        process::children(master).len() == workers as usize && TcpStream::connect(address).is_ok()
-    });
-    Server {
-        address,
-        dialect: Dialect::Bare,
-        bodies: vec![bare::BODY.to_owned()],
-        pids: process::children(master)
-            .into_iter()
-            .chain([master])
-            .collect(),
-        _running: Running::Program {
-            child,
-            _directory: Some(directory),
-        },
-    }
-}
-
-/// As for speed: a listener for each worker, no log, no limit of requests.
-fn nginx_config(address: SocketAddr, workers: u32) -> String {
-    let body = bare::BODY.trim_end();
-    format!(
-        r#"
-daemon off;
-pid nginx.pid;
-worker_processes {workers};
-worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
-http {{
-    access_log off;
-    keepalive_requests 1000000000;
-    default_type "text/plain; charset=utf-8";
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    server {{
-        listen {address} reuseport backlog=4096;
-        location = /whoami {{ return 200 "{body}\n"; }}
-    }}
-}}
-"#
-    )
 }
