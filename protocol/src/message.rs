@@ -65,6 +65,9 @@ pub struct Given {
     /// baton is at a limit: answer 503 with `Retry-After`, linger, close.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub refuse: bool,
+    /// It came through a listener that not only this machine can reach.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub remote: bool,
     #[serde(default, skip_serializing_if = "is_usual")]
     pub past: Past,
     /// As [`cookie`](crate::channel::cookie) says; 0: not asked.

@@ -21,6 +21,7 @@ use crate::{eventually, programs};
 pub struct Builder {
     workers: u32,
     config: Option<String>,
+    files: Vec<(String, String)>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     listen: bool,
@@ -37,6 +38,12 @@ impl Builder {
     /// The text of a configuration file.
     pub fn config(mut self, text: &str) -> Self {
         self.config = Some(text.to_owned());
+        self
+    }
+
+    /// A file beside that of the configuration.
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
         self
     }
 
@@ -78,6 +85,9 @@ impl Builder {
             .config
             .as_deref()
             .map(|text| temp.file("baton.toml", text));
+        for (name, content) in &self.files {
+            temp.file(name, content);
+        }
         Baton {
             mark: format!("BATON_TEST={}", temp.path().display()),
             public: ([127, 0, 0, 1], 0).into(),
@@ -119,6 +129,7 @@ impl Baton {
         Builder {
             workers: 2,
             config: None,
+            files: Vec::new(),
             flags: Vec::new(),
             environment: Vec::new(),
             listen: true,
@@ -279,6 +290,11 @@ impl Baton {
     /// Writes another configuration in its place.
     pub fn write_config(&self, text: &str) {
         self.temp.file("baton.toml", text);
+    }
+
+    /// Writes a file beside it.
+    pub fn write_file(&self, name: &str, content: &str) {
+        self.temp.file(name, content);
     }
 
     /// `master` or `worker-N`.

@@ -56,6 +56,14 @@ impl Client {
         Client::greet(socket)
     }
 
+    /// One that has shown this token.
+    #[track_caller]
+    pub fn with_token(to: SocketAddr, token: &str) -> Client {
+        let mut client = Client::connect(to);
+        client.ok(json!({ "auth": token }));
+        client
+    }
+
     /// One that is served by this worker; others are opened until one is.
     #[track_caller]
     pub fn on_worker(to: SocketAddr, worker: u64) -> Client {

@@ -46,6 +46,8 @@ pub enum Unfit {
     Rooms,
     #[error(transparent)]
     Unreadable(#[from] crate::snapshot::Unreadable),
+    #[error("there is no place for what it may do")]
+    Pass,
     #[error("the log has overtaken what it asked")]
     Overrun,
     #[error("its snapshot is lost: {0}")]
@@ -91,7 +93,12 @@ impl Brain {
             self.enter_rooms(slot, given.cid, snapshot)?;
             Ok(buffers)
         });
-        let [input, message, output] = match made {
+        let meta = Meta::new(fd, snapshot.phase, snapshot.role).with(Flag::Remote, snapshot.remote);
+        let made = made.and_then(|buffers| {
+            let pass = self.pass_of(slot, meta, snapshot.pass.as_ref());
+            Ok((buffers, pass.map_err(|_| Unfit::Pass)?))
+        });
+        let ([input, message, output], pass) = match made {
             Ok(made) => made,
             Err(unfit) => {
                 self.leave_rooms(slot);
@@ -103,7 +110,7 @@ impl Brain {
         let at = |ago: u64| self.now.saturating_sub(ago);
         let reason = snapshot.reason.as_deref();
         let in_rooms = snapshot.phase == Phase::Rooms && reason.is_none();
-        let mut meta = Meta::new(fd, snapshot.phase, snapshot.role)
+        let mut meta = meta
             .with(Flag::Unacked, true)
             .with(Flag::Refuse, snapshot.refuse)
             .with(Flag::Pinged, snapshot.pinged)
@@ -119,6 +126,7 @@ impl Brain {
             .saturating_sub(snapshot.input.len() as u64);
         let [first, second, third] = snapshot.session;
         let mut record = Record::new();
+        Slots::change_peer(&mut record, slot, given.peer, pass);
         for (field, value) in [
             (Field::Cid, given.cid.0),
             (Field::Consumed, snapshot.consumed),
@@ -137,6 +145,10 @@ impl Brain {
             (Field::Cursor, snapshot.cursor),
             (Field::Heard, at(snapshot.heard)),
             (Field::Since, at(snapshot.since)),
+            (
+                Field::Stalled,
+                snapshot.stalled.map_or(0, |ago| at(ago).max(1)),
+            ),
             (Field::Meta, meta.pack()),
         ] {
             Slots::change(&mut record, slot, field, value);
@@ -173,13 +185,18 @@ impl Brain {
         }
         // The master had read what it asked before it was given: the answer is in the log.
         let answer = self.find_answer(cid, snapshot.cursor);
-        if let Some(opened) = answer.ok_or(Unfit::Overrun)? {
-            let room = self.room_of(&opened)?;
-            if !self.rooms.is_member(&self.slots, slot, room) {
-                self.enter_room(slot, room, opened.after)?;
+        match answer.ok_or(Unfit::Overrun)? {
+            Some(opened) => {
+                let room = self.room_of(&opened)?;
+                if !self.rooms.is_member(&self.slots, slot, room) {
+                    self.enter_room(slot, room, opened.after)?;
+                }
+                Ok(())
             }
+            // Without its user's room it is to be closed, where it has been.
+            None if snapshot.lacks_own_room() => Err(Unfit::Rooms),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn enter_room(&mut self, slot: u32, room: RoomIx, after: u64) -> Result<(), Unfit> {

@@ -23,10 +23,12 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
 use crate::arrive::Arrivals;
+use crate::auth::Keys;
 use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
+use crate::passes::Passes;
 use crate::poison::Verdict;
 use crate::rooms::Rooms;
 use crate::slots::Slots;
@@ -84,6 +86,7 @@ impl Brain {
         let slots = Slots::new(state.clone());
         let log = Reader::new(log_segment.clone());
         let rooms = Rooms::new(state.clone(), &slots);
+        let passes = Passes::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
@@ -115,6 +118,8 @@ impl Brain {
             journal,
             slots,
             rooms,
+            passes,
+            keys: Keys::new(&settings.auth),
             ring_segment,
             log_segment,
             channel,

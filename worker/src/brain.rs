@@ -29,10 +29,12 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 
 use crate::arrive::Arrivals;
+use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
+use crate::passes::Passes;
 use crate::poison::Verdict;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, MANY, Slots};
@@ -109,6 +111,8 @@ pub struct Brain {
     pub(crate) slots: Slots,
     pub(crate) arena: Arena,
     pub(crate) rooms: Rooms,
+    pub(crate) passes: Passes,
+    pub(crate) keys: Keys,
     pub(crate) ring: Writer,
     pub(crate) ring_segment: Arc<Segment>,
     pub(crate) log: Reader,

@@ -38,7 +38,10 @@ pub fn disown(brain: &mut Brain, slot: u32) {
     log::error!("{cid} has a slot that is corrupt, and a socket that is not its own: given up");
     if brain.slots.meta(slot).is_some() {
         brain.leave_rooms(slot);
+        brain.release_pass(slot);
     }
+    // What is no connection's has no pass of its own.
+    brain.slots.forget_pass(slot);
     for field in [Field::Input, Field::Output, Field::Message] {
         brain.slots.set(slot, field, 0);
     }
@@ -52,6 +55,7 @@ pub fn drop_slot(brain: &mut Brain, slot: u32) {
     for field in [Field::Input, Field::Output, Field::Message, Field::Cells] {
         brain.slots.set(slot, field, 0);
     }
+    brain.release_pass(slot);
     brain.rooms.forget_member(slot);
     brain.slots.release(slot);
 }
@@ -95,13 +99,10 @@ pub fn claim_buffers(brain: &Brain, slot: u32) -> Result<(), Doubt> {
 
 /// A deadline that is counted from the future would never come.
 pub fn times(brain: &Brain, slot: u32) {
-    for field in [Field::Heard, Field::Since] {
+    for field in [Field::Heard, Field::Since, Field::Stalled] {
         if brain.slots.get(slot, field) > brain.now {
             brain.slots.set(slot, field, brain.now);
         }
-    }
-    if brain.slots.small(slot).stalled > brain.now {
-        brain.slots.set_stalled(slot, brain.now);
     }
 }
 

@@ -50,19 +50,23 @@ impl Clock {
     }
 }
 
-/// The `Date` field's value, made anew each second.
+/// The time of day: the `Date` field's value, made anew each second.
 #[derive(Debug)]
 pub struct HttpDate {
     text: String,
     made: u64,
+    made_unix_ms: u64,
 }
 
 impl HttpDate {
     #[must_use]
     pub fn new(now_ms: u64) -> HttpDate {
+        let time = SystemTime::now();
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
         HttpDate {
-            text: httpdate::fmt_http_date(SystemTime::now()),
+            text: httpdate::fmt_http_date(time),
             made: now_ms,
+            made_unix_ms: since.map_or(0, |since| since.as_millis() as u64),
         }
     }
 
@@ -75,6 +79,12 @@ impl HttpDate {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn unix_ms(&self, now_ms: u64) -> u64 {
+        self.made_unix_ms + now_ms.saturating_sub(self.made)
     }
 }
 

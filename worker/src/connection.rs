@@ -233,7 +233,7 @@ impl Brain {
         Slots::change(&mut record, slot, Field::Parsed, consumed);
         Slots::change(&mut record, slot, Field::Meta, meta.pack());
         if let Some(source) = source {
-            Slots::change_peer(&mut record, slot, source, 0);
+            Slots::change_peer(&mut record, slot, source, None);
         }
         self.journal.commit(&mut record);
         if meta.has(Flag::Return) {

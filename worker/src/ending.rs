@@ -6,6 +6,7 @@ use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
 
+use crate::authorize::Lapse;
 use crate::brain::Brain;
 use crate::buffers;
 use crate::client::ToClient;
@@ -25,6 +26,8 @@ enum Due {
     /// An HTTP request does not come, or not to its end.
     Request,
     Ping,
+    /// It is asked for the next token.
+    Ask,
     End(CloseReason),
 }
 
@@ -256,6 +259,7 @@ impl Brain {
         let meta = self.slots.meta(slot)?;
         self.unwatch(slot, meta);
         buffers::release_all(&self.arena, &self.slots, slot);
+        self.release_pass(slot);
         self.begin_anew(slot, false);
         Some(meta)
     }
@@ -309,20 +313,19 @@ impl Brain {
                 Due::End(CloseReason::WriteTimeout),
             ),
         };
-        match self.slots.small(slot).stalled {
-            0 => by_phase,
-            since => {
-                let stalled = (
-                    since + ws.write_timeout_ms,
-                    Due::End(CloseReason::WriteTimeout),
-                );
-                if stalled.0 < by_phase.0 {
-                    stalled
-                } else {
-                    by_phase
-                }
-            }
-        }
+        let stalled = match get(Field::Stalled) {
+            0 => None,
+            since => Some((
+                since + ws.write_timeout_ms,
+                Due::End(CloseReason::WriteTimeout),
+            )),
+        };
+        let lapse = self.lapse(slot, meta).map(|(at, lapse)| match lapse {
+            Lapse::Ask => (at, Due::Ask),
+            Lapse::Ends(reason) => (at, Due::End(reason)),
+        });
+        let first = |a: (u64, Due), b: (u64, Due)| if b.0 < a.0 { b } else { a };
+        [stalled, lapse].into_iter().flatten().fold(by_phase, first)
     }
 
     /// The wheel is to look at the connection when something is due for it.
@@ -350,6 +353,7 @@ impl Brain {
         match due {
             Due::Request => self.request_timed_out(slot, meta),
             Due::Ping => self.ping(slot, meta),
+            Due::Ask => self.ask_for_token(slot),
             // There is nobody to say it to.
             Due::End(reason) if meta.phase == Phase::Closing || reason.code().is_none() => {
                 self.finish(slot, reason);

@@ -17,7 +17,7 @@ use protocol::stream::Lost;
 use crate::brain::{Brain, RING};
 use crate::client::{Lost as Why, ToClient};
 use crate::close::CloseReason;
-use crate::frames::{given_up, refused};
+use crate::frames::{given_up, opened, refused};
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::{Field, Flag};
@@ -300,11 +300,7 @@ impl Brain {
         });
         self.opening_ends(asker);
         let answer = match joined {
-            Ok(_) => ToClient::Joined {
-                id: asker.id,
-                position,
-                count: total,
-            },
+            Ok(_) => opened(asker.id, name, position, total),
             Err(_) => refused(asker.id, Refusal::Limit),
         };
         self.answer(at, next, asker, answer);
@@ -322,6 +318,10 @@ impl Brain {
         {
             self.slots
                 .set_meta(asker.slot, meta.with(Flag::Opening, false));
+            if self.lacks_own_room(asker.slot) {
+                // What is sent to its user would not reach it.
+                return self.begin_close(asker.slot, CloseReason::Overloaded);
+            }
             self.again.push(asker.slot);
         }
     }

@@ -67,16 +67,10 @@ impl Brain {
                 position,
                 total,
                 asker,
+                name,
                 ..
             } if mine(asker) => {
-                put(
-                    into,
-                    ToClient::Joined {
-                        id: asker.id,
-                        position: *position,
-                        count: *total,
-                    },
-                );
+                put(into, opened(asker.id, name, *position, *total));
             }
             Down::Count { total, asker } if mine(asker) => {
                 put(
@@ -106,6 +100,18 @@ pub fn given_up(room: &[u8], position: Position) -> ToClient<'_> {
         from: position,
         to: position,
         why: Why::Internal,
+    }
+}
+
+/// The answer to a join; or, since a user's room is joined by showing a token, to that.
+pub fn opened<'a>(id: &'a [u8], name: &'a [u8], position: Position, count: u32) -> ToClient<'a> {
+    match name {
+        [b'@', user @ ..] => ToClient::Authorized { id, user },
+        _ => ToClient::Joined {
+            id,
+            position,
+            count,
+        },
     }
 }
 

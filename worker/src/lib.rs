@@ -10,12 +10,14 @@
 //! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
 //! socket is full), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
-//! [`client`] (its words), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the
+//! [`client`] (its words), [`auth`] and
+//! [`authorize`] (who may say what), [`requests`] (up the ring), the master, [`fan_out`] (down the log, to the
 //! members in [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`], [`checks`],
 //! [`poison`].
 
 pub mod arrive;
 pub mod auth;
+pub mod authorize;
 pub mod birth;
 pub mod brain;
 pub mod buffers;
@@ -33,6 +35,7 @@ pub mod logs;
 pub mod owed;
 pub mod page;
 pub mod part;
+pub mod passes;
 pub mod poison;
 pub mod proxy;
 pub mod recover;

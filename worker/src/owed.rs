@@ -324,10 +324,10 @@ impl Brain {
             return;
         };
         let waits = self.slots.pending(slot) > 0 || meta.has(Flag::Lagging);
-        let stalled = self.slots.small(slot).stalled;
+        let stalled = self.slots.get(slot, Field::Stalled);
         if !waits {
             if stalled != 0 {
-                self.slots.set_stalled(slot, 0);
+                self.slots.set(slot, Field::Stalled, 0);
             }
             if std::mem::take(&mut self.local(slot).waits) {
                 self.again.push(slot);
@@ -335,7 +335,7 @@ impl Brain {
             buffers::release_empty(&self.arena, &self.slots, slot);
             self.end_if_all_is_said(slot);
         } else if stalled == 0 || n > 0 {
-            self.slots.set_stalled(slot, self.now);
+            self.slots.set(slot, Field::Stalled, self.now);
             self.reschedule(slot);
         }
     }

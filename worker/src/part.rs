@@ -188,11 +188,16 @@ impl Brain {
             cursor: get(Field::Cursor),
             heard: ago(get(Field::Heard)),
             since: ago(get(Field::Since)),
-            stalled: match self.slots.small(slot).stalled {
+            stalled: match self.slots.get(slot, Field::Stalled) {
                 0 => None,
                 at => Some(ago(at)),
             },
             rooms: rooms.into_iter().map(membership).collect(),
+            remote: is(Flag::Remote),
+            pass: self
+                .slots
+                .pass(slot)
+                .map(|pass| self.passes.read(pass).travels(self.now)),
         }
     }
 

@@ -34,6 +34,7 @@ pub fn recover(brain: &mut Brain) {
     let mut repaired = 0;
     let mut fds = HashSet::new();
     let mut doubtful = brain.rooms.take_doubtful();
+    doubtful.extend(brain.passes.take_doubtful());
     let used = brain.slots.used();
     if let Some(at) = verdict.convicted_record() {
         brain.give_up_record(at);

@@ -4,22 +4,27 @@
 //! is in the step's record, and what it says to the master is staged in the ring, whose head is in
 //! that record too.
 
+use std::borrow::Cow;
+
 use protocol::fault;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
 use protocol::record::{Asker, Up};
-use protocol::settings::Settings;
+use protocol::settings::{Anonymous, Right, Settings};
 use protocol::stream::Writer;
 
+use crate::auth::Keys;
+use crate::authorize::{self, Access};
 use crate::client::{self, Code, Fault, ToClient, Verb};
 use crate::close::CloseReason;
+use crate::passes::Passes;
 use crate::rooms::Rooms;
-use crate::slots::{Field, Slots};
+use crate::slots::{Meta, Slots};
 use crate::websocket::Rules;
 
 /// So many messages that are not JSON close a connection.
-const MAX_ERRORS: u8 = 10;
+const MAX_ERRORS: u16 = 10;
 
 /// What follows a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +65,12 @@ pub struct Client<'a> {
     pub slot: u32,
     pub cid: Cid,
     pub slots: &'a Slots,
+    pub meta: Meta,
     pub rooms: &'a mut Rooms,
+    pub passes: &'a mut Passes,
+    pub keys: &'a Keys,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
     pub ring: &'a mut Writer,
     pub ring_number: u16,
     /// How far the master has read the ring.
@@ -92,7 +102,14 @@ impl Client<'_> {
             }
         };
         let id = request.id.as_ref().map_or(&b""[..], client::Id::text);
+        let pass = self.slots.pass(self.slot);
+        let pass = pass.map(|pass| self.passes.bytes(pass)).unwrap_or_default();
+        let access = Access::of(&pass, authorize::anonymous(self.settings, self.meta));
+        if let Some(flow) = self.refuse(out, id, &request.verb, access)? {
+            return Ok(flow);
+        }
         let flow = match request.verb {
+            Verb::Auth { token } => self.authorize(out, record, id, &token)?,
             Verb::Ping => {
                 let (worker, pid, life) = (self.worker, self.pid, self.life);
                 answer(
@@ -107,7 +124,10 @@ impl Client<'_> {
                 )?;
                 Flow::Next
             }
-            Verb::Join { room } => self.join(out, record, id, room.as_bytes())?,
+            Verb::Join { room } => {
+                let own = u32::from(access.user().is_some());
+                self.join(out, record, id, room.as_bytes(), own)?
+            }
             Verb::Leave { room } => self.leave(out, record, id, room.as_bytes())?,
             Verb::Who { room } => {
                 let asker = self.asker(id);
@@ -118,7 +138,10 @@ impl Client<'_> {
             }
             Verb::Send { room, data } => {
                 let asker = self.asker(id);
-                let from = self.cid.to_string();
+                let from = match access.user() {
+                    Some(user) => user.into(),
+                    None => Cow::from(self.cid.to_string()),
+                };
                 let up = Up::Publish {
                     asker,
                     room: room.as_bytes(),
@@ -134,14 +157,44 @@ impl Client<'_> {
         Ok(flow)
     }
 
+    /// What may not be asked is answered here.
+    fn refuse(
+        &self,
+        out: &mut impl Output,
+        id: &[u8],
+        verb: &Verb<'_>,
+        access: Access<'_>,
+    ) -> Result<Option<Flow>, Full> {
+        let (room, right) = match verb {
+            Verb::Auth { .. } | Verb::Ping => return Ok(None),
+            _ if access == Access::Nobody(Anonymous::Nothing) => {
+                error(out, id, Code::Unauthorized, "a token is needed")?;
+                return Ok(Some(Flow::Close(CloseReason::Unauthorized)));
+            }
+            Verb::Leave { .. } => return Ok(None),
+            Verb::Join { room } => (room, Right::Join),
+            Verb::Send { room, .. } => (room, Right::Send),
+            Verb::Who { room } => (room, Right::Presence),
+        };
+        match access.refuses(room, right) {
+            None => Ok(None),
+            Some(message) => {
+                error(out, id, Code::Forbidden, message)?;
+                Ok(Some(Flow::Next))
+            }
+        }
+    }
+
+    /// `own`: so many rooms it is in of itself.
     fn join(
         &mut self,
         out: &mut impl Output,
         record: &mut Record,
         id: &[u8],
         name: &[u8],
+        own: u32,
     ) -> Result<Flow, Full> {
-        if self.rooms.count_of(self.slots, self.slot) >= self.settings.rooms.max_rooms
+        if self.rooms.count_of(self.slots, self.slot) >= self.settings.rooms.max_rooms + own
             && !self
                 .rooms
                 .find(name)
@@ -151,16 +204,7 @@ impl Client<'_> {
             return Ok(Flow::Next);
         }
         let Some(room) = self.rooms.find(name) else {
-            // A room that nobody here is in yet: its position is the master's to say.
-            return Ok(
-                match self.stage(Up::Open {
-                    asker: self.asker(id),
-                    room: name,
-                }) {
-                    Flow::Next => Flow::Opening,
-                    other => other,
-                },
-            );
+            return Ok(self.open(id, name));
         };
         let position = self.rooms.position(room);
         let member = self.rooms.is_member(self.slots, self.slot, room);
@@ -214,7 +258,7 @@ impl Client<'_> {
         Ok(Flow::Commit)
     }
 
-    fn asker<'b>(&self, id: &'b [u8]) -> Asker<'b> {
+    pub(crate) fn asker<'b>(&self, id: &'b [u8]) -> Asker<'b> {
         Asker {
             cid: self.cid,
             ring: self.ring_number,
@@ -224,7 +268,7 @@ impl Client<'_> {
     }
 
     /// Last of all that a request does: what is staged is not taken back.
-    fn stage(&mut self, up: Up<'_>) -> Flow {
+    pub(crate) fn stage(&mut self, up: Up<'_>) -> Flow {
         let mut bytes = Vec::with_capacity(512);
         up.encode(&mut bytes);
         match self.ring.stage(self.ring_read, &bytes) {
@@ -233,11 +277,8 @@ impl Client<'_> {
         }
     }
 
-    fn count_error(&self, record: &mut Record) -> Flow {
-        let mut small = self.slots.small(self.slot);
-        small.errors = small.errors.saturating_add(1);
-        Slots::change(record, self.slot, Field::Small, small.pack());
-        match small.errors >= MAX_ERRORS {
+    pub(crate) fn count_error(&self, record: &mut Record) -> Flow {
+        match self.slots.change_errors(record, self.slot) >= MAX_ERRORS {
             true => Flow::Close(CloseReason::TooManyErrors),
             false => Flow::Commit,
         }
@@ -245,7 +286,7 @@ impl Client<'_> {
 }
 
 /// Answers, if an answer is wanted.
-fn answer(out: &mut impl Output, id: &[u8], answer: ToClient<'_>) -> Result<(), Full> {
+pub(crate) fn answer(out: &mut impl Output, id: &[u8], answer: ToClient<'_>) -> Result<(), Full> {
     match id {
         b"" => Ok(()),
         _ => answer.put_frame(out),
@@ -253,7 +294,12 @@ fn answer(out: &mut impl Output, id: &[u8], answer: ToClient<'_>) -> Result<(), 
 }
 
 /// Errors are said also to those who want no answer.
-fn error(out: &mut impl Output, id: &[u8], code: Code, message: &str) -> Result<(), Full> {
+pub(crate) fn error(
+    out: &mut impl Output,
+    id: &[u8],
+    code: Code,
+    message: &str,
+) -> Result<(), Full> {
     ToClient::Error {
         id,
         code,

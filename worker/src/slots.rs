@@ -20,9 +20,10 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::close::CloseReason;
+use crate::passes::PassIx;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
 
-pub const SLOT_WORDS: usize = 20;
+pub const SLOT_WORDS: usize = 21;
 
 /// The words of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +53,17 @@ pub enum Field {
     /// What the phase's deadline is counted from: the head's or body's begin, our ping, our Close,
     /// the end of the answer.
     Since,
+    /// Since when it has taken nothing of what waits for it; 0: nothing waits.
+    Stalled,
     /// Its first membership + 1, and how many there are.
     Cells,
     PeerHigh,
     PeerLow,
-    /// [`Small`] numbers.
-    Small,
+    /// The peer's port (16 bits), how often it was not understood (16), and its pass + 1.
+    Misc,
 }
 
-const _: () = assert!(Field::Small as usize + 1 == SLOT_WORDS);
+const _: () = assert!(Field::Misc as usize + 1 == SLOT_WORDS);
 
 /// What a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,8 @@ pub enum Flag {
     Leaving = 256,
     /// It is given away and not touched again, unless the master says to keep it.
     Given = 512,
+    /// It came through a listener that not only this machine can reach.
+    Remote = 1024,
 }
 
 /// The first word of a slot.
@@ -199,39 +204,6 @@ impl Meta {
     pub fn socket(&self) -> BorrowedFd<'_> {
         // SAFETY: the slot owns this open fd for as long as it names it.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-}
-
-/// Numbers that share a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Small {
-    /// Since when it has taken nothing of what waits for it (ms, monotonic, 40 bits: 34 years); 0:
-    /// nothing waits.
-    pub stalled: u64,
-    /// How often it has sent what is no request.
-    pub errors: u8,
-    /// The peer's.
-    pub port: u16,
-}
-
-impl Small {
-    const ERRORS: u32 = 40;
-    const PORT: u32 = 48;
-
-    #[must_use]
-    pub fn pack(self) -> u64 {
-        self.stalled & ((1 << Small::ERRORS) - 1)
-            | u64::from(self.errors) << Small::ERRORS
-            | u64::from(self.port) << Small::PORT
-    }
-
-    #[must_use]
-    pub fn unpack(word: u64) -> Small {
-        Small {
-            stalled: word & ((1 << Small::ERRORS) - 1),
-            errors: (word >> Small::ERRORS) as u8,
-            port: (word >> Small::PORT) as u16,
-        }
     }
 }
 
@@ -454,37 +426,46 @@ impl Slots {
         let high = u128::from(self.get(slot, Field::PeerHigh));
         let low = u128::from(self.get(slot, Field::PeerLow));
         let ip = Ipv6Addr::from_bits(high << 64 | low).to_canonical();
-        SocketAddr::new(ip, self.small(slot).port)
+        SocketAddr::new(ip, self.get(slot, Field::Misc) as u16)
     }
 
+    /// What its connection may do and has done, if that is written down.
     #[must_use]
-    pub fn small(&self, slot: u32) -> Small {
-        Small::unpack(self.get(slot, Field::Small))
+    pub fn pass(&self, slot: u32) -> Option<PassIx> {
+        PassIx::unpack((self.get(slot, Field::Misc) >> 32) as u32)
     }
 
-    /// It takes nothing of what waits for it since `at`; 0: nothing waits.
-    pub fn set_stalled(&self, slot: u32, at: u64) {
-        let small = Small {
-            stalled: at,
-            ..self.small(slot)
-        };
-        self.set(slot, Field::Small, small.pack());
+    pub fn change_pass(&self, record: &mut Record, slot: u32, pass: Option<PassIx>) {
+        let rest = self.get(slot, Field::Misc) as u32;
+        let misc = u64::from(rest) | u64::from(PassIx::pack(pass)) << 32;
+        Slots::change(record, slot, Field::Misc, misc);
     }
 
-    /// The words of a connection's address, and with it of its small numbers.
-    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr, stalled: u64) {
+    /// It names none any more.
+    pub fn forget_pass(&self, slot: u32) {
+        let rest = self.get(slot, Field::Misc) as u32;
+        self.set(slot, Field::Misc, rest.into());
+    }
+
+    /// How often it was not understood, with this time.
+    pub fn change_errors(&self, record: &mut Record, slot: u32) -> u16 {
+        let misc = self.get(slot, Field::Misc);
+        let errors = ((misc >> 16) as u16).saturating_add(1);
+        let misc = misc & !(0xffff << 16) | u64::from(errors) << 16;
+        Slots::change(record, slot, Field::Misc, misc);
+        errors
+    }
+
+    /// The whole of what a new connection's `Misc` says.
+    pub fn change_peer(record: &mut Record, slot: u32, peer: SocketAddr, pass: Option<PassIx>) {
         let ip = match peer.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
         Slots::change(record, slot, Field::PeerHigh, (ip.to_bits() >> 64) as u64);
         Slots::change(record, slot, Field::PeerLow, ip.to_bits() as u64);
-        let small = Small {
-            stalled,
-            errors: 0,
-            port: peer.port(),
-        };
-        Slots::change(record, slot, Field::Small, small.pack());
+        let misc = u64::from(peer.port()) | u64::from(PassIx::pack(pass)) << 32;
+        Slots::change(record, slot, Field::Misc, misc);
     }
 }
 
@@ -518,10 +499,9 @@ mod tests {
         for peer in ["127.0.0.9:65535", "[2001:db8::1]:1"] {
             let peer: SocketAddr = peer.parse().unwrap();
             let mut record = Record::new();
-            Slots::change_peer(&mut record, slot, peer, 7);
+            Slots::change_peer(&mut record, slot, peer, None);
             journal.commit(&mut record);
             assert_eq!(slots.peer(slot), peer);
-            assert_eq!(slots.small(slot).stalled, 7);
         }
     }
 

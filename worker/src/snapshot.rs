@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 
 use crate::slots::Phase;
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Times are told as how long ago they were: each worker's clock has skipped other pauses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,23 @@ pub struct Snapshot {
     pub stalled: Option<u64>,
     #[serde(default)]
     pub rooms: Vec<Membership>,
+    /// It came through a listener that not only its machine can reach.
+    #[serde(default)]
+    pub remote: bool,
+    #[serde(default)]
+    pub pass: Option<Pass>,
+}
+
+/// Who the connection is, what it may do and has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// As [`Grant::pack`](crate::auth::Grant::pack) makes them.
+    pub grant: ByteBuf,
+    /// Since 1970.
+    pub expires_ms: u64,
+    pub asked: bool,
+    /// How far what is limited is ahead of now, in microseconds.
+    pub spent: [u64; 4],
 }
 
 /// A room that the connection is in.
@@ -86,6 +103,16 @@ impl Snapshot {
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
 
+    /// It has shown a token, and is not yet in the room of its user.
+    #[must_use]
+    pub fn lacks_own_room(&self) -> bool {
+        let has_token = self
+            .pass
+            .as_ref()
+            .is_some_and(|pass| !pass.grant.is_empty());
+        has_token && !self.rooms.iter().any(|room| room.name.starts_with(b"@"))
+    }
+
     pub fn decode(bytes: &[u8]) -> Result<Snapshot, Unreadable> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -103,9 +130,19 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    fn sample() -> Snapshot {
+    /// As the first version said it.
+    fn sample_1() -> Snapshot {
         Snapshot {
             version: 1,
+            remote: false,
+            pass: None,
+            ..sample()
+        }
+    }
+
+    fn sample() -> Snapshot {
+        Snapshot {
+            version: 2,
             role: Role::Public,
             phase: Phase::Rooms,
             reason: Some("done".to_owned()),
@@ -136,16 +173,25 @@ mod tests {
                 read: 4000,
                 total: 812,
             }],
+            remote: true,
+            pass: Some(Pass {
+                grant: ByteBuf::from(*b"\x02u7\x03\x01*"),
+                expires_ms: 1_700_000_000_000,
+                asked: true,
+                spent: [1, 0, 2_000_000, 3],
+            }),
         }
     }
 
-    /// As a worker of version 1 wrote it. It must be read for as long as its version is a
+    /// As workers of these versions wrote it. It must be read for as long as its version is a
     /// neighbour; it is never written anew.
     const RECORDED_1: &[u8] = include_bytes!("snapshot-1.msgpack");
+    const RECORDED_2: &[u8] = include_bytes!("snapshot-2.msgpack");
 
     #[test]
     fn a_recorded_snapshot_of_each_version_is_read() {
-        assert_eq!(Snapshot::decode(RECORDED_1).unwrap(), sample());
+        assert_eq!(Snapshot::decode(RECORDED_1).unwrap(), sample_1());
+        assert_eq!(Snapshot::decode(RECORDED_2).unwrap(), sample());
     }
 
     #[test]

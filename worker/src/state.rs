@@ -11,7 +11,7 @@
 //! 1024..       the journal
 //! 16 KiB       the settings
 //! 64 KiB       the ring of log lines
-//! then         slots · cells · rooms · the arena
+//! then         slots · cells · rooms · passes · the arena
 //! ```
 
 use std::io;
@@ -24,6 +24,7 @@ use protocol::journal::{self, Word};
 use protocol::memory::{Access, Segment};
 use protocol::settings::Settings;
 
+use crate::passes::PASS_WORDS;
 use crate::rooms::{CELL_WORDS, ROOM_WORDS};
 use crate::slots::SLOT_WORDS;
 
@@ -33,6 +34,8 @@ pub const MAX_SLOTS: u32 = u16::MAX as u32;
 pub const MAX_CELLS: u32 = 1 << 20;
 /// Rooms that it can ever hold.
 pub const MAX_ROOMS: u32 = 1 << 16;
+/// Blocks of passes (what a connection may do, most often in one) that it can ever hold.
+pub const MAX_PASSES: u32 = 1 << 18;
 /// Bytes of buffers that it can ever hold.
 pub const MAX_ARENA: u64 = 8 << 30;
 
@@ -56,13 +59,14 @@ pub const LINES_SIZE: usize = 256 << 10;
 pub const SLOTS: usize = (LINES + LINES_SIZE) / 8;
 pub const CELLS: usize = SLOTS + MAX_SLOTS as usize * SLOT_WORDS;
 pub const ROOMS: usize = CELLS + MAX_CELLS as usize * CELL_WORDS;
+pub const PASSES: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
 /// Bytes.
-pub const ARENA: usize = ((ROOMS + MAX_ROOMS as usize * ROOM_WORDS) * 8).next_multiple_of(4096);
+pub const ARENA: usize = ((PASSES + MAX_PASSES as usize * PASS_WORDS) * 8).next_multiple_of(4096);
 const SIZE: usize = ARENA + MAX_ARENA as usize;
 
 const _: () = assert!(
     Page::WORDS <= PAGE_WORDS
-        && (Head::GivenUp as usize) < GIVEN_UP
+        && (Head::PassesUsed as usize) < GIVEN_UP
         && GIVEN_UP + MAX_GIVEN_UP <= PAGE
         && PAGE + PAGE_WORDS <= JOURNAL
         && (JOURNAL + journal::WORDS) * 8 <= SETTINGS
@@ -99,6 +103,8 @@ pub enum Head {
     ShortLives,
     /// Records of the log that were ever given up.
     GivenUp,
+    /// One more than the highest block of passes ever used.
+    PassesUsed,
 }
 
 impl Head {

@@ -13,7 +13,6 @@ use protocol::row;
 
 use crate::brain::{Brain, RING};
 use crate::buffers::{self, Staged};
-use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::http::{self, Endpoint};
 use crate::page;
@@ -59,6 +58,32 @@ impl Brain {
             words: SESSION.map(|field| self.slots.get(slot, field)),
             meta: before,
         };
+        // What becomes a client at `/rooms`, or is one.
+        macro_rules! client {
+            () => {
+                Client {
+                    slot,
+                    cid: self.slots.cid(slot),
+                    slots: &self.slots,
+                    meta: before,
+                    rooms: &mut self.rooms,
+                    passes: &mut self.passes,
+                    keys: &self.keys,
+                    unix_ms: self.date.unix_ms(self.now),
+                    ring: &mut self.ring,
+                    ring_number: self.ring_number,
+                    ring_read: self
+                        .log_segment
+                        .word(row::read_index(self.ring_number))
+                        .load(Ordering::Acquire),
+                    settings: &self.settings,
+                    worker: self.seat,
+                    pid: self.pid as u32,
+                    life: self.life.number as u32,
+                    messages_in: &mut self.messages_in,
+                }
+            };
+        }
         let mut at = 0;
         let mut progress = Progress::More;
         let mut end = None;
@@ -83,33 +108,13 @@ impl Brain {
                         page: page::INDEX,
                         refuse: before.has(Flag::Refuse),
                     };
-                    let hello = requests::hello(self.slots.cid(slot), self.seat, &self.settings);
-                    http_step(&input[at..], &mut io, &cx, hello)
+                    http_step(&input[at..], &mut io, &cx, &mut client!())
                 }
                 Phase::Echo => {
                     let rules = Rules::echo(&self.settings.websocket);
                     echo_steps(&input[at..], &mut io, &rules, high_water, most)
                 }
-                Phase::Rooms => {
-                    let mut client = Client {
-                        slot,
-                        cid: self.slots.cid(slot),
-                        slots: &self.slots,
-                        rooms: &mut self.rooms,
-                        ring: &mut self.ring,
-                        ring_number: self.ring_number,
-                        ring_read: self
-                            .log_segment
-                            .word(row::read_index(self.ring_number))
-                            .load(Ordering::Acquire),
-                        settings: &self.settings,
-                        worker: self.seat,
-                        pid: self.pid as u32,
-                        life: self.life.number as u32,
-                        messages_in: &mut self.messages_in,
-                    };
-                    frame_step(&input[at..], &mut io, &mut client)
-                }
+                Phase::Rooms => frame_step(&input[at..], &mut io, &mut client!()),
                 Phase::Proxy | Phase::Closing => Ok((0, Took::Ends(CloseReason::Internal))),
             };
             let took = match step {
@@ -160,13 +165,16 @@ impl Brain {
             fault::point("worker:publish");
         }
         self.ring.commit_into(&mut io.record, RING);
+        let pass = self.slots.pass(slot);
         self.journal.commit(&mut io.record);
+        let deadline_moves = deadline_moves || self.slots.pass(slot) != pass;
         if self.ring.committed() {
             self.published = true;
             self.asked = self.ring.head();
         }
         fault::point("worker:commit");
         buffers::settle(io.out, io.message);
+        self.passes.settle();
         if deadline_moves {
             self.reschedule(slot);
         }
@@ -240,7 +248,7 @@ fn http_step(
     input: &[u8],
     io: &mut Io<'_>,
     cx: &http::Context<'_>,
-    hello: ToClient<'_>,
+    client: &mut Client<'_>,
 ) -> Stepped {
     let Some(mut state) = http::State::unpack([io.words[0], io.words[1]]) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
@@ -251,15 +259,22 @@ fn http_step(
         http::Next::Again => Took::More,
         http::Next::Close(reason) => Took::Ends(reason),
         http::Next::Upgrade(upgrade) => {
-            io.meta.phase = match upgrade.endpoint {
-                Endpoint::Echo => Phase::Echo,
-                Endpoint::Rooms => Phase::Rooms,
+            let mut session = Session::default();
+            let (phase, took) = match upgrade.endpoint {
+                Endpoint::Echo => (Phase::Echo, Took::Commit),
+                Endpoint::Rooms => {
+                    let token = http::query_token(&input[..step.consumed]);
+                    let flow = client.greet(&mut io.out, &mut io.record, token)?;
+                    (Phase::Rooms, flowed(flow, &mut session, io)?)
+                }
             };
-            if io.meta.phase == Phase::Rooms {
-                hello.put_frame(&mut io.out)?;
+            // The step is taken again when the ring has room.
+            if matches!(took, Took::RingFull) {
+                return Ok((0, took));
             }
-            io.words = Session::default().pack();
-            return Ok((step.consumed, Took::Commit));
+            io.meta.phase = phase;
+            io.words = session.pack();
+            return Ok((step.consumed, took));
         }
     };
     let [first, second] = state.pack();
@@ -308,6 +323,23 @@ fn echo_steps(
     Ok((at, progress))
 }
 
+/// What follows of a request for its connection.
+fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Full> {
+    Ok(match flow {
+        Flow::Next => Took::More,
+        Flow::Commit => Took::Commit,
+        Flow::Opening => {
+            io.meta = io.meta.with(Flag::Opening, true);
+            Took::Opening
+        }
+        Flow::RingFull => Took::RingFull,
+        Flow::Close(reason) => {
+            session.close(&mut io.out, reason)?;
+            Took::Ends(reason)
+        }
+    })
+}
+
 fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped {
     let Some(mut session) = Session::unpack(io.words) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
@@ -320,28 +352,13 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
                 Kind::Binary => Flow::Close(CloseReason::WrongKind),
             };
-            match flow {
-                Flow::Next => {
-                    io.message.clear();
-                    Took::More
-                }
-                Flow::Commit => {
-                    io.message.clear();
-                    Took::Commit
-                }
-                Flow::Opening => {
-                    io.message.clear();
-                    io.meta = io.meta.with(Flag::Opening, true);
-                    Took::Opening
-                }
-                // The step is taken again when the ring has room.
-                Flow::RingFull => return Ok((0, Took::RingFull)),
-                Flow::Close(reason) => {
-                    session.close(&mut io.out, reason)?;
-                    io.message.clear();
-                    Took::Ends(reason)
-                }
+            // The step is taken again when the ring has room.
+            if flow == Flow::RingFull {
+                return Ok((0, Took::RingFull));
             }
+            let took = flowed(flow, &mut session, io)?;
+            io.message.clear();
+            took
         }
         next => took(next, io.meta),
     };

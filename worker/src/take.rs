@@ -16,6 +16,7 @@ use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToMaster, ToWorker};
 use protocol::record::{Cids, Up, cid_bytes};
 
 use crate::arrive;
+use crate::auth::Keys;
 use crate::brain::Brain;
 use crate::close::CloseReason;
 use crate::logs;
@@ -56,6 +57,7 @@ impl Brain {
                     log::error!("cannot keep the settings: {e}");
                 }
                 self.settings = *settings;
+                self.keys = Keys::new(&self.settings.auth);
             }
             ToWorker::Give { connections } => {
                 let mut fds = fds.into_iter();
@@ -126,9 +128,6 @@ impl Brain {
             }
         };
         Slots::change(&mut record, slot, Field::Cookie, cookie);
-        let stalled = snapshot.as_ref().and_then(|snapshot| snapshot.stalled);
-        let stalled = stalled.map_or(0, |ago| self.now.saturating_sub(ago).max(1));
-        Slots::change_peer(&mut record, slot, given.peer, stalled);
         self.journal.commit(&mut record);
         self.slots.taken(slot);
         fault::point("worker:take");
@@ -175,8 +174,10 @@ impl Brain {
         let meta = Meta::new(fd, phase, given.role)
             .with(Flag::Unacked, true)
             .with(Flag::Refuse, given.refuse)
-            .with(Flag::Return, given.proxy == Proxy::ReadAndReturn);
+            .with(Flag::Return, given.proxy == Proxy::ReadAndReturn)
+            .with(Flag::Remote, given.remote);
         let mut record = Record::new();
+        Slots::change_peer(&mut record, slot, given.peer, None);
         for (field, value) in [
             (Field::Cid, given.cid.0),
             (Field::Consumed, 0),
@@ -192,6 +193,7 @@ impl Brain {
             (Field::Cursor, self.state.get(Head::LogRead)),
             (Field::Heard, self.now),
             (Field::Since, self.now),
+            (Field::Stalled, 0),
             (Field::Cells, 0),
             (Field::Meta, meta.pack()),
         ] {

@@ -233,6 +233,7 @@ fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Conne
         role: listener.listen.role,
         proxy,
         refuse: false,
+        remote: !listener.listen.is_local(),
         from: None,
         lived: false,
         peer,

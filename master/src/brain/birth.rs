@@ -233,6 +233,7 @@ impl<'a> Brain<'a> {
         };
         brain.register()?;
         if life.number == 1 {
+            brain.warn();
             brain.boot();
         } else {
             brain.take_over(left)?;

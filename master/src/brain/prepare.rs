@@ -51,6 +51,13 @@ pub(super) fn kept(context: &Context) -> (Config, Source, History) {
 }
 
 impl Brain<'_> {
+    /// What the operator had better know of the configuration that serves now.
+    pub(super) fn warn(&self) {
+        for warning in self.config.warnings() {
+            log::warn!("{warning}");
+        }
+    }
+
     pub(super) fn keep_config(&self) {
         let history = &self.upgrades.history;
         let kept = self.context.heritage(&self.config, &self.source, history);
@@ -118,6 +125,7 @@ impl Brain<'_> {
         self.page
             .set_patience(super::crew::patience_of_guard(&config));
         self.config = config;
+        self.warn();
         self.keep_config();
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), [`cidr`].
+//! and an error is said), [`units`] (sizes and durations), [`cidr`], `auth` (keys).
 
+mod auth;
 pub mod cidr;
 mod identity;
 mod reader;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit};
 use protocol::ids::Role;
-use protocol::settings::Settings;
+use protocol::settings::{Anonymous, Settings};
 use serde::{Deserialize, Serialize};
 
 use cidr::Cidr;
@@ -45,7 +46,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub memory: Memory,
     pub log: Log,
-    /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, and those of the limits that
+    /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, `[auth]`, and those of the limits that
     /// workers keep.
     pub settings: Settings,
 }
@@ -109,6 +110,12 @@ impl Listen {
             proxy_protocol: false,
             proxy_trusted: Vec::new(),
         }
+    }
+
+    /// Only who is on this machine comes in here.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.address.ip().is_loopback() && !self.proxy_protocol
     }
 }
 
@@ -270,6 +277,33 @@ impl Source {
 }
 
 impl Config {
+    /// What is allowed, and that an operator had better know of.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let auth = &self.settings.auth;
+        let is_open = |listen: &&Listen| listen.role == Role::Public && !listen.is_local();
+        let open = self.listen.iter().filter(is_open);
+        let warn = |listen: &Listen| {
+            let address = listen.address;
+            match (auth.anonymous, auth.keys.is_empty()) {
+                (Some(Anonymous::Full), _) => Some(format!(
+                    "everybody who can reach {address} may join, read and write every room, \
+                     without a token: auth.anonymous is \"full\""
+                )),
+                (Some(Anonymous::Read), _) => Some(format!(
+                    "everybody who can reach {address} may join and read every room, \
+                     without a token: auth.anonymous is \"read\""
+                )),
+                (_, true) => Some(format!(
+                    "nobody may use /rooms at {address}: there is no [[auth.key]] for tokens, and \
+                     auth.anonymous is not \"read\" or \"full\""
+                )),
+                (_, false) => None,
+            }
+        };
+        open.filter_map(warn).collect()
+    }
+
     /// Lowers what needs more open files than a process may have.
     fn fit(&mut self, nofile: u64) {
         let others = OTHER_FILES + u64::from(self.limits.refused);

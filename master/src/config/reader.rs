@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -274,6 +275,13 @@ impl<'s, 't> Section<'s, 't> {
             let text = value.as_str().filter(|text| !text.is_empty())?;
             Some(Some(text.to_owned()))
         })
+    }
+
+    /// The name of a file. What is relative is so to where the configuration is.
+    pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let name = self.text(key)?;
+        let directory = Path::new(self.report.file).parent();
+        Some(directory.map_or(PathBuf::from(&name), |directory| directory.join(&name)))
     }
 
     /// What `parse` makes of a text; `None`: it is not there or wrong.

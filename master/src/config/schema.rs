@@ -6,6 +6,7 @@ use log::LevelFilter;
 use protocol::ids::Role;
 use protocol::settings::{Http, Rooms, Settings, Slow, WebSocket};
 
+use super::auth::auth;
 use super::cidr::Cidr;
 use super::identity::Identity;
 use super::reader::{Report, Section};
@@ -73,6 +74,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             http: s.section("http", http),
             websocket: s.section("websocket", websocket),
             rooms: s.section("rooms", rooms),
+            auth: s.section("auth", auth),
             max_connections,
             memory: of_worker,
             retry_spread_ms,

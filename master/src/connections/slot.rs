@@ -41,6 +41,8 @@ pub struct Connection {
     pub role: Role,
     pub proxy: Proxy,
     pub refuse: bool,
+    /// It came through a listener that not only this machine can reach.
+    pub remote: bool,
     /// The worker that gave it away, touches nothing of it, and has not been told what has become
     /// of it.
     pub from: Option<u16>,
@@ -66,6 +68,7 @@ impl Connection {
             peer: self.peer,
             proxy: self.proxy,
             refuse: self.refuse,
+            remote: self.remote,
             past,
             cookie: self.cookie,
         }
@@ -94,9 +97,10 @@ impl Connection {
     }
 }
 
-// META: fd + 1 (23 bits: 8 million) · admin · ring (8) · ring that it is from, + 1 (8) · holder (3)
-// · proxy (2) · refuse · peer is IPv4 · lived · the peer's port (16)
-const FD: u64 = (1 << 23) - 1;
+// META: fd + 1 (22 bits: 4 million) · remote · admin · ring (8) · ring that it is from, + 1 (8)
+// · holder (3) · proxy (2) · refuse · peer is IPv4 · lived · the peer's port (16)
+const FD: u64 = (1 << 22) - 1;
+const REMOTE: u64 = 1 << 22;
 const ADMIN: u64 = 1 << 23;
 const RING: u32 = 24;
 const FROM: u32 = 32;
@@ -133,6 +137,7 @@ pub(super) fn pack_meta(c: &Connection) -> u64 {
         | flag(c.refuse, REFUSE)
         | flag(c.peer.is_ipv4(), PEER_V4)
         | flag(c.lived, LIVED)
+        | flag(c.remote, REMOTE)
         | u64::from(c.peer.port()) << PORT
 }
 
@@ -186,6 +191,7 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
             _ => Proxy::ReadAndReturn,
         },
         refuse: meta & REFUSE != 0,
+        remote: meta & REMOTE != 0,
         from: ((meta >> FROM) as u8).checked_sub(1).map(u16::from),
         lived: meta & LIVED != 0,
         peer: SocketAddr::new(ip, (meta >> PORT) as u16),

@@ -10,6 +10,7 @@ fn connection(peer: &str) -> Connection {
         role: Role::Public,
         proxy: Proxy::None,
         refuse: false,
+        remote: true,
         from: None,
         lived: false,
         peer: peer.parse().unwrap(),

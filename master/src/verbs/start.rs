@@ -24,6 +24,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 pub fn start(cli: &Cli, run: &RunDir, args: &cli::Start) -> Result {
     let source = args.flags.source()?;
     let config = source.load()?;
+    warn(&config);
     run.create().map_err(Error::Failed)?;
     if let Some(pid) = pid_file::running(&run.pid_file())? {
         return Err(pid_file::Error::Running(Some(pid)).into());
@@ -47,6 +48,13 @@ pub fn restart(cli: &Cli, run: &RunDir, args: &cli::Start) -> Result {
     match stop::stop(run, false) {
         Ok(()) | Err(Error::NotRunning) => start(cli, run, args),
         Err(error) => Err(error),
+    }
+}
+
+/// What the operator had better know is said here, too, and not only in the log.
+pub fn warn(config: &Config) {
+    for warning in config.warnings() {
+        eprintln!("baton: WARNING: {warning}");
     }
 }
 

@@ -65,6 +65,7 @@ fn written(request: &Request<'_>) -> String {
         Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
         Verb::Who { room } => format!("\"who\":{}", quoted(room)),
         Verb::Send { room, data } => format!("\"data\":{data},\"send\":{}", quoted(room)),
+        Verb::Auth { token } => format!("\"auth\":{}", quoted(token)),
         Verb::Ping => "\"ping\":true".to_owned(),
     });
     format!("{{{}}}", fields.join(","))

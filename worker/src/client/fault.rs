@@ -57,6 +57,7 @@ pub enum Fault {
     BadRoom,
     ReservedRoom,
     BadPing,
+    BadToken,
     NoData,
     DataTooLarge,
     DataTooDeep,
@@ -74,6 +75,7 @@ impl Fault {
             | Fault::TwoVerbs
             | Fault::BadRoom
             | Fault::BadPing
+            | Fault::BadToken
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
             Fault::DataTooLarge | Fault::DataTooDeep => Code::TooLarge,
@@ -88,13 +90,16 @@ impl Fault {
             Fault::NotObject => "a message is one JSON object",
             Fault::DuplicateKey => "a key is there twice",
             Fault::BadId => "an id is an integer from 0 to 2^53-1, or a string of up to 64 bytes",
-            Fault::NoVerb => "none of join, leave, send, who, ping",
-            Fault::TwoVerbs => "one of join, leave, send, who, ping at a time",
+            Fault::NoVerb => "none of auth, join, leave, send, who, ping",
+            Fault::TwoVerbs => "one of auth, join, leave, send, who, ping at a time",
             Fault::BadRoom => {
                 "a room's name is a string of 1 to 200 bytes without control characters"
             }
-            Fault::ReservedRoom => "names that begin with $ or @ are reserved",
+            Fault::ReservedRoom => {
+                "names that begin with $ or @ are reserved; one can send to the @ of a user"
+            }
             Fault::BadPing => "ping takes true",
+            Fault::BadToken => "auth takes a token, a string",
             Fault::NoData => "send needs data",
             Fault::DataTooLarge => "data is too large",
             Fault::DataTooDeep => "data is nested too deep",

@@ -30,6 +30,15 @@ pub enum ToClient<'a> {
     Left {
         id: &'a [u8],
     },
+    /// The token that was shown counts from here on, for this user.
+    Authorized {
+        id: &'a [u8],
+        user: &'a [u8],
+    },
+    /// The token that counts does so for this long, and then the connection is closed.
+    Expires {
+        in_ms: u64,
+    },
     /// The message is in the master's log.
     Sent {
         id: &'a [u8],
@@ -167,6 +176,17 @@ impl ToClient<'_> {
             ToClient::Left { id } => {
                 open(to, id);
                 to.add(b"\"ok\":{}}");
+            }
+            ToClient::Authorized { id, user } => {
+                open(to, id);
+                to.add(b"\"ok\":{\"user\":");
+                to.string(user);
+                to.add(b"}}");
+            }
+            ToClient::Expires { in_ms } => {
+                to.add(b"{\"auth\":{\"expires_in_ms\":");
+                to.number(in_ms);
+                to.add(b"}}");
             }
             ToClient::Sent { id, position } => {
                 open(to, id);

@@ -45,6 +45,10 @@ pub enum Verb<'a> {
     Who {
         room: Cow<'a, str>,
     },
+    /// Shows a token, the first or the next.
+    Auth {
+        token: Cow<'a, str>,
+    },
     Ping,
 }
 
@@ -96,8 +100,11 @@ fn verb<'a>(fields: &Fields<'a>, limits: &Rooms) -> Result<Verb<'a>, Fault> {
         Key::Leave => Verb::Leave { room: room(value)? },
         Key::Who => Verb::Who { room: room(value)? },
         Key::Send => Verb::Send {
-            room: room(value)?,
+            room: room_or_user(value)?,
             data: data(fields.data.ok_or(Fault::NoData)?, limits)?,
+        },
+        Key::Auth => Verb::Auth {
+            token: string(value, value.len()).ok_or(Fault::BadToken)?,
         },
         _ if value == "true" => Verb::Ping,
         _ => return Err(Fault::BadPing),
@@ -105,11 +112,19 @@ fn verb<'a>(fields: &Fields<'a>, limits: &Rooms) -> Result<Verb<'a>, Fault> {
 }
 
 fn room(json: &str) -> Result<Cow<'_, str>, Fault> {
+    match room_or_user(json)? {
+        name if name.starts_with('@') => Err(Fault::ReservedRoom),
+        name => Ok(name),
+    }
+}
+
+/// A room that can be sent to: one of them all, or that of a user's connections.
+fn room_or_user(json: &str) -> Result<Cow<'_, str>, Fault> {
     let name = string(json, MAX_ROOM).ok_or(Fault::BadRoom)?;
-    if !is_name(&name) {
+    if !is_name(&name) || name == "@" {
         return Err(Fault::BadRoom);
     }
-    if name.starts_with(['$', '@']) {
+    if name.starts_with('$') {
         return Err(Fault::ReservedRoom);
     }
     Ok(name)
@@ -192,6 +207,7 @@ enum Key {
     Leave,
     Send,
     Who,
+    Auth,
     Ping,
     Data,
 }
@@ -262,6 +278,7 @@ fn key(name: &str) -> Option<Key> {
         "leave" => Key::Leave,
         "send" => Key::Send,
         "who" => Key::Who,
+        "auth" => Key::Auth,
         "ping" => Key::Ping,
         "data" => Key::Data,
         _ => return None,

@@ -142,9 +142,29 @@ fn names_of_rooms() {
             assert_eq!(bad(&text), (Fault::BadRoom, r#""x""#.into()), "{text}");
         }
     }
-    for reserved in ["$sys", "@u7", "$", "@"] {
+    for reserved in ["$sys", "$"] {
         let text = format!(r#"{{"id":1,"send":"{reserved}","data":1}}"#);
         assert_eq!(bad(&text), (Fault::ReservedRoom, "1".into()));
+    }
+    // To users one can only send.
+    for verb in ["join", "leave", "who"] {
+        let text = format!(r#"{{"id":1,"{verb}":"@u7"}}"#);
+        assert_eq!(bad(&text), (Fault::ReservedRoom, "1".into()));
+    }
+    let room = "@u7".into();
+    let send = ok(r#"{"send":"@u7","data":1}"#).verb;
+    assert_eq!(send, Verb::Send { room, data: "1" });
+    let text = r#"{"send":"@","data":1}"#;
+    assert_eq!(bad(text), (Fault::BadRoom, String::new()));
+}
+
+#[test]
+fn tokens_are_strings() {
+    let token = "e.y.J".into();
+    assert_eq!(ok(r#"{"auth":"e.y.J"}"#).verb, Verb::Auth { token });
+    for wrong in ["1", "null", "true", "[]", "{}", r#""\ud800""#] {
+        let text = format!(r#"{{"id":1,"auth":{wrong}}}"#);
+        assert_eq!(bad(&text), (Fault::BadToken, "1".into()), "{text}");
     }
 }
 

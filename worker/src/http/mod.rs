@@ -111,6 +111,16 @@ pub fn step(
     Ok(step)
 }
 
+/// The token that the request at the start of `head` has in its query, as `token=`.
+#[must_use]
+pub fn query_token(head: &[u8]) -> Option<&str> {
+    let target = head.split(|byte| *byte == b' ').nth(1)?;
+    let (_, query) = std::str::from_utf8(target).ok()?.split_once('?')?;
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("token="))
+}
+
 /// Ends a session whose deadline has passed (see [`State::waiting`]). One that waits in the middle
 /// of a request is told so by a 408, if there is room for it.
 pub fn timed_out(state: State, out: &mut impl Output, cx: &Context) -> CloseReason {

@@ -44,10 +44,11 @@ const ALL: [Field; SLOT_WORDS] = [
     Field::Cursor,
     Field::Heard,
     Field::Since,
+    Field::Stalled,
     Field::Cells,
     Field::PeerHigh,
     Field::PeerLow,
-    Field::Small,
+    Field::Misc,
 ];
 
 impl Fixture {

@@ -328,6 +328,7 @@ impl Master {
             peer,
             proxy: Proxy::None,
             refuse: false,
+            remote: false,
             past: Past::None,
             cookie: 0,
         };
@@ -355,6 +356,7 @@ impl Master {
             peer: parted.peer,
             proxy: Proxy::None,
             refuse: false,
+            remote: false,
             past: parted.past,
             cookie: 0,
         };

@@ -32,6 +32,7 @@ fn the_example_names_every_key() {
     let uncommented: Vec<_> = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
+            Some(table) if table.starts_with("[[") => table,
             Some(key) if key.trim_start_matches(is_key).starts_with(" = ") => key,
             _ => line,
         })
@@ -385,4 +386,95 @@ fn a_reload_cannot_change_everything() {
             "memory.log: a reload cannot change this; use restart",
         ]
     );
+}
+
+#[test]
+fn keys_of_tokens() {
+    let directory = std::env::temp_dir().join(format!("baton-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("secret"), "x".repeat(40) + "\n").unwrap();
+    std::fs::write(directory.join("short"), "x").unwrap();
+    let name = directory.join("b.toml").display().to_string();
+    let load = |text: &str| {
+        let config = check(&name, text, &Overrides::default());
+        config.map_err(|errors| errors.0.join("\n").replace(&name, "b.toml"))
+    };
+    let key = |kid: &str, algorithm: &str, file: &str| {
+        format!("[[auth.key]]\nkid = {kid:?}\nalgorithm = {algorithm:?}\nfile = {file:?}\n")
+    };
+    let two = key("a", "HS256", "secret")
+        + &key(
+            "b",
+            "HS256",
+            &directory.join("secret").display().to_string(),
+        );
+    let auth = load(&two).unwrap().settings.auth;
+    assert_eq!((auth.keys.len(), auth.keys[1].kid.as_str()), (2, "b"));
+    assert_eq!(auth.keys[0].material.bytes().len(), 40);
+    let files = directory.display().to_string();
+    let refused = |text: &str| load(text).unwrap_err().replace(&files, "…");
+    assert_eq!(
+        refused(&(key("a", "HS256", "secret") + &key("a", "HS256", "secret"))),
+        "b.toml:1: auth.key: two have the kid \"a\""
+    );
+    assert_eq!(
+        refused(&key("a", "HS256", "short")),
+        "b.toml:4: auth.key.file: …/short: must hold a secret of 32 to 512 bytes"
+    );
+    assert_eq!(
+        refused(&key("a", "HS256", "nowhere")),
+        "b.toml:4: auth.key.file: …/nowhere: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        refused(&key("a", "ES256", "secret")),
+        "b.toml:4: auth.key.file: …/secret: must hold a public key of P-256, as PEM"
+    );
+    assert_eq!(
+        refused(&key("a", "RS256", "secret")),
+        "b.toml:3: auth.key.algorithm: must be \"HS256\", \"EdDSA\" or \"ES256\", not \"RS256\""
+    );
+    assert_eq!(
+        refused("[[auth.key]]\nkid = \"a\"\nalgorithm = \"HS256\""),
+        "b.toml:1: auth.key.file: is missing"
+    );
+    assert_eq!(
+        refused("[auth]\nrights = [\"join\", \"fly\"]\nanonymous = \"all\""),
+        "b.toml:2: auth.rights: must hold \"join\", \"send\", \"presence\", \"history\", \
+         \"moderate\", not \"fly\"\nb.toml:3: auth.anonymous: must be \"none\", \"read\" or \
+         \"full\", not \"all\""
+    );
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn who_lets_everybody_in_is_warned() {
+    let warnings = |listen: &str, auth: &str| {
+        let text = format!("[auth]\n{auth}\n[[listen]]\naddress = {listen:?}\n");
+        load(&text).unwrap().warnings()
+    };
+    for local in ["127.0.0.1:80", "[::1]:80"] {
+        assert_eq!(warnings(local, ""), Vec::<String>::new());
+        assert_eq!(
+            warnings(local, "anonymous = \"full\""),
+            Vec::<String>::new()
+        );
+    }
+    for (auth, expected) in [
+        ("", "nobody may use /rooms at 0.0.0.0:80"),
+        (
+            "anonymous = \"none\"",
+            "nobody may use /rooms at 0.0.0.0:80",
+        ),
+        (
+            "anonymous = \"read\"",
+            "everybody who can reach 0.0.0.0:80 may join and read",
+        ),
+        (
+            "anonymous = \"full\"",
+            "everybody who can reach 0.0.0.0:80 may join, read and write",
+        ),
+    ] {
+        let said = warnings("0.0.0.0:80", auth);
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
+    }
 }
