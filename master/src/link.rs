@@ -49,6 +49,8 @@ pub struct Link {
     pub closed: Option<u64>,
     /// It refused a connection: it gets no more before this time.
     pub refuses_until: u64,
+    /// Of what it was given it has taken nothing since.
+    pub silent_since: u64,
     /// Slots that are given with the next batch.
     pub batch: Vec<u32>,
     /// Slots that are given once more, to a brain that may not have seen them.
@@ -116,6 +118,7 @@ impl Link {
             ended: None,
             closed: None,
             refuses_until: 0,
+            silent_since: 0,
             batch: Vec::new(),
             repeats: Vec::new(),
             owed: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! Bounds: connections in all, per worker and per address, and open files.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use harness::http::{Client, Response};
@@ -241,4 +241,37 @@ fn one_address_may_not_take_all() {
     assert!(held.iter().all(|(_, response)| response.status == 200));
     let (_, response) = ask(baton.public).expect("it is told");
     assert_eq!(response.status, 503);
+}
+
+#[test]
+fn a_stopped_worker_is_passed_over() {
+    let baton = Baton::builder()
+        .workers(2)
+        .config("[timeouts]\nhung = \"60s\"\n")
+        .start();
+    let stopped = baton.status().worker(1).pid;
+    process::stop(stopped);
+    let ask = || {
+        let mut stream = socket::connect(baton.public).expect("the kernel takes it");
+        let request = b"GET /whoami HTTP/1.1\r\nHost: test\r\n\r\n";
+        stream.write_all(request).expect("it is connected");
+        stream
+    };
+    // Some of these are given to it before it is known to have stopped, and wait.
+    let early: Vec<TcpStream> = (0..6).map(|_| ask()).collect();
+    // Soon all that come are served by the other one.
+    let is_served = || {
+        let stream = ask();
+        let patience = Some(Duration::from_millis(300));
+        stream.set_read_timeout(patience).expect("a timeout");
+        Client::over(stream).response().is_ok()
+    };
+    eventually("the stopped one is passed over", || {
+        (0..10).all(|_| is_served())
+    });
+    process::go_on(stopped);
+    for stream in early {
+        let response = Client::over(stream).response();
+        assert_eq!(response.expect("nobody is lost").status, 200);
+    }
 }

@@ -22,6 +22,9 @@ use crate::supervise::{Part, Phase};
 
 /// A worker that refused a connection, or whose channel was full, is passed over for so long.
 const REST: u64 = 50;
+/// A worker that takes nothing of what it was given for so long is stopped, or is kept from running:
+/// what it was given must wait for it, and nothing more shall.
+const LATE: u64 = 250;
 /// Bytes of pasts in one message at most, if it gives more than one connection.
 const MAX_PASTS: usize = 64 << 10;
 
@@ -31,6 +34,7 @@ impl Brain<'_> {
         let window = self.config.limits.window;
         let rooms = self
             .serving()
+            .filter(|ring| !self.is_late(*ring))
             .map(|ring| window.saturating_sub(self.connections.load(ring).given));
         let all: u32 = rooms.sum();
         (all as usize).saturating_sub(self.connections.waiting())
@@ -58,6 +62,14 @@ impl Brain<'_> {
                 .get(ring)
                 .is_some_and(|link| link.closed.is_none() && link.refuses_until <= self.now)
         })
+    }
+
+    fn is_late(&self, ring: u16) -> bool {
+        self.connections.load(ring).given > 0
+            && self
+                .links
+                .get(&ring)
+                .is_some_and(|link| self.now > link.silent_since + LATE)
     }
 
     /// How many connections a worker has or was given.
@@ -110,7 +122,8 @@ impl Brain<'_> {
             .filter_map(|ring| Some((ring, self.links.get(&ring)?)))
             .map(|(ring, link)| {
                 let connections = self.has(ring) + self.is_to_come(ring);
-                let open = self.connections.load(ring).given < limits.window && connections < most;
+                let given = self.connections.load(ring).given;
+                let open = given < limits.window && connections < most && !self.is_late(ring);
                 let seat = link.seat;
                 let candidate = Candidate {
                     seat,
@@ -137,8 +150,12 @@ impl Brain<'_> {
     }
 
     pub(super) fn give(&mut self, slot: u32, ring: u16) {
+        let has_taken_all = self.connections.load(ring).given == 0;
         self.connections.give(self.state, slot, ring);
         if let Some(link) = self.links.get_mut(&ring) {
+            if has_taken_all {
+                link.silent_since = self.now;
+            }
             link.batch.push(slot);
             if link.batch.len() >= MAX_BATCH {
                 self.flush_gives(ring);
@@ -208,6 +225,9 @@ impl Brain<'_> {
     pub(super) fn on_ack(&mut self, ring: u16, cids: &[Cid]) {
         // Who takes a connection over has said so to its rooms before, in the same ring: that is in
         // order when the giver, which is told here, takes it out of them.
+        if let Some(link) = self.links.get_mut(&ring) {
+            link.silent_since = self.now;
+        }
         let mut givers = Vec::new();
         for cid in cids {
             let Some((slot, Holder::Given { .. })) = self.slot_of(ring, *cid) else {
