@@ -38,6 +38,7 @@ use crate::moves::Moves;
 use crate::pasts::Pasts;
 use crate::poison::{self, Verdict};
 use crate::reload::Orders;
+use crate::ring_set::RingSet;
 use crate::sequencer::Sequencer;
 use crate::state::{State, read_index};
 use crate::supervise::Supervisor;
@@ -309,15 +310,18 @@ impl<'a> Brain<'a> {
         for ring in self.sequencer.take_recounting() {
             self.recounting.push((ring, self.now + 5_000));
         }
-        if self.sequencer.take_news() {
-            self.ring_log_bell();
-        }
+        let news = self.sequencer.take_news();
+        // Who gives connections away waits until what they have asked has been read.
+        let moves = news != RingSet::NONE && !self.moves.is_idle();
+        self.ring_log_bells(if moves { RingSet::ALL } else { news });
     }
 
-    /// Wakes all workers.
-    fn ring_log_bell(&self) {
-        // A counter that is full has rung.
-        let _ = nix::unistd::write(&self.context.log_bell, &1u64.to_ne_bytes());
+    /// Wakes these workers.
+    fn ring_log_bells(&self, rings: RingSet) {
+        let links = self.links.values();
+        for link in links.filter(|link| rings.contains(link.number)) {
+            link.ring_log_bell();
+        }
     }
 
     /// Not for secrets: which of two workers to look at.

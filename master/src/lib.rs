@@ -11,7 +11,7 @@
 //!    process or a clock.
 //! 5. [`connections`] and [`pasts`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as
 //!    the master holds them.
-//! 6. [`sequencer`], [`rooms`], [`lru`]: messages on their way from the rings to the log.
+//! 6. [`sequencer`], [`rooms`], [`lru`], [`ring_set`]: messages on their way from the rings to the log.
 //! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
@@ -33,6 +33,7 @@ pub mod poison;
 pub mod program;
 pub mod readiness;
 pub mod reload;
+pub mod ring_set;
 pub mod rooms;
 pub mod run_dir;
 pub mod schedule;

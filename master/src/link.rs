@@ -37,7 +37,10 @@ pub struct Link {
     pub channel: Channel,
     pub ring: Ring,
     segment: Arc<Segment>,
+    /// Rung by the worker: its ring has something new.
     pub bell: OwnedFd,
+    /// Rung for the worker: the log has something for it, or its ring has room again.
+    pub log_bell: OwnedFd,
     pub guard_pid: i32,
     /// 0: it has not said hello.
     pub brain_pid: i32,
@@ -82,6 +85,7 @@ const SEAT: usize = 0; // 0: nothing here; seat · part · marks
 const PIDS: usize = 1;
 const FDS: usize = 2; // channel, ring
 const MORE_FDS: usize = 3; // bell, pidfd + 1
+const LOG_BELL: usize = 4;
 
 const RETIRES: u64 = 1 << 24;
 const EVACUATES: u64 = 1 << 25;
@@ -92,18 +96,28 @@ fn both(low: i32, high: i32) -> u64 {
     u64::from(low as u32) | u64::from(high as u32) << 32
 }
 
+fn bell() -> io::Result<OwnedFd> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    EventFd::from_flags(flags)?.as_fd().try_clone_to_owned()
+}
+
 impl Link {
     /// Makes what a new worker needs; the second value is its end of the channel.
     pub fn new(seat: Seat, number: u16, ring_size: usize) -> io::Result<(Link, OwnedFd)> {
         let (ours, theirs) = Channel::pair()?;
         let theirs = theirs.as_fd().try_clone_to_owned()?;
         let segment = Segment::create(c"baton-ring", stream::segment_size(ring_size))?;
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let bell = EventFd::from_flags(flags)?.as_fd().try_clone_to_owned()?;
-        Ok((Link::over(seat, number, ours, segment, bell), theirs))
+        let link = Link::over(seat, number, ours, segment, [bell()?, bell()?]);
+        Ok((link, theirs))
     }
 
-    fn over(seat: Seat, number: u16, channel: Channel, segment: Segment, bell: OwnedFd) -> Link {
+    fn over(
+        seat: Seat,
+        number: u16,
+        channel: Channel,
+        segment: Segment,
+        [bell, log_bell]: [OwnedFd; 2],
+    ) -> Link {
         let segment = Arc::new(segment);
         Link {
             seat,
@@ -112,6 +126,7 @@ impl Link {
             ring: Ring::new(number, segment.clone()),
             segment,
             bell,
+            log_bell,
             guard_pid: 0,
             brain_pid: 0,
             pidfd: None,
@@ -152,7 +167,8 @@ impl Link {
         let own = |fd: u64| unsafe { OwnedFd::from_raw_fd(fd as u32 as RawFd) };
         let channel = Channel::from(own(fds));
         let segment = Segment::map(own(fds >> 32), Access::ReadWrite)?;
-        let mut link = Link::over(Seat(row as u16), number, channel, segment, own(more));
+        let bells = [own(more), own(get(LOG_BELL))];
+        let mut link = Link::over(Seat(row as u16), number, channel, segment, bells);
         link.guard_pid = pids as i32;
         link.brain_pid = (pids >> 32) as i32;
         link.pidfd = (more >> 32).checked_sub(1).map(own);
@@ -182,6 +198,7 @@ impl Link {
                 ),
             ),
             (MORE_FDS, both(self.bell.as_raw_fd(), pidfd)),
+            (LOG_BELL, both(self.log_bell.as_raw_fd(), 0)),
         ];
         if record.room() < row.len() {
             state.commit(record);
@@ -206,9 +223,15 @@ impl Link {
             self.channel.as_fd().as_raw_fd(),
             self.segment.as_fd().as_raw_fd(),
             self.bell.as_raw_fd(),
+            self.log_bell.as_raw_fd(),
         ];
         fds.extend(self.pidfd.as_ref().map(AsRawFd::as_raw_fd));
         fds
+    }
+
+    /// Wakes the worker. A bell that is full has rung.
+    pub fn ring_log_bell(&self) {
+        let _ = nix::unistd::write(&self.log_bell, &1u64.to_ne_bytes());
     }
 
     pub fn ring_fd(&self) -> BorrowedFd<'_> {

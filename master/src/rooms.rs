@@ -15,6 +15,7 @@ use protocol::journal::Record;
 use protocol::row::MAX_RINGS;
 
 use crate::lru::Lru;
+use crate::ring_set::RingSet;
 use crate::state::{self, Head, State};
 
 /// Bytes of a room's name at most.
@@ -50,6 +51,8 @@ pub struct Rooms {
     /// Rooms whose number of members has changed since it was told.
     changed: Vec<u32>,
     is_changed: Vec<bool>,
+    /// Who holds a room, by its index.
+    holders: Vec<RingSet>,
 }
 
 impl Rooms {
@@ -63,7 +66,9 @@ impl Rooms {
             free: Vec::new(),
             changed: Vec::new(),
             is_changed: Vec::new(),
+            holders: Vec::new(),
         };
+
         for index in 0..used(state) {
             if state.get(state::room(index, EPOCH)) == 0 {
                 rooms.free.push(index);
@@ -73,6 +78,11 @@ impl Rooms {
             let (holders, members) = totals(state, index);
             if holders == 0 {
                 rooms.unheld.touch(index);
+            }
+            let holds = |ring: &u16| state.get(state::members(*ring, index)) != 0;
+            // Rows behind the last holder's are not looked at: that would cost their memory.
+            for ring in (0..MAX_RINGS).filter(holds).take(holders as usize) {
+                rooms.note_holder(ring, index, true);
             }
             if u64::from(members) != state.get(state::room(index, TOLD)) {
                 rooms.note_change(index);
@@ -176,6 +186,12 @@ impl Rooms {
         exists
     }
 
+    /// Workers that have members in the room, or will have: they are to hear what is said there.
+    #[must_use]
+    pub fn holders(&self, room: u32) -> RingSet {
+        self.holders.get(room as usize).copied().unwrap_or_default()
+    }
+
     /// How many connections are in the room, on all workers together.
     #[must_use]
     pub fn total(&self, state: &State, room: u32) -> u32 {
@@ -238,6 +254,17 @@ impl Rooms {
         record.set(state::room(room, TOLD), members.into());
     }
 
+    fn note_holder(&mut self, ring: u16, room: u32, holds: bool) {
+        let room = room as usize;
+        if room >= self.holders.len() {
+            self.holders.resize(room + 1, RingSet::NONE);
+        }
+        match holds {
+            true => self.holders[room].insert(ring),
+            false => self.holders[room].remove(ring),
+        }
+    }
+
     /// The worker's word in a room, and the room's totals with it.
     fn put(&mut self, state: &State, record: &mut Record, ring: u16, room: u32, new: u64) {
         debug_assert!(ring < MAX_RINGS);
@@ -246,6 +273,7 @@ impl Rooms {
         holders = holders - u32::from(old != 0) + u32::from(new != 0);
         members = members.wrapping_sub(old as u32).wrapping_add(new as u32);
         record.set(state::members(ring, room), new);
+        self.note_holder(ring, room, new != 0);
         record.set(
             state::room(room, TOTALS),
             u64::from(holders) << 32 | u64::from(members),

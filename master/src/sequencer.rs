@@ -13,9 +13,10 @@ use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
-use protocol::stream::{Reader, Writer};
+use protocol::stream::{self, Reader, Writer};
 
 use crate::poison::{self, DEATHS, InHand, Verdict};
+use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
 use crate::state::{self, LOG_SEGMENT, State};
 
@@ -23,7 +24,8 @@ use crate::state::{self, LOG_SEGMENT, State};
 const TURN_RECORDS: usize = 256;
 const TURN_BYTES: usize = 1 << 20;
 
-/// Bytes that are unread in a ring that may be full.
+/// Bytes that are unread in a ring in which somebody may have found no room: in a small one, half of
+/// it, which is the most that a record takes.
 const MUCH: u64 = 64 << 10;
 
 /// Presence records in one turn.
@@ -40,13 +42,17 @@ const ALL_ROOMS: u32 = u32::MAX;
 pub struct Ring {
     number: u16,
     reader: Reader,
+    /// So many unread bytes are [`MUCH`].
+    much: u64,
 }
 
 impl Ring {
     #[must_use]
     pub fn new(number: u16, segment: Arc<Segment>) -> Ring {
+        let size = (segment.size() - stream::HEADER) as u64;
         Ring {
             number,
+            much: MUCH.min(size / 2),
             reader: Reader::new(segment),
         }
     }
@@ -87,8 +93,10 @@ pub struct Sequencer {
     bytes: Vec<u8>,
     answer: Vec<u8>,
     verdict: Verdict,
-    /// Something was read or written since the bell was rung.
-    news: bool,
+    /// For whom there is something new since the bells were rung.
+    news: RingSet,
+    /// Where the log was when all were woken.
+    all_at: u64,
     /// Rings whose workers count anew.
     recounting: Vec<u16>,
 }
@@ -105,7 +113,8 @@ impl Sequencer {
             answer: Vec::new(),
             verdict,
             // The last brain may have died before it rang.
-            news: true,
+            news: RingSet::ALL,
+            all_at: 0,
             recounting: Vec::new(),
         }
     }
@@ -119,9 +128,17 @@ impl Sequencer {
         self.rooms.set_capacity(rooms);
     }
 
-    /// The log's bell is to be rung: for what is new in the log, and for the room that is new in
-    /// the rings.
-    pub fn take_news(&mut self) -> bool {
+    /// Whose bell is to be rung: those who hold a room in which something was said, who have asked,
+    /// and whose ring has room again. The others read on when they are awake, and are woken before the
+    /// log is far ahead of them.
+    pub fn take_news(&mut self) -> RingSet {
+        let far = self.log.size() / 8;
+        if self.log.head() - self.all_at >= far {
+            self.news = RingSet::ALL;
+        }
+        if self.news == RingSet::ALL {
+            self.all_at = self.log.head();
+        }
         std::mem::take(&mut self.news)
     }
 
@@ -148,7 +165,9 @@ impl Sequencer {
         let unread = ring
             .head()
             .wrapping_sub(state.get(state::read_index(ring.number)));
-        self.news |= unread >= MUCH;
+        if unread >= ring.much {
+            self.news.insert(ring.number);
+        }
         for _ in 0..TURN_RECORDS {
             self.bytes.clear();
             let at = state.get(state::read_index(ring.number));
@@ -171,7 +190,6 @@ impl Sequencer {
             } else if !self.step(state, ring.number, next) {
                 return Turn::Hostile;
             }
-            self.news = true;
             if bytes >= TURN_BYTES {
                 break;
             }
@@ -195,6 +213,7 @@ impl Sequencer {
                 &Down::Presence { room, total },
             );
             debug_assert!(told, "a small record fits into the log");
+            self.news.extend(self.rooms.holders(room));
             self.commit(state);
         }
         self.rooms.has_changed()
@@ -215,6 +234,7 @@ impl Sequencer {
             };
             let _ = append(&mut self.log, &mut self.answer, &refused);
         }
+        self.news.insert(ring);
         self.record.set(state::read_index(ring), next);
         self.commit(state);
     }
@@ -230,6 +250,7 @@ impl Sequencer {
             if let Err((reason, asker)) = self.sequence(state, ring, &up) {
                 let refused = Down::Refused { reason, asker };
                 let _ = append(&mut self.log, &mut self.answer, &refused);
+                self.news.insert(ring);
             }
             self.record.set(state::read_index(ring), next);
             fault::point("master:append");
@@ -243,7 +264,7 @@ impl Sequencer {
     fn commit(&mut self, state: &State) {
         self.log.commit_into(&mut self.record, LOG_SEGMENT);
         state.commit(&mut self.record);
-        self.news |= self.log.committed();
+        self.log.committed();
     }
 
     /// Stages the answer and puts what changes with it into the record, or neither.
@@ -274,6 +295,11 @@ impl Sequencer {
                     return Err((Refusal::Internal, asker));
                 }
                 self.rooms.advance(&mut self.record, room, position.offset);
+                self.news.extend(self.rooms.holders(room));
+                // Without an id it wants no answer.
+                if !asker.id.is_empty() {
+                    self.news.insert(ring);
+                }
             }
             Up::Open { asker, room: name } => {
                 let room = self.open(state, name, asker)?;
@@ -288,6 +314,7 @@ impl Sequencer {
                     return Err((Refusal::Internal, asker));
                 }
                 self.rooms.hold(state, &mut self.record, ring, room);
+                self.news.insert(ring);
             }
             Up::Who { asker, room } => {
                 let room = self.rooms.find(room);
@@ -297,6 +324,7 @@ impl Sequencer {
                     &mut self.answer,
                     &Down::Count { total, asker },
                 );
+                self.news.insert(ring);
             }
             Up::Members {
                 room: ALL_ROOMS, ..
@@ -305,6 +333,10 @@ impl Sequencer {
                 self.recounting.push(ring);
             }
             Up::Members { room, count } => {
+                // What was said there before this was read may be for it, too.
+                if !self.rooms.holders(room).contains(ring) {
+                    self.news.insert(ring);
+                }
                 // A room that is not there any more has no members to be counted.
                 let _ = self
                     .rooms

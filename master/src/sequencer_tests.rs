@@ -200,7 +200,8 @@ fn questions_are_answered_at_a_place_in_the_log() {
     let answers = answers(&state);
     let answers: Vec<_> = answers.iter().map(|a| Down::decode(a).unwrap()).collect();
     assert_eq!(answers, expected);
-    assert!(sequencer.take_news() && !sequencer.take_news());
+    assert_ne!(sequencer.take_news(), RingSet::NONE);
+    assert_eq!(sequencer.take_news(), RingSet::NONE);
 }
 
 /// What a worker says of its connections is said to the brain, again and again until that has heeded
@@ -228,13 +229,70 @@ fn words_on_connections_wait_until_they_are_heeded() {
             panic!("{again:?}");
         };
         assert_eq!(is, said);
-        assert!(!sequencer.take_news());
+        assert_eq!(sequencer.take_news(), RingSet::NONE);
         sequencer.heeded(&state, 5, next);
     }
     assert_eq!(answers(&state).len(), 0);
     assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
     assert_eq!(answers(&state).len(), 1);
-    assert!(sequencer.take_news());
+    assert_eq!(sequencer.take_news(), rings(&[5]));
+}
+
+fn rings(rings: &[u16]) -> RingSet {
+    let mut set = RingSet::NONE;
+    rings.iter().for_each(|ring| set.insert(*ring));
+    set
+}
+
+/// A worker is woken for what its members are to hear, for what it has asked, and before the log is
+/// far ahead of it.
+#[test]
+fn only_those_are_woken_whom_it_concerns() {
+    let state = State::create(1 << 14, 3).unwrap();
+    let mut sequencer = born(&state, ROOMS);
+    let mut workers = [1, 2, 3].map(|number| Worker::new(number, 1 << 16));
+    sequencer.take_news();
+    let mut says = |sequencer: &mut Sequencer, ring: u16, up: Up<'_>| {
+        let worker = &mut workers[usize::from(ring) - 1];
+        assert!(worker.send(&state, &up));
+        assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
+        sequencer.take_news()
+    };
+    let message = |ring, id| Up::Publish {
+        asker: Asker {
+            id,
+            ..asker(ring, 0)
+        },
+        room: b"r",
+        from: b"u",
+        data: b"1",
+    };
+    // Nobody is there: who wants an answer gets it.
+    assert_eq!(says(&mut sequencer, 1, message(1, b"")), RingSet::NONE);
+    assert_eq!(says(&mut sequencer, 1, message(1, b"1")), rings(&[1]));
+    let (asker, room) = (asker(2, 0), &b"r"[..]);
+    assert_eq!(
+        says(&mut sequencer, 2, Up::Open { asker, room }),
+        rings(&[2])
+    );
+    assert_eq!(
+        says(&mut sequencer, 2, Up::Who { asker, room }),
+        rings(&[2])
+    );
+    assert_eq!(says(&mut sequencer, 1, message(1, b"")), rings(&[2]));
+    // It may have taken members over, and slept when something was said that it is told of now.
+    let members = |count| Up::Members { room: 0, count };
+    assert_eq!(says(&mut sequencer, 3, members(2)), rings(&[3]));
+    assert_eq!(says(&mut sequencer, 3, members(3)), RingSet::NONE);
+    // The next brain knows it, too.
+    sequencer = born(&state, ROOMS);
+    assert_eq!(sequencer.take_news(), RingSet::ALL);
+    assert_eq!(says(&mut sequencer, 1, message(1, b"1")), rings(&[1, 2, 3]));
+    assert_eq!(says(&mut sequencer, 2, members(0)), RingSet::NONE);
+    assert_eq!(says(&mut sequencer, 1, message(1, b"")), rings(&[3]));
+    sequencer.drop_row(&state, 3);
+    let far = (0..1 << 14).find(|_| says(&mut sequencer, 1, message(1, b"")) == RingSet::ALL);
+    assert!(far.is_some_and(|messages| messages > 10), "{far:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub const ROOM_WORDS: usize = 32;
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;

@@ -82,6 +82,12 @@ impl Writer {
         self.head
     }
 
+    /// Bytes that are there to be read at most.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Can a reader be there? If not, the header is not what was written.
     #[must_use]
     pub fn can_be_read_at(&self, position: u64) -> bool {

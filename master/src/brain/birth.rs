@@ -49,8 +49,6 @@ pub(super) struct Context {
     pub(super) state: State,
     /// Rung by the guard.
     pub(super) doorbell: OwnedFd,
-    /// Rung for all workers: the log has something new.
-    pub(super) log_bell: OwnedFd,
     /// The master's own, on disk.
     pub(super) program: PathBuf,
 }
@@ -69,7 +67,7 @@ pub fn run(start: Start) -> ! {
         nofile: _,
     } = start;
     let made = make_state(&config, &program);
-    let (state, doorbell, log_bell) = match made {
+    let (state, doorbell) = match made {
         Ok(made) => made,
         Err(error) => {
             readiness.failed(&format!("cannot start: {error}"));
@@ -87,7 +85,6 @@ pub fn run(start: Start) -> ! {
         readiness: RefCell::new(readiness),
         state,
         doorbell,
-        log_bell,
         program,
     };
     guard(&context, false)
@@ -118,7 +115,7 @@ pub(super) fn guard(context: &Context, takes_over: bool) -> ! {
     std::process::exit(code)
 }
 
-fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd, OwnedFd)> {
+fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd)> {
     let _ = guard::name_process(c"baton-master");
     spawn::fill_low_numbers()?;
     guard::become_subreaper()?;
@@ -131,7 +128,7 @@ fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd, Ow
     let program = guard::held_program(&path)
         .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))?;
     set_program(&state, program);
-    Ok((state, eventfd()?, eventfd()?))
+    Ok((state, eventfd()?))
 }
 
 /// The program belongs to the state from now on.

@@ -14,6 +14,7 @@ use protocol::row::Figure;
 use super::{Brain, Origin};
 use crate::config::{Config, Format};
 use crate::link::Link;
+use crate::ring_set::RingSet;
 use crate::run_dir::open_log;
 use crate::sequencer::{Said, Turn};
 use crate::spawn::{self, Birth};
@@ -137,7 +138,7 @@ impl Brain<'_> {
             ring: link.ring_fd(),
             log: self.state.log().open_read_only()?,
             ring_bell: link.bell.as_fd(),
-            log_bell: self.context.log_bell.as_fd(),
+            log_bell: link.log_bell.as_fd(),
             program,
         };
         // Its ring is new: nothing of it has been read.
@@ -295,7 +296,7 @@ impl Brain<'_> {
                 link.kill();
             }
         }
-        self.ring_log_bell();
+        self.ring_log_bells(RingSet::ALL);
         self.tick();
     }
 

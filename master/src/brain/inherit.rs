@@ -43,7 +43,6 @@ pub(super) struct Heritage {
     readiness: RawFd,
     form: Form,
     doorbell: RawFd,
-    log_bell: RawFd,
     program: PathBuf,
     pub history: History,
     /// The version of the messages that its workers are used to.
@@ -75,7 +74,6 @@ impl Context {
             readiness: readiness.fd().as_raw_fd(),
             form: readiness.form().clone(),
             doorbell: self.doorbell.as_raw_fd(),
-            log_bell: self.log_bell.as_raw_fd(),
             program: self.program.clone(),
             history: history.clone(),
             messages: message::VERSION,
@@ -91,7 +89,6 @@ impl Context {
             self.state.as_fd().as_raw_fd(),
             self.state.log().as_fd().as_raw_fd(),
             self.doorbell.as_raw_fd(),
-            self.log_bell.as_raw_fd(),
         ]);
         fds
     }
@@ -192,7 +189,6 @@ pub fn run_again(state: RawFd, log: RawFd, takes_over: bool) -> ! {
         readiness: RefCell::new(Readiness::new(own(heritage.readiness), heritage.form)),
         state,
         doorbell: own(heritage.doorbell),
-        log_bell: own(heritage.log_bell),
         program: heritage.program,
     };
     birth::guard(&context, takes_over)
