@@ -7,7 +7,9 @@
 //! [`peers`]: the servers that people use.
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
-//! [`reload`], [`start`]. They measure with [`gauge`], by clients that are [`plain`].
+//! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; and what grows with
+//! what: [`growth`]. They measure with [`gauge`], by clients
+//! that are [`plain`].
 
 use std::fmt;
 use std::time::Duration;
@@ -17,9 +19,16 @@ use serde_json::{Map, Value, json};
 pub mod bare;
 pub mod continuity;
 pub mod cost;
+mod crowd;
 mod delivery;
+mod flood;
 mod gauge;
+mod growth;
 pub mod handoff;
+pub mod held;
+mod master;
+mod messages;
+mod overload;
 pub mod peers;
 mod plain;
 mod publish;
@@ -27,6 +36,7 @@ mod pulse;
 mod reload;
 mod sequencing;
 mod start;
+mod visits;
 
 /// One question, and who can be asked it.
 pub struct Subject {
@@ -38,7 +48,7 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 7] = [
+pub const SUBJECTS: [Subject; 11] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
@@ -46,6 +56,10 @@ pub const SUBJECTS: [Subject; 7] = [
     delivery::SUBJECT,
     reload::SUBJECT,
     start::SUBJECT,
+    crowd::SUBJECT,
+    master::SUBJECT,
+    overload::SUBJECT,
+    growth::SUBJECT,
 ];
 
 #[derive(Clone, Debug)]

@@ -101,6 +101,12 @@ impl Plain {
         }
     }
 
+    /// The next message is there already.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        first_frame(&self.unread[self.taken..]).is_some()
+    }
+
     fn read(&mut self) -> io::Result<()> {
         self.unread.drain(..self.taken);
         self.taken = 0;

@@ -35,6 +35,21 @@ impl Batch {
         }
         batch
     }
+
+    /// Any messages to which there is no reply.
+    #[must_use]
+    pub fn of(messages: impl Iterator<Item = String>) -> Batch {
+        let mut batch = Batch {
+            frames: Vec::new(),
+            messages: 0,
+            replies: Vec::new(),
+        };
+        for message in messages {
+            batch.frames.extend(frame(TEXT, message.as_bytes()));
+            batch.messages += 1;
+        }
+        batch
+    }
 }
 
 /// One client.
