@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use protocol::clock::monotonic_ms;
 use protocol::guard::{self, Life, Page};
 use protocol::ids::Seat;
 use protocol::logging::Logging;
@@ -201,6 +202,7 @@ impl<'a> Brain<'a> {
                 std::process::abort();
             }
             self.now = self.born.elapsed().as_millis() as u64 + 1;
+            self.sequencer.set_now(monotonic_ms());
             self.page.beat();
             self.busy = false;
             for event in &events {
@@ -283,6 +285,7 @@ impl<'a> Brain<'a> {
             self.next_presence = self.now + PRESENCE;
             self.busy |= self.sequencer.tell_presence(self.state);
         }
+        self.busy |= self.sequencer.expire(self.state);
         let now = self.now;
         for (ring, _) in self.recounting.extract_if(.., |(_, at)| *at <= now) {
             self.sequencer.settle(self.state, ring);

@@ -68,6 +68,7 @@ pub enum Verb {
     Guard {
         state: i32,
         log: i32,
+        history: i32,
         #[arg(long)]
         takes_over: bool,
     },

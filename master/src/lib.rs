@@ -11,7 +11,8 @@
 //!    process or a clock.
 //! 5. [`connections`] and [`pasts`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as
 //!    the master holds them.
-//! 6. [`sequencer`], [`rooms`], [`lru`], [`ring_set`]: messages on their way from the rings to the log.
+//! 6. [`sequencer`], [`rooms`], [`history`], [`lru`], [`ring_set`]: messages on their way from the rings
+//!    to the log.
 //! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod control;
+pub mod history;
 pub mod link;
 pub mod listener;
 pub mod lru;

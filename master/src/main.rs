@@ -37,8 +37,9 @@ fn run(cli: &Cli) -> verbs::Result {
         Verb::Guard {
             state,
             log,
+            history,
             takes_over,
-        } => brain::run_again(*state, *log, *takes_over),
+        } => brain::run_again(*state, *log, *history, *takes_over),
         Verb::Try { state, log } => trial::report(*state, *log),
     }
 }

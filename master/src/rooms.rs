@@ -10,8 +10,9 @@
 
 use std::collections::HashMap;
 
+use protocol::history::Field;
 use protocol::ids::Position;
-use protocol::journal::Record;
+use protocol::journal::{Record, Word};
 use protocol::row::MAX_RINGS;
 
 use crate::lru::Lru;
@@ -21,9 +22,8 @@ use crate::state::{self, Head, State};
 /// Bytes of a room's name at most.
 pub const MAX_NAME: usize = 200;
 
-// Words of a room.
-const EPOCH: usize = 0; // 0: nothing here
-const OFFSET: usize = 1;
+// Words of a room. Its epoch (0: nothing here) and the offset of its last message are where workers
+// see them.
 const TOTALS: usize = 2; // holders, members
 const NAME_LEN: usize = 3;
 const TOLD: usize = 4; // members, as was last told
@@ -51,8 +51,13 @@ pub struct Rooms {
     /// Rooms whose number of members has changed since it was told.
     changed: Vec<u32>,
     is_changed: Vec<bool>,
+<<<<<<< HEAD
     /// Who holds a room, by its index.
     holders: Vec<RingSet>,
+=======
+    /// Evicted lately.
+    evicted: Vec<u32>,
+>>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
 }
 
 impl Rooms {
@@ -66,11 +71,15 @@ impl Rooms {
             free: Vec::new(),
             changed: Vec::new(),
             is_changed: Vec::new(),
+<<<<<<< HEAD
             holders: Vec::new(),
+=======
+            evicted: Vec::new(),
+>>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
         };
 
         for index in 0..used(state) {
-            if state.get(state::room(index, EPOCH)) == 0 {
+            if state.get(epoch_of(index)) == 0 {
                 rooms.free.push(index);
                 continue;
             }
@@ -131,8 +140,8 @@ impl Rooms {
             bytes[..chunk.len()].copy_from_slice(chunk);
             state.set(state::room(index, NAME + i), u64::from_le_bytes(bytes));
         }
-        record.set(state::room(index, EPOCH), state.head(Head::Epoch));
-        record.set(state::room(index, OFFSET), 0);
+        record.set(epoch_of(index), state.head(Head::Epoch));
+        record.set(offset_of(index), 0);
         record.set(state::room(index, TOTALS), 0);
         record.set(state::room(index, NAME_LEN), name.len() as u64);
         record.set(state::room(index, TOLD), 0);
@@ -145,16 +154,15 @@ impl Rooms {
     /// before its record is committed.
     #[must_use]
     pub fn position(&self, state: &State, record: &Record, room: u32) -> Position {
-        let get = |field| latest(state, record, state::room(room, field));
         Position {
-            epoch: get(EPOCH),
-            offset: get(OFFSET),
+            epoch: latest(state, record, epoch_of(room)),
+            offset: latest(state, record, offset_of(room)),
         }
     }
 
     /// The room's last message is at this offset now.
     pub fn advance(&self, record: &mut Record, room: u32, offset: u64) {
-        record.set(state::room(room, OFFSET), offset);
+        record.set(offset_of(room), offset);
     }
 
     /// The worker of this ring holds the room from now on.
@@ -174,7 +182,7 @@ impl Rooms {
         room: u32,
         count: u32,
     ) -> bool {
-        let exists = room < used(state) && state.get(state::room(room, EPOCH)) != 0;
+        let exists = room < used(state) && state.get(epoch_of(room)) != 0;
         if exists {
             let word = if count == 0 {
                 0
@@ -311,34 +319,51 @@ impl Rooms {
         Ok(index)
     }
 
+    /// Rooms that are not there any more, since this was asked last: what belongs to them goes before
+    /// another takes the place.
+    pub fn take_evicted(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.evicted)
+    }
+
     /// In a record of its own: from here on the room's words are free to be written.
     fn evict(&mut self, state: &State) -> Result<(), TableFull> {
         let room = self.unheld.oldest().ok_or(TableFull)?;
         let mut record = Record::new();
         let epoch = state.head(Head::Epoch);
-        if state.get(state::room(room, EPOCH)) == epoch {
+        if state.get(epoch_of(room)) == epoch {
             // Should it return, then under an epoch that it never had.
             record.set(Head::Epoch.word(), epoch + 1);
         }
-        record.set(state::room(room, EPOCH), 0);
+        record.set(epoch_of(room), 0);
         let name = name(state, room);
         state.commit(&mut record);
         self.by_name.remove(&name);
         self.unheld.remove(room);
         self.free.push(room);
+        self.evicted.push(room);
         Ok(())
     }
 }
 
-fn used(state: &State) -> u32 {
+/// The words behind these are rooms' that are or were there.
+pub fn used(state: &State) -> u32 {
     (state.head(Head::RoomsUsed) as u32).min(state::MAX_ROOMS)
 }
 
-fn name(state: &State, room: u32) -> Box<[u8]> {
+/// A room's name.
+pub fn name(state: &State, room: u32) -> Box<[u8]> {
     let len = (state.get(state::room(room, NAME_LEN)) as usize).min(MAX_NAME);
     let words = (0..len.div_ceil(8)).map(|i| state.get(state::room(room, NAME + i)));
     let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).take(len).collect();
     bytes.into()
+}
+
+fn epoch_of(room: u32) -> Word {
+    state::shared(room, Field::Epoch)
+}
+
+fn offset_of(room: u32) -> Word {
+    state::shared(room, Field::Last)
 }
 
 /// Holders and members.
@@ -351,7 +376,7 @@ fn unpack(totals: u64) -> (u32, u32) {
 }
 
 /// The word as it will be when the record is committed.
-fn latest(state: &State, record: &Record, word: protocol::journal::Word) -> u64 {
+fn latest(state: &State, record: &Record, word: Word) -> u64 {
     let mut pairs = record.pairs().iter().rev();
     pairs
         .find(|(w, _)| *w == word)

@@ -9,12 +9,14 @@
 use std::sync::Arc;
 
 use protocol::fault;
+use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
 use protocol::stream::{self, Reader, Writer};
 
+use crate::history::{History, Rule};
 use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
@@ -36,6 +38,16 @@ const SHOWN: usize = 256;
 
 /// The room number by which a worker takes back all that it has counted.
 const ALL_ROOMS: u32 = u32::MAX;
+
+/// What all rooms together may take up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bounds {
+    pub rooms: u32,
+    /// Bytes that they retain.
+    pub history: u64,
+    /// The first that matches a room's name counts for it.
+    pub rules: Vec<Rule>,
+}
 
 /// A worker's ring, to be read.
 #[derive(Debug)]
@@ -89,7 +101,9 @@ pub enum Turn {
 pub struct Sequencer {
     log: Writer,
     rooms: Rooms,
+    history: History,
     record: Record,
+    now_ms: u64,
     bytes: Vec<u8>,
     answer: Vec<u8>,
     verdict: Verdict,
@@ -102,13 +116,15 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// For a brain that starts; `rooms` at most. It goes by what the last one died of.
+    /// For a brain that starts. It goes by what the last one died of.
     #[must_use]
-    pub fn recover(state: &State, rooms: u32, verdict: Verdict) -> Sequencer {
+    pub fn recover(state: &State, bounds: Bounds, verdict: Verdict, now_ms: u64) -> Sequencer {
         Sequencer {
             log: Writer::new(state.log().clone()),
-            rooms: Rooms::recover(state, rooms),
+            rooms: Rooms::recover(state, bounds.rooms),
+            history: History::recover(state, bounds.rules, bounds.history, now_ms),
             record: Record::new(),
+            now_ms,
             bytes: Vec::new(),
             answer: Vec::new(),
             verdict,
@@ -124,8 +140,27 @@ impl Sequencer {
         &self.rooms
     }
 
-    pub fn set_capacity(&mut self, rooms: u32) {
-        self.rooms.set_capacity(rooms);
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// From now on these count.
+    pub fn configure(&mut self, state: &State, bounds: Bounds) {
+        self.rooms.set_capacity(bounds.rooms);
+        self.history.configure(state, bounds.rules, bounds.history);
+    }
+
+    /// What is sequenced from now on is said at this time, by the monotonic clock, whose count goes
+    /// on from one brain to the next.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.history.set_now(now_ms);
+    }
+
+    /// Gives up what has been retained for long enough. True: there is more.
+    pub fn expire(&mut self, state: &State) -> bool {
+        self.history.expire(state)
     }
 
     /// Whose bell is to be rung: those who hold a room in which something was said, who have asked,
@@ -264,7 +299,12 @@ impl Sequencer {
     fn commit(&mut self, state: &State) {
         self.log.commit_into(&mut self.record, LOG_SEGMENT);
         state.commit(&mut self.record);
+<<<<<<< HEAD
         self.log.committed();
+=======
+        self.history.settle();
+        self.news |= self.log.committed();
+>>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
     }
 
     /// Stages the answer and puts what changes with it into the record, or neither.
@@ -281,7 +321,8 @@ impl Sequencer {
                 from,
                 data,
             } => {
-                let room = self.open(state, room, asker)?;
+                let name = room;
+                let room = self.open(state, name, asker)?;
                 let mut position = self.rooms.position(state, &self.record, room);
                 position.offset += 1;
                 let message = Down::Message {
@@ -294,6 +335,15 @@ impl Sequencer {
                 if !append(&mut self.log, &mut self.answer, &message) {
                     return Err((Refusal::Internal, asker));
                 }
+                let message = Retained {
+                    offset: position.offset,
+                    at_ms: self.now_ms,
+                    from,
+                    data,
+                };
+                // A worker that sees the new position sees what is retained up to it: in this order.
+                self.history
+                    .append(state, &mut self.record, room, name, &message);
                 self.rooms.advance(&mut self.record, room, position.offset);
                 self.news.extend(self.rooms.holders(room));
                 // Without an id it wants no answer.
@@ -358,6 +408,9 @@ impl Sequencer {
             return Err((Refusal::Internal, asker));
         }
         let opened = self.rooms.open(state, &mut self.record, name);
+        for evicted in self.rooms.take_evicted() {
+            self.history.drop_room(state, evicted);
+        }
         opened.map_err(|_| (Refusal::Limit, asker))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use protocol::ids::{Cid, Position};
 use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
+use protocol::pattern::Pattern;
 use protocol::stream::{HEADER, Lost, segment_size};
 
 use super::*;
@@ -15,7 +16,17 @@ const ROOMS: u32 = 64;
 
 /// As the brain that takes over would make it.
 fn born(state: &State, rooms: u32) -> Sequencer {
-    Sequencer::recover(state, rooms, poison::note_death(state))
+    let bounds = Bounds {
+        rooms,
+        history: 64 << 10,
+        rules: vec![Rule {
+            rooms: Pattern::new("a*"),
+            messages: 20,
+            age_ms: 0,
+            bytes: 32 << 10,
+        }],
+    };
+    Sequencer::recover(state, bounds, poison::note_death(state), 1)
 }
 
 /// One worker's end of its ring.
@@ -520,7 +531,11 @@ fn killed_at_any_instant_a_step_has_happened_or_not() {
 }
 
 fn spawn_sequencer(state: &State, workers: &[Worker]) -> Child {
-    let mut fds: Vec<RawFd> = vec![state.as_fd().as_raw_fd(), state.log().as_fd().as_raw_fd()];
+    let mut fds: Vec<RawFd> = vec![
+        state.as_fd().as_raw_fd(),
+        state.log().as_fd().as_raw_fd(),
+        state.history().as_fd().as_raw_fd(),
+    ];
     fds.extend(workers.iter().map(|w| w.segment.as_fd().as_raw_fd()));
     let list: Vec<String> = fds.iter().map(RawFd::to_string).collect();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -551,9 +566,9 @@ fn sequence_until_killed(fds: &str) -> ! {
         .split(',')
         .map(|fd| unsafe { OwnedFd::from_raw_fd(fd.parse().unwrap()) });
     let mut fds: Vec<OwnedFd> = fds.collect();
-    let rings = fds.split_off(2);
-    let [state, log] = <[OwnedFd; 2]>::try_from(fds).unwrap();
-    let state = State::adopt(state, log).unwrap();
+    let rings = fds.split_off(3);
+    let [state, log, history] = <[OwnedFd; 3]>::try_from(fds).unwrap();
+    let state = State::adopt(state, log, history).unwrap();
     state.recover().unwrap();
     let mut sequencer = born(&state, ROOMS);
     let rings: Vec<Ring> = rings

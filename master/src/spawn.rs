@@ -20,8 +20,9 @@ pub struct Birth<'a> {
     pub log_file: File,
     pub channel: OwnedFd,
     pub ring: BorrowedFd<'a>,
-    /// Opened for reading only.
+    /// Opened for reading only, and so is the history.
     pub log: OwnedFd,
+    pub history: OwnedFd,
     pub ring_bell: BorrowedFd<'a>,
     pub log_bell: BorrowedFd<'a>,
     pub program: BorrowedFd<'a>,
@@ -29,7 +30,7 @@ pub struct Birth<'a> {
 
 /// Starts it; returns the pid of its guard.
 pub fn spawn(args: &WorkerArgs, birth: &Birth<'_>) -> io::Result<i32> {
-    let fds: [(RawFd, RawFd); 7] = [
+    let fds: [(RawFd, RawFd); 8] = [
         (birth.log_file.as_raw_fd(), roles::LOG_FILE),
         (birth.channel.as_raw_fd(), roles::CHANNEL),
         (birth.ring.as_raw_fd(), roles::RING),
@@ -37,6 +38,7 @@ pub fn spawn(args: &WorkerArgs, birth: &Birth<'_>) -> io::Result<i32> {
         (birth.ring_bell.as_raw_fd(), roles::RING_BELL),
         (birth.log_bell.as_raw_fd(), roles::LOG_BELL),
         (birth.program.as_raw_fd(), roles::PROGRAM),
+        (birth.history.as_raw_fd(), roles::HISTORY),
     ];
     let mut command = Command::new(format!("/proc/self/fd/{}", roles::PROGRAM));
     command

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
-//! change in one record with the words here.
+//! change in one record with the words here. The third one is what workers see of rooms: their
+//! positions, and the [history](protocol::history) that they retain.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::guard::Page;
+use protocol::history::{self, Blocks, Field};
 use protocol::journal::{self, Corrupt, Journal, Record, Word};
 use protocol::memory::{Access, Segment};
 use protocol::row::{self, MAX_RINGS};
@@ -30,7 +32,7 @@ use protocol::stream;
 /// Connections that baton can ever hold.
 pub const MAX_CONNECTIONS: u32 = 1 << 20;
 /// Rooms that it can ever know.
-pub const MAX_ROOMS: u32 = 1 << 20;
+pub const MAX_ROOMS: u32 = history::MAX_ROOMS;
 
 /// Words of one worker's row, one connection's and one room's.
 pub const WORKER_WORDS: usize = 8;
@@ -108,11 +110,12 @@ pub enum Head {
     Last = Head::Lives as u32 + 65,
 }
 
-/// The mapped state, its journal, and the log.
+/// The mapped state, its journal, the log, and the rooms' history.
 #[derive(Debug)]
 pub struct State {
     segment: Arc<Segment>,
     log: Arc<Segment>,
+    history: Arc<Segment>,
     journal: Journal,
 }
 
@@ -122,7 +125,7 @@ impl State {
     pub fn create(log_size: usize, epoch: u64) -> io::Result<State> {
         let segment = Segment::create(c"baton-master", SIZE)?;
         let log = Segment::create(c"baton-log", stream::segment_size(log_size))?;
-        let state = State::over(segment, log);
+        let state = State::over(segment, Arc::new(log), Arc::new(history::create()?));
         let set = |head: Head, value| {
             state
                 .segment
@@ -138,26 +141,33 @@ impl State {
     }
 
     /// One that a guard before left.
-    pub fn adopt(state: OwnedFd, log: OwnedFd) -> io::Result<State> {
+    pub fn adopt(state: OwnedFd, log: OwnedFd, history: OwnedFd) -> io::Result<State> {
         let segment = Segment::map(state, Access::ReadWrite)?;
         let log = Segment::map(log, Access::ReadWrite)?;
+        let history = Segment::map(history, Access::ReadWrite)?;
         recognise(&segment)?;
-        Ok(State::over(segment, log))
+        if !Blocks::fits(&history) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(State::over(segment, Arc::new(log), Arc::new(history)))
     }
 
-    /// The same for who only looks at it, while another goes on with it.
+    /// The same for who only looks at it, while another goes on with it; the history is not for that.
     pub fn look(state: OwnedFd, log: OwnedFd) -> io::Result<State> {
         let segment = Segment::map(state, Access::Read)?;
         recognise(&segment)?;
-        Ok(State::over(segment, Segment::map(log, Access::Read)?))
+        let log = Arc::new(Segment::map(log, Access::Read)?);
+        Ok(State::over(segment, log.clone(), log))
     }
 
-    fn over(segment: Segment, log: Segment) -> State {
-        let (segment, log) = (Arc::new(segment), Arc::new(log));
+    fn over(segment: Segment, log: Arc<Segment>, history: Arc<Segment>) -> State {
+        let segment = Arc::new(segment);
+        let segments = vec![segment.clone(), log.clone(), history.clone()];
         State {
-            journal: Journal::new(JOURNAL, vec![segment.clone(), log.clone()]),
+            journal: Journal::new(JOURNAL, segments),
             segment,
             log,
+            history,
         }
     }
 
@@ -181,6 +191,11 @@ impl State {
     #[must_use]
     pub fn log(&self) -> &Arc<Segment> {
         &self.log
+    }
+
+    #[must_use]
+    pub fn history(&self) -> &Arc<Segment> {
+        &self.history
     }
 
     #[must_use]
@@ -273,6 +288,8 @@ impl Head {
 
 /// Where the journal has the log's head.
 pub const LOG_SEGMENT: u8 = 1;
+/// Where it has the history.
+const HISTORY_SEGMENT: u8 = 2;
 
 const fn word(index: usize) -> Word {
     Word {
@@ -297,6 +314,15 @@ pub const fn connection(slot: u32, field: usize) -> Word {
 #[must_use]
 pub const fn room(index: u32, field: usize) -> Word {
     word(ROOMS + index as usize * ROOM_WORDS + field)
+}
+
+/// Word `field` of a room, of those that workers see.
+#[must_use]
+pub const fn shared(index: u32, field: Field) -> Word {
+    Word {
+        segment: HISTORY_SEGMENT,
+        index: history::word(index, field),
+    }
 }
 
 /// What the worker of ring `ring` has in a room. Rows of one ring lie together: a ring that is not
@@ -328,7 +354,8 @@ mod tests {
         state.set_config(b"{ }").unwrap();
         state.set_config(b"{}").unwrap();
         let fd = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
-        let next = State::adopt(fd(state.as_fd()), fd(state.log().as_fd())).unwrap();
+        let [log, history] = [state.log(), state.history()].map(|s| fd(s.as_fd()));
+        let next = State::adopt(fd(state.as_fd()), log, history).unwrap();
         assert_eq!(next.recover(), Ok(false));
         assert_eq!(next.get(connection(MAX_CONNECTIONS - 1, 3)), 5);
         assert_eq!(next.get(members(MAX_RINGS - 1, MAX_ROOMS - 1)), 6);
@@ -352,7 +379,7 @@ mod tests {
     fn other_memory_is_not_taken_for_a_state() {
         let other = || Segment::create(c"x", 4096).unwrap();
         let fd = |s: Segment| s.as_fd().try_clone_to_owned().unwrap();
-        assert!(State::adopt(fd(other()), fd(other())).is_err());
+        assert!(State::adopt(fd(other()), fd(other()), fd(other())).is_err());
         assert!(State::look(fd(other()), fd(other())).is_err());
     }
 }

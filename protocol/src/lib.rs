@@ -2,11 +2,12 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`ids`] and [`settings`]: words.
+//! 1. [`ids`], [`pattern`] and [`settings`]: words; [`clock`]: the time.
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
-//!    [`row`]: figures in their headers; [`roles`]: what a worker process is born with.
+//!    [`row`]: figures in their headers; [`history`]: what rooms retain, written by the master;
+//!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`]: how a process lives, and
 //!    lives on.
 //! 6. [`output`]: where protocols put their bytes.
@@ -15,14 +16,17 @@
 mod address;
 pub mod arena;
 pub mod channel;
+pub mod clock;
 pub mod fault;
 pub mod guard;
+pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod logging;
 pub mod memory;
 pub mod message;
 pub mod output;
+pub mod pattern;
 pub mod privileges;
 pub mod record;
 pub mod roles;

@@ -25,8 +25,15 @@ pub const STATE: RawFd = 9;
 /// An eventfd: the guard writes it when it has counted a signal.
 pub const GUARD_BELL: RawFd = 10;
 
+/// The rooms' history, to be mapped for reading.
+pub const HISTORY: RawFd = 11;
+
 /// The fds that the master sets.
-pub const FROM_MASTER: [RawFd; 7] = [LOG_FILE, CHANNEL, RING, LOG, RING_BELL, LOG_BELL, PROGRAM];
+pub const FROM_MASTER: [RawFd; 8] = [
+    LOG_FILE, CHANNEL, RING, LOG, RING_BELL, LOG_BELL, PROGRAM, HISTORY,
+];
+/// The last number that has a meaning.
+pub const LAST: RawFd = HISTORY;
 
 /// The arguments of a worker process.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -259,7 +259,7 @@ fn repair_output(
 /// Fds that no slot and no role knows were received and not noted; whoever gave them gives them
 /// again.
 fn sweep(brain: &Brain) {
-    let mut known: HashSet<RawFd> = (0..=roles::GUARD_BELL).collect();
+    let mut known: HashSet<RawFd> = (0..=roles::LAST).collect();
     known.insert(brain.life.guard.as_raw_fd());
     known.insert(brain.poll.as_raw_fd());
     known.extend(

@@ -137,6 +137,7 @@ impl Brain<'_> {
             channel: spawn::above_low(channel)?,
             ring: link.ring_fd(),
             log: self.state.log().open_read_only()?,
+            history: self.state.history().open_read_only()?,
             ring_bell: link.bell.as_fd(),
             log_bell: link.log_bell.as_fd(),
             program,

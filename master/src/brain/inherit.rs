@@ -88,6 +88,7 @@ impl Context {
             self.readiness.borrow().fd().as_raw_fd(),
             self.state.as_fd().as_raw_fd(),
             self.state.log().as_fd().as_raw_fd(),
+            self.state.history().as_fd().as_raw_fd(),
             self.doorbell.as_raw_fd(),
         ]);
         fds
@@ -98,11 +99,13 @@ impl Context {
     pub(super) fn arguments(&self, takes_over: bool) -> Vec<CString> {
         let state = self.state.as_fd().as_raw_fd();
         let log = self.state.log().as_fd().as_raw_fd();
+        let history = self.state.history().as_fd().as_raw_fd();
         let mut args = vec![
             c"baton-master".to_owned(),
             c"guard".to_owned(),
             number(state),
             number(log),
+            number(history),
         ];
         if takes_over {
             args.push(c"--takes-over".to_owned());
@@ -150,8 +153,8 @@ pub fn look(state: RawFd, log: RawFd) -> Result<(), String> {
 }
 
 /// By the program that a brain or a guard has executed over itself: goes on as the guard.
-pub fn run_again(state: RawFd, log: RawFd, takes_over: bool) -> ! {
-    let context = State::adopt(own(state), own(log)).and_then(|state| {
+pub fn run_again(state: RawFd, log: RawFd, history: RawFd, takes_over: bool) -> ! {
+    let context = State::adopt(own(state), own(log), own(history)).and_then(|state| {
         let heritage = Heritage::read(&state)?;
         Ok((state, heritage))
     });

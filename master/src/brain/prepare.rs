@@ -13,6 +13,7 @@ use super::upgrade::History;
 use super::{Brain, crew};
 use crate::config::{Config, Source, changes};
 use crate::program::{Build, worker_path};
+use crate::sequencer::Bounds;
 use crate::state::Head;
 
 /// What was read, and is to serve if the new workers do.
@@ -37,6 +38,15 @@ enum Unread {
     /// One line each.
     Configuration(String),
     Failed(String),
+}
+
+/// What the sequencer is told of a configuration.
+pub(super) fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        rooms: config.limits.rooms,
+        history: config.memory.history,
+        rules: config.rooms.clone(),
+    }
 }
 
 /// The configuration that serves: what was kept last, else what the master started with.
@@ -120,7 +130,7 @@ impl Brain<'_> {
         // SAFETY: the state has just given it up.
         drop(unsafe { OwnedFd::from_raw_fd(old) });
         self.logging.set_filter(config.log.level.as_str());
-        self.sequencer.set_capacity(config.limits.rooms);
+        self.sequencer.configure(self.state, bounds(&config));
         self.supervisor.set_patience(crew::patience(&config));
         self.page
             .set_patience(super::crew::patience_of_guard(&config));

@@ -21,6 +21,7 @@ use protocol::ids::Role;
 use protocol::settings::{Anonymous, Settings};
 use serde::{Deserialize, Serialize};
 
+use crate::history::Rule;
 use cidr::Cidr;
 pub use identity::Identity;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub memory: Memory,
     pub log: Log,
+    /// What rooms retain: the first that matches a name counts.
+    pub rooms: Vec<Rule>,
     /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, `[auth]`, and those of the limits that
     /// workers keep.
     pub settings: Settings,
@@ -65,6 +68,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             memory: Memory::default(),
             log: Log::default(),
+            rooms: Vec::new(),
             settings: Settings::default(),
         }
     }
@@ -186,6 +190,8 @@ pub struct Memory {
     pub log: u64,
     /// One worker's ring. A power of two.
     pub ring: u64,
+    /// What all rooms retain.
+    pub history: u64,
 }
 
 impl Default for Memory {
@@ -193,6 +199,7 @@ impl Default for Memory {
         Memory {
             log: 64 << 20,
             ring: 4 << 20,
+            history: 64 << 20,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use log::LevelFilter;
 use protocol::ids::Role;
+use protocol::pattern::Pattern;
 use protocol::settings::{Http, Rooms, Settings, Slow, WebSocket};
 
 use super::auth::auth;
@@ -12,6 +13,7 @@ use super::identity::Identity;
 use super::reader::{Report, Section};
 use super::units::show_size;
 use super::{Config, Errors, Format, Limits, Listen, Log, Memory, Overrides, Policy, Timeouts};
+use crate::history::Rule;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -51,6 +53,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         timeouts: Timeouts::default(),
         memory: Memory::default(),
         log: Log::default(),
+        rooms: Vec::new(),
         settings: Settings::default(),
     };
     let listeners = s.sections("listen", listen).unwrap_or_else(|| {
@@ -85,10 +88,14 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             ..d.settings
         },
         log: s.section("log", log),
+        rooms: s.sections("room", room).unwrap_or_default(),
         ..config
     };
     (config, listeners)
 }
+
+/// What a room may retain, if nothing else is said.
+const HISTORY_BYTES: u64 = MIB;
 
 const SCHEDULING: [(&str, bool); 2] = [("batch", true), ("normal", false)];
 
@@ -196,6 +203,7 @@ fn memory(s: &mut Section<'_, '_>) -> (Memory, u64) {
     let memory = Memory {
         log: s.size("log", d.log, MIB..=16 * GIB),
         ring: s.size("ring", d.ring, 64 * KIB..=GIB),
+        history: s.size("history", d.history, 0..=4 * GIB),
     };
     for (key, bytes) in [("log", memory.log), ("ring", memory.ring)] {
         if !bytes.is_power_of_two() {
@@ -263,6 +271,23 @@ fn rooms(s: &mut Section<'_, '_>) -> Rooms {
             d.slow,
             &[("gap", Slow::Gap), ("close", Slow::Close)],
         ),
+    }
+}
+
+/// What rooms of some names retain.
+fn room(s: &mut Section<'_, '_>) -> Rule {
+    let example = "a name, in which * stands for any characters, such as \"chat.*\"";
+    let rooms = s.parsed("match", example, |text| {
+        (!text.is_empty()).then(|| Pattern::new(text))
+    });
+    if !s.has("match") {
+        s.wrong("match", "is missing, such as \"chat.*\"");
+    }
+    Rule {
+        rooms: rooms.unwrap_or_else(|| Pattern::new("")),
+        messages: s.number("history", 0, 0..=1_000_000),
+        age_ms: s.duration("history_age", 0, 0..=30 * DAY),
+        bytes: s.size("history_bytes", HISTORY_BYTES, 4 * KIB..=GIB),
     }
 }
 
@@ -396,6 +421,17 @@ fn limits_agree(report: &mut Report<'_>, config: &Config) {
                 format!("{key} must be four times rooms.max_data at least, \"{needed}\""),
             );
         }
+    }
+    let history = config.memory.history;
+    if config
+        .rooms
+        .iter()
+        .any(|rule| rule.messages > 0 && rule.bytes > history)
+    {
+        report.wrong(
+            &["room.history_bytes", "memory.history"],
+            "room.history_bytes must not be more than memory.history, which is for all rooms",
+        );
     }
     if config.memory.log < config.memory.ring {
         report.wrong(

@@ -30,6 +30,7 @@ pub struct Master {
     listener: TcpListener,
     log: Writer,
     log_segment: Arc<Segment>,
+    history: Segment,
     journal: Journal,
     bell: EventFd,
     settings: Settings,
@@ -140,6 +141,7 @@ impl Master {
             journal: Journal::new(0, vec![state, log_segment.clone()]),
             log: Writer::new(log_segment.clone()),
             log_segment,
+            history: protocol::history::create().unwrap(),
             bell: EventFd::from_flags(flags).unwrap(),
             settings,
             next_cid: 1,
@@ -168,6 +170,7 @@ impl Master {
             ring_bell.as_fd(),
             self.bell.as_fd(),
             program.as_fd(),
+            self.history.as_fd(),
         ]
         .map(|fd: BorrowedFd<'_>| high(fd))
         .into();

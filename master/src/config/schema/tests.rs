@@ -34,6 +34,7 @@ fn the_example_names_every_key() {
         .map(|line| match line.strip_prefix("# ") {
             Some(table) if table.starts_with("[[") => table,
             Some(key) if key.trim_start_matches(is_key).starts_with(" = ") => key,
+            Some(table) if table.starts_with("[[") => table,
             _ => line,
         })
         .collect();
@@ -99,6 +100,43 @@ fn takes_what_is_typed() {
     assert_eq!(config.log.format, Format::Json);
     assert_eq!(config.timeouts.hung_ms, 1_500);
     assert_eq!(config.settings.websocket.origins, ["https://example.org"]);
+}
+
+#[test]
+fn rooms_retain_what_their_pattern_says() {
+    let config = load(
+        r#"
+        [[room]]
+        match = "chat.*"
+        history = 100
+        history_age = "10m"
+        [[room]]
+        match = "*"
+        history = 1
+        history_bytes = "64 KiB"
+        "#,
+    )
+    .unwrap();
+    let [chat, any] = &config.rooms[..] else {
+        panic!("{:?}", config.rooms);
+    };
+    assert!(chat.rooms.matches(b"chat.a") && any.rooms.matches(b"a"));
+    assert_eq!(
+        (chat.messages, chat.age_ms, chat.bytes),
+        (100, 600_000, 1 << 20)
+    );
+    assert_eq!((any.messages, any.age_ms, any.bytes), (1, 0, 64 << 10));
+    refused(&[
+        (
+            "[[room]]\nhistory = 3",
+            "b.toml:1: room.match: is missing, such as \"chat.*\"",
+        ),
+        (
+            "[[room]]\nmatch = \"a\"\nhistory = 3\nhistory_bytes = \"1 GiB\"",
+            "b.toml:4: room.history_bytes: room.history_bytes must not be more than \
+             memory.history, which is for all rooms",
+        ),
+    ]);
 }
 
 #[test]
