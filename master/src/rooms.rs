@@ -51,13 +51,10 @@ pub struct Rooms {
     /// Rooms whose number of members has changed since it was told.
     changed: Vec<u32>,
     is_changed: Vec<bool>,
-<<<<<<< HEAD
     /// Who holds a room, by its index.
     holders: Vec<RingSet>,
-=======
     /// Evicted lately.
     evicted: Vec<u32>,
->>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
 }
 
 impl Rooms {
@@ -71,11 +68,8 @@ impl Rooms {
             free: Vec::new(),
             changed: Vec::new(),
             is_changed: Vec::new(),
-<<<<<<< HEAD
             holders: Vec::new(),
-=======
             evicted: Vec::new(),
->>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
         };
 
         for index in 0..used(state) {

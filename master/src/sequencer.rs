@@ -299,12 +299,8 @@ impl Sequencer {
     fn commit(&mut self, state: &State) {
         self.log.commit_into(&mut self.record, LOG_SEGMENT);
         state.commit(&mut self.record);
-<<<<<<< HEAD
-        self.log.committed();
-=======
         self.history.settle();
-        self.news |= self.log.committed();
->>>>>>> be1da8d (history: rooms retain messages, in memory that workers can read)
+        self.log.committed();
     }
 
     /// Stages the answer and puts what changes with it into the record, or neither.
@@ -351,14 +347,25 @@ impl Sequencer {
                     self.news.insert(ring);
                 }
             }
-            Up::Open { asker, room: name } => {
+            Up::Open { asker, room: name } | Up::Hold { asker, room: name } => {
                 let room = self.open(state, name, asker)?;
-                let opened = Down::Opened {
-                    room,
-                    position: self.rooms.position(state, &self.record, room),
-                    total: self.rooms.total(state, room),
-                    asker,
-                    name,
+                let position = self.rooms.position(state, &self.record, room);
+                let total = self.rooms.total(state, room);
+                let opened = match up {
+                    Up::Hold { .. } => Down::Held {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
+                    _ => Down::Opened {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
                 };
                 if !append(&mut self.log, &mut self.answer, &opened) {
                     return Err((Refusal::Internal, asker));
@@ -418,7 +425,10 @@ impl Sequencer {
 /// Who asked, if an answer is due.
 fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
     match *up {
-        Up::Publish { asker, .. } | Up::Open { asker, .. } | Up::Who { asker, .. } => Some(asker),
+        Up::Publish { asker, .. }
+        | Up::Open { asker, .. }
+        | Up::Hold { asker, .. }
+        | Up::Who { asker, .. } => Some(asker),
         Up::Members { .. } | Up::Ack { .. } | Up::Closed { .. } => None,
     }
 }
@@ -447,7 +457,9 @@ fn describe(up: &Up<'_>) -> String {
                 data.len()
             )
         }
-        Up::Open { asker, room } => format!("room \"{}\" for {}", room.escape_ascii(), asker.cid),
+        Up::Open { asker, room } | Up::Hold { asker, room } => {
+            format!("room \"{}\" for {}", room.escape_ascii(), asker.cid)
+        }
         Up::Who { asker, room } => {
             format!(
                 "who is in room \"{}\", for {}",

@@ -21,7 +21,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use crate::ids::Position;
 use crate::memory::Segment;
 
 /// Rooms that there can ever be.
@@ -306,7 +305,7 @@ pub struct Reader {
 }
 
 /// Messages as they were copied out, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copied(Vec<u8>);
 
 /// What is wanted is not all retained, or is more than is wanted at once.
@@ -495,12 +494,5 @@ impl Copied {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Where the first of them is.
-    #[must_use]
-    pub fn first(&self, epoch: u64) -> Option<Position> {
-        let offset = self.iter().next()?.offset;
-        Some(Position { epoch, offset })
     }
 }

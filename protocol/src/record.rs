@@ -30,6 +30,9 @@ pub enum Up<'a> {
     /// A connection wants to join a room that this worker does not hold yet; answered by
     /// [`Down::Opened`]. From here on the worker counts as holding it.
     Open { asker: Asker<'a>, room: &'a [u8] },
+    /// A connection wants to look into what a room retains that this worker does not hold; answered by
+    /// [`Down::Held`]. From here on the worker counts as holding it.
+    Hold { asker: Asker<'a>, room: &'a [u8] },
     /// How many are in the room? Answered by [`Down::Count`].
     Who { asker: Asker<'a>, room: &'a [u8] },
     /// This worker has so many connections in the room (0: it holds it no more).
@@ -82,6 +85,14 @@ pub enum Down<'a> {
         asker: Asker<'a>,
         name: &'a [u8],
     },
+    /// As [`Down::Opened`]; the one that asked goes on with what it wanted, and joins nothing by this.
+    Held {
+        room: u32,
+        position: Position,
+        total: u32,
+        asker: Asker<'a>,
+        name: &'a [u8],
+    },
     /// The answer to [`Up::Who`].
     Count { total: u32, asker: Asker<'a> },
     /// So many connections are in the room now, on all workers together.
@@ -120,6 +131,7 @@ impl Up<'_> {
             Up::Members { room, count } => put(into, 4, &[room.into(), count.into()], &[]),
             Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
             Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
+            Up::Hold { asker, room } => put(into, 7, &asker.words(), &[asker.id, room]),
         }
     }
 
@@ -137,11 +149,12 @@ impl Up<'_> {
                     data,
                 }
             }
-            2 => {
+            2 | 7 => {
                 let ([a, b], [id, room]) = rest.take()?;
-                Up::Open {
-                    asker: Asker::new(a, b, id),
-                    room,
+                let asker = Asker::new(a, b, id);
+                match kind {
+                    2 => Up::Open { asker, room },
+                    _ => Up::Hold { asker, room },
                 }
             }
             3 => {
@@ -199,11 +212,22 @@ impl Down<'_> {
                 total,
                 asker,
                 name,
+            }
+            | Down::Held {
+                room,
+                position: Position { epoch, offset },
+                total,
+                asker,
+                name,
             } => {
                 let [a, b] = asker.words();
+                let kind = match self {
+                    Down::Held { .. } => 6,
+                    _ => 2,
+                };
                 put(
                     into,
-                    2,
+                    kind,
                     &[a, b, room.into(), epoch, offset, total.into()],
                     &[asker.id, name],
                 );
@@ -235,14 +259,27 @@ impl Down<'_> {
                     data,
                 }
             }
-            2 => {
+            2 | 6 => {
                 let ([a, b, room, epoch, offset, total], [id, name]) = rest.take()?;
-                Down::Opened {
-                    room: room.try_into().ok()?,
-                    position: Position { epoch, offset },
-                    total: total.try_into().ok()?,
-                    asker: Asker::new(a, b, id),
-                    name,
+                let room = room.try_into().ok()?;
+                let position = Position { epoch, offset };
+                let total = total.try_into().ok()?;
+                let asker = Asker::new(a, b, id);
+                match kind {
+                    2 => Down::Opened {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
+                    _ => Down::Held {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
                 }
             }
             3 => {
@@ -364,6 +401,10 @@ mod tests {
                 asker: ASKER,
                 room: b"r",
             },
+            Up::Hold {
+                asker: ASKER,
+                room: b"r",
+            },
             Up::Who {
                 asker: ASKER,
                 room: b"",
@@ -390,6 +431,13 @@ mod tests {
                 data: b"1",
             },
             Down::Opened {
+                room: 1,
+                position,
+                total: 8,
+                asker: ASKER,
+                name: b"r",
+            },
+            Down::Held {
                 room: 1,
                 position,
                 total: 8,

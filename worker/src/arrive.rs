@@ -258,7 +258,10 @@ impl Brain {
                     total: *total,
                 }));
             }
-            Down::Refused { asker, .. } if asker.cid == cid => found = Some(None),
+            // What it wanted is still unread, and is asked anew here.
+            Down::Held { asker, .. } | Down::Refused { asker, .. } if asker.cid == cid => {
+                found = Some(None);
+            }
             _ => {}
         };
         self.each_record(from, self.log.head(), &mut each);

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use protocol::arena::Arena;
 use protocol::channel::{Channel, Received};
 use protocol::guard::{self, Life, Page};
+use protocol::history;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::Journal;
 use protocol::memory::{Access, Segment};
@@ -21,6 +22,7 @@ use protocol::row::Figure;
 use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
+use rustc_hash::FxHashMap;
 
 use crate::arrive::Arrivals;
 use crate::auth::Keys;
@@ -85,6 +87,10 @@ impl Brain {
         }
         let slots = Slots::new(state.clone());
         let log = Reader::new(log_segment.clone());
+        let retained = Arc::new(Segment::map(owned(roles::HISTORY), Access::Read)?);
+        if !history::Blocks::fits(&retained) {
+            return Err(io::Error::other("the history is laid out in another way"));
+        }
         let rooms = Rooms::new(state.clone(), &slots);
         let passes = Passes::new(state.clone(), &slots);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
@@ -103,6 +109,7 @@ impl Brain {
             log,
             locals: Vec::new(),
             credits: Credits::default(),
+            history: history::Reader::new(retained),
             now,
             clock,
             timers: Timers::new(now),
@@ -143,6 +150,8 @@ impl Brain {
             ring_by: None,
             members_told_at: 0,
             forget_row: false,
+            awaiting: Vec::new(),
+            refusals: FxHashMap::default(),
             reopen: Vec::new(),
             deliveries: 0,
             messages_in: 0,

@@ -18,15 +18,17 @@ use protocol::arena::Arena;
 use protocol::channel::Channel;
 use protocol::fault;
 use protocol::guard::{self, Life, Page};
+use protocol::history;
 use protocol::ids::{Cid, Seat};
 use protocol::journal::{Journal, Record};
 use protocol::memory::{self, Segment};
 use protocol::message::{MAX_BATCH, ToMaster};
-use protocol::record::{Cids, Up, cid_bytes};
+use protocol::record::{Cids, Refusal, Up, cid_bytes};
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::{self, Figure};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
+use rustc_hash::FxHashMap;
 
 use crate::arrive::Arrivals;
 use crate::auth::Keys;
@@ -116,6 +118,7 @@ pub struct Brain {
     pub(crate) ring: Writer,
     pub(crate) ring_segment: Arc<Segment>,
     pub(crate) log: Reader,
+    pub(crate) history: history::Reader,
     pub(crate) log_segment: Arc<Segment>,
     pub(crate) channel: Channel,
     pub(crate) settings: Settings,
@@ -156,6 +159,9 @@ pub struct Brain {
     pub(crate) members_told_at: u64,
     /// The master is to forget what it knows of our rooms, before it is told anew.
     pub(crate) forget_row: bool,
+    /// Rooms that are held for one who comes to them in the next turn, and who does not get its room.
+    pub(crate) awaiting: Vec<RoomIx>,
+    pub(crate) refusals: FxHashMap<Cid, Refusal>,
     /// Rooms whose position is to be asked for again.
     pub(crate) reopen: Vec<RoomIx>,
     pub(crate) deliveries: u64,

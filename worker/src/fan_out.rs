@@ -42,6 +42,11 @@ impl Brain {
     /// Reads what is new in the log, as much as a turn takes.
     pub fn fan_out(&mut self) {
         self.turn.begin(self.state.get(Head::LogRead));
+        for room in std::mem::take(&mut self.awaiting) {
+            // Whoever wanted it has come by now, or does not come.
+            self.rooms.mark(room);
+        }
+        self.refusals.clear();
         let mut bytes = Vec::new();
         for _ in 0..RECORDS {
             let at = self.turn.read;
@@ -82,9 +87,10 @@ impl Brain {
         match down {
             Down::Message { .. } => self.on_record(at, next, down),
             Down::Opened { asker, .. }
+            | Down::Held { asker, .. }
             | Down::Count { asker, .. }
             | Down::Refused { asker, .. } => {
-                self.opening_ends(asker);
+                self.opening_ends(asker, Some(Refusal::Internal));
                 self.answer(at, next, asker, refused(asker.id, Refusal::Internal));
             }
             Down::Presence { .. } => {}
@@ -124,6 +130,17 @@ impl Brain {
                     self.on_opened(at, next, room, position, total, asker, name);
                 }
             }
+            Down::Held {
+                room,
+                position,
+                total,
+                asker,
+                name,
+            } => {
+                if asker.ring == self.ring_number {
+                    self.on_held(room, position, total, asker, name);
+                }
+            }
             Down::Count { total, asker } => {
                 self.answer(
                     at,
@@ -141,7 +158,7 @@ impl Brain {
                 }
             }
             Down::Refused { reason, asker } => {
-                self.opening_ends(asker);
+                self.opening_ends(asker, Some(reason));
                 self.answer(at, next, asker, refused(asker.id, reason));
             }
         }
@@ -298,7 +315,7 @@ impl Brain {
             }
             Ok(room)
         });
-        self.opening_ends(asker);
+        self.opening_ends(asker, None);
         let answer = match joined {
             Ok(_) => opened(asker.id, name, position, total),
             Err(_) => refused(asker.id, Refusal::Limit),
@@ -306,8 +323,31 @@ impl Brain {
         self.answer(at, next, asker, answer);
     }
 
-    /// The input of a connection that waited for a room goes on.
-    fn opening_ends(&mut self, asker: Asker<'_>) {
+    /// From this record on this worker holds the room; the one that asked goes on in the next turn,
+    /// and until then the room is not given up.
+    fn on_held(
+        &mut self,
+        number: u32,
+        position: Position,
+        total: u32,
+        asker: Asker<'_>,
+        name: &[u8],
+    ) {
+        let mut record = Record::new();
+        let room = match self.rooms.numbered(number) {
+            Some(room) => Ok(room),
+            None => self.rooms.hold(&mut record, number, position, total, name),
+        };
+        self.journal.commit(&mut record);
+        fault::point("worker:held");
+        if let Ok(room) = room {
+            self.awaiting.push(room);
+        }
+        self.opening_ends(asker, room.err().map(|_| Refusal::Limit));
+    }
+
+    /// The input of a connection that waited for a room goes on; `refused`: without that room.
+    fn opening_ends(&mut self, asker: Asker<'_>, refused: Option<Refusal>) {
         if !self.is_here(asker) {
             return;
         }
@@ -318,6 +358,9 @@ impl Brain {
         {
             self.slots
                 .set_meta(asker.slot, meta.with(Flag::Opening, false));
+            // Who wants an answer from us by this record has been read; the others ask again.
+            let refused = refused.filter(|_| asker.id.is_empty());
+            refused.map(|reason| self.refusals.insert(asker.cid, reason));
             if self.lacks_own_room(asker.slot) {
                 // What is sent to its user would not reach it.
                 return self.begin_close(asker.slot, CloseReason::Overloaded);

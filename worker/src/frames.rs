@@ -85,6 +85,7 @@ impl Brain {
                 put(into, refused(asker.id, *reason));
             }
             Down::Opened { .. }
+            | Down::Held { .. }
             | Down::Count { .. }
             | Down::Refused { .. }
             | Down::Presence { .. } => {}
@@ -111,6 +112,7 @@ pub fn opened<'a>(id: &'a [u8], name: &'a [u8], position: Position, count: u32) 
             id,
             position,
             count,
+            recovered: None,
         },
     }
 }

@@ -224,7 +224,7 @@ impl Brain {
                     data.len()
                 )
             }
-            Down::Opened { name, asker, .. } => {
+            Down::Opened { name, asker, .. } | Down::Held { name, asker, .. } => {
                 format!("room \"{}\" opened for {}", name.escape_ascii(), asker.cid)
             }
             Down::Count { asker, .. } => format!("a count for {}", asker.cid),

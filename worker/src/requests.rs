@@ -7,19 +7,22 @@
 use std::borrow::Cow;
 
 use protocol::fault;
-use protocol::ids::{Cid, Seat};
+use protocol::history::Reader;
+use protocol::ids::{Cid, Position, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
-use protocol::record::{Asker, Up};
+use protocol::record::{Asker, Refusal, Up};
 use protocol::settings::{Anonymous, Right, Settings};
 use protocol::stream::Writer;
 
 use crate::auth::Keys;
 use crate::authorize::{self, Access};
-use crate::client::{self, Code, Fault, ToClient, Verb};
+use crate::client::{self, Code, Fault, ToClient, Verb, Wants};
 use crate::close::CloseReason;
+use crate::frames::refused;
+use crate::history;
 use crate::passes::Passes;
-use crate::rooms::Rooms;
+use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Meta, Slots};
 use crate::websocket::Rules;
 
@@ -34,6 +37,8 @@ pub enum Flow {
     Commit,
     /// The input waits for a room to be opened.
     Opening,
+    /// Nothing was done; again when this worker holds the room.
+    Holding,
     /// Nothing was done; again when the ring has room.
     RingFull,
     Close(CloseReason),
@@ -71,6 +76,9 @@ pub struct Client<'a> {
     pub keys: &'a Keys,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
+    pub history: &'a Reader,
+    /// Why the room that it wanted to be held is not.
+    pub refused: Option<Refusal>,
     pub ring: &'a mut Writer,
     pub ring_number: u16,
     /// How far the master has read the ring.
@@ -124,9 +132,9 @@ impl Client<'_> {
                 )?;
                 Flow::Next
             }
-            Verb::Join { room } => {
+            Verb::Join { room, wants } => {
                 let own = u32::from(access.user().is_some());
-                self.join(out, record, id, room.as_bytes(), own)?
+                self.join(out, record, id, room.as_bytes(), wants, own)?
             }
             Verb::Leave { room } => self.leave(out, record, id, room.as_bytes())?,
             Verb::Who { room } => {
@@ -136,6 +144,11 @@ impl Client<'_> {
                     room: room.as_bytes(),
                 })
             }
+            Verb::History {
+                room,
+                before,
+                limit,
+            } => self.history(out, id, room.as_bytes(), before, limit)?,
             Verb::Send { room, data } => {
                 let asker = self.asker(id);
                 let from = match access.user() {
@@ -151,7 +164,7 @@ impl Client<'_> {
                 self.stage(up)
             }
         };
-        if flow != Flow::RingFull {
+        if !matches!(flow, Flow::RingFull | Flow::Holding) {
             *self.messages_in += 1;
         }
         Ok(flow)
@@ -172,9 +185,10 @@ impl Client<'_> {
                 return Ok(Some(Flow::Close(CloseReason::Unauthorized)));
             }
             Verb::Leave { .. } => return Ok(None),
-            Verb::Join { room } => (room, Right::Join),
+            Verb::Join { room, .. } => (room, Right::Join),
             Verb::Send { room, .. } => (room, Right::Send),
             Verb::Who { room } => (room, Right::Presence),
+            Verb::History { room, .. } => (room, Right::History),
         };
         match access.refuses(room, right) {
             None => Ok(None),
@@ -192,6 +206,7 @@ impl Client<'_> {
         record: &mut Record,
         id: &[u8],
         name: &[u8],
+        Wants { since, last }: Wants,
         own: u32,
     ) -> Result<Flow, Full> {
         if self.rooms.count_of(self.slots, self.slot) >= self.settings.rooms.max_rooms + own
@@ -204,14 +219,26 @@ impl Client<'_> {
             return Ok(Flow::Next);
         }
         let Some(room) = self.rooms.find(name) else {
-            return Ok(self.open(id, name));
+            return match since.is_some() || last {
+                true => self.hold(out, id, name),
+                false => Ok(self.open(id, name)),
+            };
         };
-        let position = self.rooms.position(room);
+        let mut position = self.rooms.position(room);
         let member = self.rooms.is_member(self.slots, self.slot, room);
         let total = self
             .rooms
             .total(room)
             .max(self.rooms.members(room).len() as u32 + u32::from(!member));
+        let mut recovered = since.map(|_| false);
+        if (since.is_some() || last) && !member {
+            let room = self.as_known(room, name);
+            let most = self.settings.rooms.slow_bytes;
+            let brought = history::on_join(self.history, room, since, last, most);
+            history::put(out, room, &brought.messages)?;
+            position.offset = brought.after;
+            recovered = brought.recovered;
+        }
         answer(
             out,
             id,
@@ -219,6 +246,7 @@ impl Client<'_> {
                 id,
                 position,
                 count: total,
+                recovered,
             },
         )?;
         if member {
@@ -231,6 +259,52 @@ impl Client<'_> {
             Ok(()) => Ok(Flow::Commit),
             Err(_) => Ok(Flow::Close(CloseReason::Overloaded)),
         }
+    }
+
+    /// What the room retains.
+    fn history(
+        &mut self,
+        out: &mut impl Output,
+        id: &[u8],
+        name: &[u8],
+        before: Option<Position>,
+        limit: u32,
+    ) -> Result<Flow, Full> {
+        let Some(room) = self.rooms.find(name) else {
+            return self.hold(out, id, name);
+        };
+        let room = self.as_known(room, name);
+        let messages = &history::page(self.history, room, before, limit);
+        let page = ToClient::History {
+            id,
+            room: name,
+            epoch: room.position.epoch,
+            messages,
+        };
+        answer(out, id, page)?;
+        Ok(Flow::Next)
+    }
+
+    fn as_known<'b>(&self, room: RoomIx, name: &'b [u8]) -> history::Room<'b> {
+        history::Room {
+            number: self.rooms.number(room),
+            name,
+            position: self.rooms.position(room),
+        }
+    }
+
+    /// The request is read again once this worker holds the room.
+    fn hold(&mut self, out: &mut impl Output, id: &[u8], name: &[u8]) -> Result<Flow, Full> {
+        if let Some(reason) = self.refused.take() {
+            refused(id, reason).put_frame(out)?;
+            return Ok(Flow::Next);
+        }
+        // The answer is for this worker: the client's comes later.
+        let asker = self.asker(b"");
+        Ok(match self.stage(Up::Hold { asker, room: name }) {
+            Flow::Next => Flow::Holding,
+            other => other,
+        })
     }
 
     fn leave(

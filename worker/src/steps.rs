@@ -70,6 +70,8 @@ impl Brain {
                     passes: &mut self.passes,
                     keys: &self.keys,
                     unix_ms: self.date.unix_ms(self.now),
+                    history: &self.history,
+                    refused: self.refusals.remove(&self.slots.cid(slot)),
                     ring: &mut self.ring,
                     ring_number: self.ring_number,
                     ring_read: self
@@ -138,6 +140,12 @@ impl Brain {
                 Took::NeedInput(total) => progress = Progress::NeedInput(total),
                 Took::Waits => progress = Progress::Waits,
                 Took::Opening => progress = Progress::WaitsForMaster,
+                Took::Holding => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    io.meta = io.meta.with(Flag::Opening, true);
+                    progress = Progress::WaitsForMaster;
+                }
                 Took::RingFull => {
                     io.out.rollback(marks.0);
                     io.message.rollback(marks.1);
@@ -238,6 +246,7 @@ enum Took {
     NeedInput(usize),
     Waits,
     Opening,
+    Holding,
     RingFull,
     Ends(CloseReason),
 }
@@ -332,6 +341,7 @@ fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Fu
             io.meta = io.meta.with(Flag::Opening, true);
             Took::Opening
         }
+        Flow::Holding => Took::Holding,
         Flow::RingFull => Took::RingFull,
         Flow::Close(reason) => {
             session.close(&mut io.out, reason)?;
@@ -352,9 +362,11 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
                 Kind::Binary => Flow::Close(CloseReason::WrongKind),
             };
-            // The step is taken again when the ring has room.
-            if flow == Flow::RingFull {
-                return Ok((0, Took::RingFull));
+            // The step is taken again when the room is held, or when the ring has room.
+            match flow {
+                Flow::Holding => return Ok((0, Took::Holding)),
+                Flow::RingFull => return Ok((0, Took::RingFull)),
+                _ => {}
             }
             let took = flowed(flow, &mut session, io)?;
             io.message.clear();

@@ -61,7 +61,20 @@ fn written(request: &Request<'_>) -> String {
     }
     let quoted = |room: &Cow<'_, str>| Value::from(room.as_ref());
     fields.push(match &request.verb {
-        Verb::Join { room } => format!("\"join\":{}", quoted(room)),
+        Verb::Join { room, wants } => {
+            let since = wants.since.map(|at| format!(",\"since\":\"{at}\""));
+            let (room, since, last) = (quoted(room), since.unwrap_or_default(), wants.last);
+            format!("\"join\":{room},\"last\":{last}{since}")
+        }
+        Verb::History {
+            room,
+            before,
+            limit,
+        } => {
+            let before = before.map(|at| format!(",\"before\":\"{at}\""));
+            let (room, before) = (quoted(room), before.unwrap_or_default());
+            format!("\"history\":{room},\"limit\":{limit}{before}")
+        }
         Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
         Verb::Who { room } => format!("\"who\":{}", quoted(room)),
         Verb::Send { room, data } => format!("\"data\":{data},\"send\":{}", quoted(room)),

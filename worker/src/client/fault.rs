@@ -58,6 +58,9 @@ pub enum Fault {
     ReservedRoom,
     BadPing,
     BadToken,
+    BadPosition,
+    BadLast,
+    BadLimit,
     NoData,
     DataTooLarge,
     DataTooDeep,
@@ -76,6 +79,9 @@ impl Fault {
             | Fault::BadRoom
             | Fault::BadPing
             | Fault::BadToken
+            | Fault::BadPosition
+            | Fault::BadLast
+            | Fault::BadLimit
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
             Fault::DataTooLarge | Fault::DataTooDeep => Code::TooLarge,
@@ -90,8 +96,8 @@ impl Fault {
             Fault::NotObject => "a message is one JSON object",
             Fault::DuplicateKey => "a key is there twice",
             Fault::BadId => "an id is an integer from 0 to 2^53-1, or a string of up to 64 bytes",
-            Fault::NoVerb => "none of auth, join, leave, send, who, ping",
-            Fault::TwoVerbs => "one of auth, join, leave, send, who, ping at a time",
+            Fault::NoVerb => "none of auth, join, leave, send, who, history, ping",
+            Fault::TwoVerbs => "one of auth, join, leave, send, who, history, ping at a time",
             Fault::BadRoom => {
                 "a room's name is a string of 1 to 200 bytes without control characters"
             }
@@ -100,6 +106,9 @@ impl Fault {
             }
             Fault::BadPing => "ping takes true",
             Fault::BadToken => "auth takes a token, a string",
+            Fault::BadPosition => "since and before take a position, such as \"e3:1041\"",
+            Fault::BadLast => "last takes true or false",
+            Fault::BadLimit => "limit takes a whole number from 1",
             Fault::NoData => "send needs data",
             Fault::DataTooLarge => "data is too large",
             Fault::DataTooDeep => "data is nested too deep",

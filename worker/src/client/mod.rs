@@ -20,4 +20,4 @@ mod tests;
 pub use fault::{BadRequest, Code, Fault};
 pub use id::Id;
 pub use reply::{Lost, ToClient};
-pub use request::{Request, Verb, is_name, parse};
+pub use request::{Request, Verb, Wants, is_name, parse};

@@ -1,5 +1,6 @@
 //! All that a client hears.
 
+use protocol::history::Copied;
 use protocol::ids::{Cid, Position, Seat};
 use protocol::output::{Full, Output};
 
@@ -26,6 +27,8 @@ pub enum ToClient<'a> {
         /// Every message behind it comes.
         position: Position,
         count: u32,
+        /// What it had missed came before; `None`: it did not ask.
+        recovered: Option<bool>,
     },
     Left {
         id: &'a [u8],
@@ -47,6 +50,13 @@ pub enum ToClient<'a> {
     Present {
         id: &'a [u8],
         count: u32,
+    },
+    /// What a room retains.
+    History {
+        id: &'a [u8],
+        room: &'a [u8],
+        epoch: u64,
+        messages: &'a Copied,
     },
     Pong {
         id: &'a [u8],
@@ -165,13 +175,41 @@ impl ToClient<'_> {
                 id,
                 position,
                 count,
+                recovered,
             } => {
                 open(to, id);
                 to.add(b"\"ok\":{\"pos\":");
                 to.position(position);
                 to.add(b",\"count\":");
                 to.number(count.into());
+                if let Some(recovered) = recovered {
+                    to.add(b",\"recovered\":");
+                    to.bool(recovered);
+                }
                 to.add(b"}}");
+            }
+            ToClient::History {
+                id,
+                room,
+                epoch,
+                messages,
+            } => {
+                open(to, id);
+                to.add(b"\"ok\":{\"messages\":[");
+                let mut between: &[u8] = b"";
+                for message in messages.iter() {
+                    to.add(between);
+                    between = b",";
+                    let offset = message.offset;
+                    ToClient::Message {
+                        room,
+                        position: Position { epoch, offset },
+                        from: message.from,
+                        data: message.data,
+                    }
+                    .write(to);
+                }
+                to.add(b"]}}");
             }
             ToClient::Left { id } => {
                 open(to, id);

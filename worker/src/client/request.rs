@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use protocol::ids::Position;
 use protocol::settings::Rooms;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -21,6 +22,13 @@ pub const MAX_ROOM: usize = 200;
 /// some fields that are ignored.
 pub const MAX_ENVELOPE: usize = 4096;
 
+/// Messages in one answer to `history`, if nothing is said, and at most.
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 100;
+
+/// Bytes of a position.
+const MAX_POSITION: usize = 64;
+
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
@@ -33,6 +41,7 @@ pub struct Request<'a> {
 pub enum Verb<'a> {
     Join {
         room: Cow<'a, str>,
+        wants: Wants,
     },
     Leave {
         room: Cow<'a, str>,
@@ -45,11 +54,26 @@ pub enum Verb<'a> {
     Who {
         room: Cow<'a, str>,
     },
+    /// What the room retains: the newest messages, or the newest before a place.
+    History {
+        room: Cow<'a, str>,
+        before: Option<Position>,
+        limit: u32,
+    },
     /// Shows a token, the first or the next.
     Auth {
         token: Cow<'a, str>,
     },
     Ping,
+}
+
+/// What is to come before the answer to a join.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// The client has everything up to here, and wants what it missed.
+    pub since: Option<Position>,
+    /// It wants the newest message that is retained.
+    pub last: bool,
 }
 
 /// Reads one message.
@@ -96,9 +120,20 @@ fn verb<'a>(fields: &Fields<'a>, limits: &Rooms) -> Result<Verb<'a>, Fault> {
     }
     let (verb, value) = fields.verb.ok_or(Fault::NoVerb)?;
     Ok(match verb {
-        Key::Join => Verb::Join { room: room(value)? },
+        Key::Join => Verb::Join {
+            room: room(value)?,
+            wants: Wants {
+                since: fields.since.map(position).transpose()?,
+                last: fields.last.map_or(Ok(false), flag)?,
+            },
+        },
         Key::Leave => Verb::Leave { room: room(value)? },
         Key::Who => Verb::Who { room: room(value)? },
+        Key::History => Verb::History {
+            room: room(value)?,
+            before: fields.before.map(position).transpose()?,
+            limit: fields.limit.map_or(Ok(DEFAULT_LIMIT), limit)?,
+        },
         Key::Send => Verb::Send {
             room: room_or_user(value)?,
             data: data(fields.data.ok_or(Fault::NoData)?, limits)?,
@@ -134,6 +169,38 @@ fn room_or_user(json: &str) -> Result<Cow<'_, str>, Fault> {
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(char::is_control)
+}
+
+/// `"e3:1041"`
+fn position(json: &str) -> Result<Position, Fault> {
+    let parse = |text: &str| {
+        let (epoch, offset) = text.strip_prefix('e')?.split_once(':')?;
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        (is_number(epoch) && is_number(offset)).then_some(())?;
+        Some(Position {
+            epoch: epoch.parse().ok()?,
+            offset: offset.parse().ok()?,
+        })
+    };
+    let text = string(json, MAX_POSITION).ok_or(Fault::BadPosition)?;
+    parse(&text).ok_or(Fault::BadPosition)
+}
+
+fn flag(json: &str) -> Result<bool, Fault> {
+    match json {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Fault::BadLast),
+    }
+}
+
+/// More than we give is no fault.
+fn limit(json: &str) -> Result<u32, Fault> {
+    let limit: u32 = json.parse().map_err(|_| Fault::BadLimit)?;
+    match limit {
+        0 => Err(Fault::BadLimit),
+        limit => Ok(limit.min(MAX_LIMIT)),
+    }
 }
 
 fn data<'a>(json: &'a str, limits: &Rooms) -> Result<&'a str, Fault> {
@@ -208,8 +275,13 @@ enum Key {
     Send,
     Who,
     Auth,
+    History,
     Ping,
     Data,
+    Since,
+    Last,
+    Before,
+    Limit,
 }
 
 /// An object's fields: the values as they stand, in whatever order they came.
@@ -218,6 +290,10 @@ struct Fields<'a> {
     id: Option<&'a str>,
     verb: Option<(Key, &'a str)>,
     data: Option<&'a str>,
+    since: Option<&'a str>,
+    last: Option<&'a str>,
+    before: Option<&'a str>,
+    limit: Option<&'a str>,
     /// What is wrong with the keys.
     fault: Option<Fault>,
 }
@@ -227,6 +303,10 @@ impl<'a> Fields<'a> {
         let place = match key {
             Key::Id => &mut self.id,
             Key::Data => &mut self.data,
+            Key::Since => &mut self.since,
+            Key::Last => &mut self.last,
+            Key::Before => &mut self.before,
+            Key::Limit => &mut self.limit,
             verb => {
                 match self.verb {
                     None => self.verb = Some((verb, value)),
@@ -279,8 +359,13 @@ fn key(name: &str) -> Option<Key> {
         "send" => Key::Send,
         "who" => Key::Who,
         "auth" => Key::Auth,
+        "history" => Key::History,
         "ping" => Key::Ping,
         "data" => Key::Data,
+        "since" => Key::Since,
+        "last" => Key::Last,
+        "before" => Key::Before,
+        "limit" => Key::Limit,
         _ => return None,
     })
 }

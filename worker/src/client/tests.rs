@@ -13,6 +13,13 @@ fn ok(text: &str) -> Request<'_> {
     }
 }
 
+fn join(room: &str) -> Verb<'_> {
+    Verb::Join {
+        room: room.into(),
+        wants: Wants::default(),
+    }
+}
+
 /// The fault, and the id as the answer carries it.
 fn bad(text: impl AsRef<[u8]>) -> (Fault, String) {
     match parse(text.as_ref(), &Rooms::default()) {
@@ -32,7 +39,26 @@ fn id(text: &str) -> Option<String> {
 #[test]
 fn each_verb() {
     let room = || "r".into();
-    assert_eq!(ok(r#"{"join":"r"}"#).verb, Verb::Join { room: room() });
+    assert_eq!(ok(r#"{"join":"r"}"#).verb, join("r"));
+    let since = Some(Position {
+        epoch: 3,
+        offset: 1041,
+    });
+    let recovers = Verb::Join {
+        room: room(),
+        wants: Wants { since, last: true },
+    };
+    let text = r#"{"since":"e3:1041","join":"r","last":true}"#;
+    assert_eq!(ok(text).verb, recovers);
+    let page = |before, limit| Verb::History {
+        room: room(),
+        before,
+        limit,
+    };
+    assert_eq!(ok(r#"{"history":"r"}"#).verb, page(None, 50));
+    let text = r#"{"history":"r","before":"e3:1041","limit":7}"#;
+    assert_eq!(ok(text).verb, page(since, 7));
+    assert_eq!(ok(r#"{"history":"r","limit":5000}"#).verb, page(None, 100));
     assert_eq!(ok(r#"{"leave":"r"}"#).verb, Verb::Leave { room: room() });
     assert_eq!(ok(r#"{"who":"r"}"#).verb, Verb::Who { room: room() });
     assert_eq!(ok(r#"{"ping":true}"#).verb, Verb::Ping);
@@ -116,12 +142,9 @@ fn names_of_rooms() {
     assert_eq!(longest.len(), MAX_ROOM);
     for good in [" ", "a b", "a$", "a@b", "\u{a0}", "日本", &longest] {
         let text = format!(r#"{{"join":"{good}"}}"#);
-        assert_eq!(ok(&text).verb, Verb::Join { room: good.into() });
+        assert_eq!(ok(&text).verb, join(good));
     }
-    let escaped = Verb::Join {
-        room: "\"\\".into(),
-    };
-    assert_eq!(ok(r#"{"join":"\"\\"}"#).verb, escaped);
+    assert_eq!(ok(r#"{"join":"\"\\"}"#).verb, join("\"\\"));
     let too_long = format!("\"{longest}x\"");
     for wrong in [
         r#""""#,
@@ -204,7 +227,13 @@ fn one_verb_and_no_key_twice() {
         (r#"{"id":1}"#, Fault::NoVerb),
         (r#"{"id":1,"data":1}"#, Fault::NoVerb),
         (r#"{"id":1,"JOIN":"r"}"#, Fault::NoVerb),
-        (r#"{"id":1,"history":"r"}"#, Fault::NoVerb),
+        (r#"{"id":1,"join":"r","since":7}"#, Fault::BadPosition),
+        (r#"{"id":1,"join":"r","since":"e3"}"#, Fault::BadPosition),
+        (r#"{"id":1,"join":"r","since":"e+3:1"}"#, Fault::BadPosition),
+        (r#"{"id":1,"join":"r","last":1}"#, Fault::BadLast),
+        (r#"{"id":1,"history":"r","before":""}"#, Fault::BadPosition),
+        (r#"{"id":1,"history":"r","limit":0}"#, Fault::BadLimit),
+        (r#"{"id":1,"history":"r","limit":1.5}"#, Fault::BadLimit),
         (r#"{"join":"r","id":1,"leave":"r"}"#, Fault::TwoVerbs),
         (r#"{"id":1,"ping":true,"who":"r"}"#, Fault::TwoVerbs),
         (r#"{"join":"r","id":1,"join":"r"}"#, Fault::DuplicateKey),
@@ -301,8 +330,9 @@ fn messages() -> Vec<(ToClient<'static>, &'static str)> {
                 id: b"2",
                 position: AT,
                 count: 812,
+                recovered: Some(false),
             },
-            r#"{"id":2,"ok":{"pos":"e3:1051","count":812}}"#,
+            r#"{"id":2,"ok":{"pos":"e3:1051","count":812,"recovered":false}}"#,
         ),
         (ToClient::Left { id: b"\"a\"" }, r#"{"id":"a","ok":{}}"#),
         (

@@ -281,6 +281,14 @@ impl Master {
                     name: room,
                 }
                 .encode(&mut down),
+                Up::Hold { asker, room } => Down::Held {
+                    room: 7,
+                    position: self.position(),
+                    total: 1,
+                    asker,
+                    name: room,
+                }
+                .encode(&mut down),
                 Up::Who { asker, .. } => Down::Count { total: 1, asker }.encode(&mut down),
                 Up::Members { .. } => {}
                 Up::Ack { cids } => {
