@@ -158,9 +158,10 @@ impl Writer {
         new
     }
 
-    /// Gives back the memory of what lies between two places, which all readers have read.
+    /// Gives back the memory of what lies between two places, which all readers have read, as far as
+    /// what lies behind it, and is not read, has not taken its place.
     pub fn give_back(&self, from: u64, to: u64) {
-        let from = from.max(to.saturating_sub(self.size));
+        let from = from.max(self.staged.saturating_sub(self.size));
         let (start, end) = (self.offset(from), self.offset(to));
         if from < to && start < end {
             self.segment.give_back(start..end);
@@ -377,6 +378,27 @@ mod tests {
                     seen += 1;
                 }
             }
+        }
+    }
+
+    /// A new brain does not know how far its predecessor has given back: it begins at 0.
+    #[test]
+    fn what_is_unread_is_not_given_back() {
+        let mut f = fixture(1 << 15);
+        let (mut read, mut written, mut seen) = (0, 0, 0);
+        while seen < 5000 {
+            while f.writer.stage(read, &payload(written)) {
+                written += 1;
+                f.commit();
+            }
+            for _ in 0..=(seen % 30) {
+                let mut got = Vec::new();
+                let next = f.reader.next(read, &mut got).unwrap();
+                assert_eq!(got, payload(seen));
+                read = next.unwrap();
+                seen += 1;
+            }
+            f.writer.give_back(0, read);
         }
     }
 
