@@ -34,6 +34,8 @@ pub const SUBJECT: Subject = Subject {
 /// What happens when nothing does.
 const IDLE: &str = "nothing";
 
+/// Unless it is said otherwise.
+const CONNECTIONS: usize = 1_000;
 /// Questions a second, of all together.
 const QUESTIONS: usize = 10_000;
 /// What is measured goes on for so long behind an event.
@@ -44,7 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 fn run(options: &Options) -> Result<Vec<Table>, String> {
     let title = format!(
         "continuity: {} connections, {} workers, {QUESTIONS} messages a second, {} rounds",
-        options.connections, options.workers, options.rounds
+        options.connections(CONNECTIONS),
+        options.workers,
+        options.rounds
     );
     let columns = [
         "server",
@@ -182,10 +186,11 @@ struct Clients {
 impl Clients {
     fn new(server: &'static str, to: SocketAddr, options: &Options) -> Clients {
         process::raise_open_files();
+        let connections = options.connections(CONNECTIONS);
         let random = Random::of(options.seed, 1);
-        let world = World::new(to, options.connections, Random::of(options.seed, 2));
+        let world = World::new(to, connections, Random::of(options.seed, 2));
         let manner = Manner {
-            think: Duration::from_secs_f64(options.connections as f64 / QUESTIONS as f64),
+            think: Duration::from_secs_f64(connections as f64 / QUESTIONS as f64),
             in_pieces: false,
             reads_slowly: None,
         };
@@ -196,7 +201,7 @@ impl Clients {
             manner,
             felt: Vec::new(),
         };
-        for number in 0..options.connections {
+        for number in 0..connections {
             clients.load.open(Box::new(Pulse::new(number)), manner);
             if number % 50 == 0 {
                 clients.turn();

@@ -4,7 +4,8 @@
 //! A [`Subject`] is one question; it makes [`Table`]s. [`continuity`]: what clients feel of a
 //! reload, of scaling, of an upgrade and of sudden deaths. [`handoff`]: short connections a second.
 //! [`cost`]: processor time, beside that of [`bare`], which does the least that a server can do.
-//! [`peers`]: the servers that people use.
+//! [`memory`]: what a connection takes. [`peers`]: the servers that people use. [`chart`]: the
+//! picture of it.
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
 //! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; and what grows with
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 pub mod bare;
+pub mod chart;
 pub mod continuity;
 pub mod cost;
 mod crowd;
@@ -27,6 +29,7 @@ mod growth;
 pub mod handoff;
 pub mod held;
 mod master;
+pub mod memory;
 mod messages;
 mod overload;
 pub mod peers;
@@ -48,10 +51,11 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 11] = [
+pub const SUBJECTS: [Subject; 12] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
+    memory::SUBJECT,
     sequencing::SUBJECT,
     delivery::SUBJECT,
     reload::SUBJECT,
@@ -68,7 +72,7 @@ pub struct Options {
     pub against: Vec<String>,
     /// The loads that are wanted, of subjects that have some; none: all.
     pub loads: Vec<String>,
-    pub connections: usize,
+    pub connections: Option<usize>,
     pub workers: u32,
     pub rounds: u32,
     pub seconds: u64,
@@ -76,6 +80,11 @@ pub struct Options {
 }
 
 impl Options {
+    #[must_use]
+    pub fn connections(&self, usual: usize) -> usize {
+        self.connections.unwrap_or(usual)
+    }
+
     #[must_use]
     pub fn wants(&self, peer: &str) -> bool {
         self.against.iter().any(|wanted| wanted == peer)

@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::process::ExitCode;
 
+use harness::bench::chart;
 use harness::bench::cost::loads::LOADS;
 use harness::bench::{Options, SUBJECTS, Subject};
 use serde_json::{Map, Value};
@@ -26,13 +27,15 @@ Usage: bench [OPTIONS]
   --load LOAD        Of `cost` only this load (may be given more than once):
 ";
     for load in &LOADS {
-        text += &format!("                       {}\n", load.name);
+        text += &format!("                       {:<14} {}\n", load.name, load.about);
     }
-    text + "  --connections N    Of subjects that hold connections (default 1000)
+    text + "  --connections N    Of subjects that hold connections
   --workers N        Workers of every server (default 2)
   --rounds N         So often everything is measured (default 3)
   --seconds N        A round, of subjects that have rounds (default 5)
   --json FILE        Write the figures there, too
+  --svg FILE         Draw what `cost` has measured
+  --from FILE        Measure nothing; take what --json has written (may be given more than once)
   --needs            Measure nothing; say which peers are needed"
 }
 
@@ -55,6 +58,9 @@ struct Wanted {
     only: Vec<String>,
     against: Vec<String>,
     json: Option<String>,
+    svg: Option<String>,
+    /// Figures that were written before.
+    from: Vec<String>,
     /// Nothing is measured; the peers are named that would be needed.
     needs: bool,
     options: Options,
@@ -77,6 +83,9 @@ impl Wanted {
 }
 
 fn needs(wanted: &Wanted) -> ExitCode {
+    if !wanted.from.is_empty() {
+        return ExitCode::SUCCESS;
+    }
     for peer in wanted.subjects().flat_map(|subject| wanted.peers(subject)) {
         println!("{peer}");
     }
@@ -84,32 +93,63 @@ fn needs(wanted: &Wanted) -> ExitCode {
 }
 
 fn bench(wanted: &Wanted) -> ExitCode {
+    let figures = match wanted.from.is_empty() {
+        true => measure(wanted),
+        false => read(&wanted.from),
+    };
+    let written = figures.and_then(|figures| {
+        let figures = Value::Object(figures);
+        let write = |file: &Option<String>, content: String| match file {
+            Some(file) => fs::write(file, content).map_err(|error| format!("{file}: {error}")),
+            None => Ok(()),
+        };
+        write(&wanted.json, format!("{figures:#}\n"))?;
+        write(&wanted.svg, chart::draw(&figures))
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("bench: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(wanted: &Wanted) -> Result<Map<String, Value>, String> {
     let mut figures = Map::new();
     for subject in wanted.subjects() {
         let options = Options {
             against: wanted.peers(subject),
             ..wanted.options.clone()
         };
-        let tables = match (subject.run)(&options) {
-            Ok(tables) => tables,
-            Err(reason) => {
-                eprintln!("bench: {}: {reason}", subject.name);
-                return ExitCode::FAILURE;
-            }
-        };
+        let tables = (subject.run)(&options);
+        let tables = tables.map_err(|reason| format!("{}: {reason}", subject.name))?;
         for table in &tables {
             println!("{table}");
         }
         let json = tables.iter().map(|table| table.json()).collect();
         figures.insert(subject.name.to_owned(), Value::Array(json));
     }
-    if let Some(file) = &wanted.json
-        && let Err(error) = fs::write(file, format!("{:#}\n", Value::Object(figures)))
-    {
-        eprintln!("bench: {file}: {error}");
-        return ExitCode::FAILURE;
+    Ok(figures)
+}
+
+/// The tables of several runs together.
+fn read(files: &[String]) -> Result<Map<String, Value>, String> {
+    let mut all: Map<String, Value> = Map::new();
+    for file in files {
+        let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+        let figures: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))?;
+        for (subject, tables) in figures {
+            let known = all
+                .entry(subject)
+                .or_insert_with(|| Value::Array(Vec::new()));
+            if let (Value::Array(known), Value::Array(tables)) = (known, tables) {
+                known.extend(tables);
+            }
+        }
     }
-    ExitCode::SUCCESS
+    Ok(all)
 }
 
 /// `None`: help is wanted.
@@ -118,11 +158,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, Strin
         only: Vec::new(),
         against: Vec::new(),
         json: None,
+        svg: None,
+        from: Vec::new(),
         needs: false,
         options: Options {
             against: Vec::new(),
             loads: Vec::new(),
-            connections: 1_000,
+            connections: None,
             workers: 2,
             rounds: 3,
             seconds: 5,
@@ -154,7 +196,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, Strin
             }
             "--load" => return Err(format!("there is no load {value}")),
             "--json" => wanted.json = Some(value),
-            "--connections" => wanted.options.connections = number()? as usize,
+            "--svg" => wanted.svg = Some(value),
+            "--from" => wanted.from.push(value),
+            "--connections" => wanted.options.connections = Some(number()? as usize),
             "--workers" => wanted.options.workers = number()?,
             "--rounds" => wanted.options.rounds = number()?.max(1),
             "--seconds" => wanted.options.seconds = number()?.into(),

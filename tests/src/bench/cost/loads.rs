@@ -10,6 +10,7 @@ use crate::websocket::{frame, handshake};
 
 pub struct Load {
     pub name: &'static str,
+    pub about: &'static str,
     /// One: the server has one core to itself, and the clients another. Two: all share both.
     pub workers: u32,
     clients: usize,
@@ -57,6 +58,7 @@ const fn floor(beside: Kind, times: Option<f64>) -> Option<Floor> {
 
 const fn echo(
     name: &'static str,
+    about: &'static str,
     clients: usize,
     bytes: usize,
     depth: usize,
@@ -64,6 +66,7 @@ const fn echo(
 ) -> Load {
     Load {
         name,
+        about,
         workers: 1,
         clients,
         talk: Talk::Echo { bytes, depth },
@@ -72,7 +75,13 @@ const fn echo(
     }
 }
 
-const fn fan_out(name: &'static str, rooms: usize, members: usize, goals: &'static [Goal]) -> Load {
+const fn fan_out(
+    name: &'static str,
+    about: &'static str,
+    rooms: usize,
+    members: usize,
+    goals: &'static [Goal],
+) -> Load {
     let shape = Shape {
         rooms,
         members,
@@ -80,6 +89,7 @@ const fn fan_out(name: &'static str, rooms: usize, members: usize, goals: &'stat
     };
     Load {
         name,
+        about,
         workers: 2,
         clients: rooms * members,
         talk: Talk::FanOut(shape),
@@ -91,6 +101,7 @@ const fn fan_out(name: &'static str, rooms: usize, members: usize, goals: &'stat
 pub const LOADS: [Load; 9] = [
     Load {
         name: "http-close",
+        about: "HTTP: connection, request, close",
         workers: 2,
         clients: 64,
         talk: Talk::Close,
@@ -99,6 +110,7 @@ pub const LOADS: [Load; 9] = [
     },
     Load {
         name: "http-keepalive",
+        about: "HTTP: request on a connection that stays",
         workers: 1,
         clients: 64,
         talk: Talk::KeepAlive,
@@ -107,17 +119,40 @@ pub const LOADS: [Load; 9] = [
     },
     Load {
         name: "handshake",
+        about: "WebSocket: opened and closed",
         workers: 2,
         clients: 64,
         talk: Talk::Handshake,
         goals: &[goal(1.25, Kind::Bare)],
         floor: floor(Kind::Tungstenite, Some(21.2 / 26.6)),
     },
-    echo("echo-20", 64, 20, 1, floor(Kind::Tungstenite, None)),
-    echo("echo-1k", 64, 1 << 10, 1, floor(Kind::Tungstenite, None)),
-    echo("echo-16k", 64, 16 << 10, 1, floor(Kind::Tungstenite, None)),
+    echo(
+        "echo-20",
+        "Echo of 20 bytes",
+        64,
+        20,
+        1,
+        floor(Kind::Tungstenite, None),
+    ),
+    echo(
+        "echo-1k",
+        "Echo of 1 KiB",
+        64,
+        1 << 10,
+        1,
+        floor(Kind::Tungstenite, None),
+    ),
+    echo(
+        "echo-16k",
+        "Echo of 16 KiB",
+        64,
+        16 << 10,
+        1,
+        floor(Kind::Tungstenite, None),
+    ),
     echo(
         "echo-deep",
+        "Echo of 20 bytes, eight at once",
         200,
         20,
         8,
@@ -125,11 +160,18 @@ pub const LOADS: [Load; 9] = [
     ),
     fan_out(
         "fanout-1x1000",
+        "Delivery in a room of 1,000",
         1,
         1_000,
         &[goal(1.2, Kind::Bare), goal(1.0, Kind::Tungstenite)],
     ),
-    fan_out("fanout-100x50", 100, 50, &[goal(1.2, Kind::Bare)]),
+    fan_out(
+        "fanout-100x50",
+        "Delivery in 100 rooms of 50",
+        100,
+        50,
+        &[goal(1.2, Kind::Bare)],
+    ),
 ];
 
 /// The core of a server with one worker, and that of its clients.

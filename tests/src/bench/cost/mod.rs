@@ -19,14 +19,14 @@ use super::{Cell, Options, Subject, Table};
 use crate::process;
 
 mod clients;
-mod dialect;
+pub mod dialect;
 mod driver;
 mod fan_out;
 pub mod loads;
 mod members;
 mod programs;
 mod script;
-mod servers;
+pub mod servers;
 mod waits;
 
 pub const SUBJECT: Subject = Subject {

@@ -1,0 +1,251 @@
+//! What a connection takes of memory: growth of all processes of a server, divided by the number of
+//! connections, and what is left of it when all have gone.
+//!
+//! Memory is PSS: what several processes have mapped counts once. The kernel's own, for sockets, is
+//! the same whoever serves and not in it. A server is looked at when its memory does not change any
+//! more. Connections come from many addresses, and all are open at the same time.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::cost::dialect::{self, Opening, Until};
+use super::cost::servers::{Can, Kind, Server};
+use super::{Cell, Options, Subject, Table};
+use crate::socket::{self, loopback};
+use crate::websocket::{frame, handshake};
+use crate::{eventually, process};
+
+pub const SUBJECT: Subject = Subject {
+    name: "memory",
+    about: "bytes of memory that a connection takes, and gives back",
+    peers: &[
+        "bare",
+        "tungstenite",
+        "fastwebsockets",
+        "uws",
+        "ws",
+        "socket.io",
+    ],
+    run,
+};
+
+const KINDS: [Kind; 7] = [
+    Kind::Baton,
+    Kind::Bare,
+    Kind::Tungstenite,
+    Kind::FastWebSockets,
+    Kind::UWebSockets,
+    Kind::Ws,
+    Kind::SocketIo,
+];
+
+/// Unless it is said otherwise.
+const CONNECTIONS: usize = 10_000;
+/// What an idle connection may take of baton.
+const GOAL: f64 = 256.0;
+/// Rooms, over which members are spread.
+const ROOMS: usize = 100;
+/// Rooms that a client of baton joins.
+const JOINED: usize = 10;
+/// Memory that has not changed by a hundredth for so long changes no more, or it is given up.
+const STILL: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const COLUMNS: [&str; 6] = [
+    "server",
+    "what",
+    "MiB empty",
+    "MiB full",
+    "bytes each",
+    "left",
+];
+
+fn run(options: &Options) -> Result<Vec<Table>, String> {
+    process::raise_open_files();
+    let (count, workers) = (options.connections(CONNECTIONS), options.workers);
+    let title = format!("memory: {count} connections, {workers} workers");
+    let mut table = Table::new(title, &COLUMNS);
+    let wanted = |kind: &Kind| *kind == Kind::Baton || options.wants(kind.name());
+    for kind in KINDS.into_iter().filter(wanted) {
+        if !kind.is_there() {
+            let name = kind.name();
+            return Err(format!("there is no {name}: scripts/bench gets it"));
+        }
+        for what in kinds_of_clients(kind, workers) {
+            let Some(server) = kind.start(workers) else {
+                let mut row = vec![Cell::none(); COLUMNS.len()];
+                row[..2].clone_from_slice(&[kind.name(), "absent"].map(Cell::text));
+                table.push(row);
+                break;
+            };
+            measure(kind, &server, what, count, &mut table)
+                .map_err(|reason| format!("{}: {reason}", kind.name()))?;
+        }
+    }
+    Ok(vec![table])
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Echo,
+    /// Members of rooms.
+    Members,
+    /// Of baton: those who have been greeted, and then join.
+    Identities,
+}
+
+fn kinds_of_clients(kind: Kind, workers: u32) -> Vec<What> {
+    let mut all = Vec::new();
+    if kind.can(Can::Echo, workers) {
+        all.push(What::Echo);
+    }
+    match kind {
+        Kind::Baton => all.push(What::Identities),
+        // Its rooms know nothing but who is in them.
+        Kind::Bare => {}
+        _ if kind.can(Can::Rooms, workers) => all.push(What::Members),
+        _ => {}
+    }
+    all
+}
+
+fn measure(
+    kind: Kind,
+    server: &Server,
+    what: What,
+    count: usize,
+    table: &mut Table,
+) -> Result<(), String> {
+    let empty = settled(server);
+    let files = files(server);
+    let mut streams = Vec::with_capacity(count);
+    for number in 0..count {
+        let stream = open(server, what, number);
+        streams.push(stream.map_err(|error| format!("connection {number}: {error}"))?);
+    }
+    let full = settled(server);
+    let mut rows = vec![(name(what), empty, full, count)];
+    if what == What::Identities {
+        for (number, stream) in streams.iter_mut().enumerate() {
+            join(stream, number).map_err(|error| format!("member {number}: {error}"))?;
+        }
+        rows.push(("subscription", full, settled(server), count * JOINED));
+    }
+    drop(streams);
+    eventually("all have gone", || self::files(server) <= files);
+    let left = settled(server);
+    let last = rows.len() - 1;
+    for (number, (name, before, after, count)) in rows.into_iter().enumerate() {
+        let each = |bytes: u64, than: u64| bytes.saturating_sub(than) as f64 / count as f64;
+        let bytes = each(after, before);
+        table.push(vec![
+            Cell::text(kind.name()),
+            Cell::text(name),
+            mebibytes(before),
+            mebibytes(after),
+            Cell::number(bytes, 0),
+            match number == last {
+                true => Cell::number(each(left, empty), 0),
+                false => Cell::none(),
+            },
+        ]);
+        if kind == Kind::Baton && what == What::Echo {
+            let verdict = match bytes <= GOAL * 1.03 {
+                true => "met",
+                false => "missed",
+            };
+            table.note(format!(
+                "baton takes {bytes:.0} bytes of an idle connection, wanted {GOAL}: {verdict}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn name(what: What) -> &'static str {
+    match what {
+        What::Echo => "idle /echo",
+        What::Members => "member of a room",
+        What::Identities => "idle /rooms",
+    }
+}
+
+fn mebibytes(bytes: u64) -> Cell {
+    Cell::number(bytes as f64 / f64::from(1 << 20), 1)
+}
+
+/// Files that the server has open, in all of its processes.
+fn files(server: &Server) -> usize {
+    server.pids.iter().map(|pid| process::fds(*pid)).sum()
+}
+
+/// Its memory, when that does not change any more.
+fn settled(server: &Server) -> u64 {
+    let start = Instant::now();
+    let mut memory = server.memory();
+    let mut since = start;
+    while since.elapsed() < STILL && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(200));
+        let now = server.memory();
+        if now.abs_diff(memory) > memory / 100 {
+            since = Instant::now();
+            memory = now;
+        }
+    }
+    server.memory()
+}
+
+fn open(server: &Server, what: What, number: usize) -> std::io::Result<TcpStream> {
+    let to = server.address;
+    let options = socket::Options {
+        from: Some(loopback(number as u32 / 5000)),
+        ..socket::Options::default()
+    };
+    let mut stream = socket::connect_with(to, options)?;
+    let plain = |path| Opening {
+        says: handshake(to, path).into_bytes(),
+        until: Until::Head(dialect::ACCEPT),
+    };
+    match what {
+        What::Echo => say(&mut stream, &plain("/echo"))?,
+        What::Identities => say(&mut stream, &plain("/rooms"))?,
+        What::Members => {
+            for opening in server.dialect.openings(to, number % ROOMS).iter().rev() {
+                say(&mut stream, opening)?;
+            }
+        }
+    }
+    Ok(stream)
+}
+
+/// Joins rooms of its own choice.
+fn join(stream: &mut TcpStream, number: usize) -> std::io::Result<()> {
+    for room in (number..number + JOINED).map(|room| room % ROOMS) {
+        let join = format!("{{\"id\":{room},\"join\":\"r{room}\"}}");
+        say(
+            stream,
+            &Opening {
+                says: frame(0x81, join.as_bytes()),
+                until: Until::Text("\"ok\":{\"pos\":"),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Says it, and reads until it is answered.
+fn say(stream: &mut TcpStream, opening: &Opening) -> std::io::Result<()> {
+    stream.write_all(&opening.says)?;
+    let (Until::Head(text) | Until::Text(text)) = opening.until;
+    let mut heard = Vec::new();
+    let mut buffer = [0; 4096];
+    while memchr::memmem::find(&heard, text.as_bytes()).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => heard.extend(&buffer[..read]),
+        }
+    }
+    Ok(())
+}
