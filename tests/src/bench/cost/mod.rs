@@ -42,12 +42,13 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const QUIET: f64 = 25.0;
 const TRIES: u32 = 3;
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "load",
     "server",
     "rate/s",
     "CPU s/million",
     "min..max",
+    "user",
     "x bare",
     "core %",
     "others %",
@@ -117,6 +118,8 @@ struct Sample {
     rate: f64,
     /// Seconds of processor time a million.
     cost: f64,
+    /// Of these, outside of the kernel.
+    user: f64,
     /// Of one core.
     percent: f64,
     /// Bytes of all its processes at the end.
@@ -131,6 +134,7 @@ struct Sample {
 struct Figures {
     rates: Vec<f64>,
     costs: Vec<f64>,
+    users: Vec<f64>,
     percents: Vec<f64>,
     others: Vec<f64>,
     memories: Vec<f64>,
@@ -141,6 +145,7 @@ impl Figures {
     fn add(&mut self, sample: Sample) {
         self.rates.push(sample.rate);
         self.costs.push(sample.cost);
+        self.users.push(sample.user);
         self.percents.push(sample.percent);
         self.others.push(sample.others);
         self.memories.push(sample.memory as f64);
@@ -215,6 +220,7 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, Stri
         memory,
         rate: done / time,
         cost: cpu * 1e6 / done,
+        user: (after.user - before.user) * 1e6 / done,
         percent: cpu * 100.0 / time,
         others: others * 100.0 / time,
         got,
@@ -224,6 +230,7 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, Stri
 struct Moment {
     at: Instant,
     cpu: Duration,
+    user: f64,
     /// Seconds of processor time of everybody else.
     others: f64,
     done: u64,
@@ -237,6 +244,7 @@ impl Moment {
             done: clients.done(),
             at: Instant::now(),
             others: process::cpu_time_of_all().as_secs_f64() - ours.as_secs_f64(),
+            user: server.user_time(),
             cpu,
         }
     }
@@ -266,6 +274,7 @@ fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
             Cell::number(median(&figures.rates), 0),
             Cell::number(mine, digits(mine)),
             Cell::text(format!("{least:.0$}..{most:.0$}", digits(mine))),
+            Cell::number(median(&figures.users), digits(mine)),
             times(Kind::Bare).map_or_else(Cell::none, |times| Cell::number(times, 2)),
             Cell::number(median(&figures.percents), 0),
             Cell::number(median(&figures.others), 0),

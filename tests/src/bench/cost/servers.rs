@@ -143,6 +143,12 @@ impl Server {
         self.pids.iter().map(|pid| process::cpu_time(*pid)).sum()
     }
 
+    /// Of that, seconds outside of the kernel.
+    pub fn user_time(&self) -> f64 {
+        let pids = self.pids.iter();
+        pids.map(|pid| process::cpu_seconds(*pid).0).sum()
+    }
+
     /// Memory of all its processes, in bytes; what they share counts once.
     pub fn memory(&self) -> u64 {
         let pids = self.pids.iter();
