@@ -120,10 +120,11 @@ impl Answer {
 
     /// As this one; the value of its `Date` may be another.
     fn like(bytes: Vec<u8>) -> Answer {
-        const FIELD: &[u8] = b"\r\nDate: ";
+        const FIELDS: [&[u8]; 2] = [b"\r\nDate: ", b"\r\ndate: "];
         const VALUE: usize = "Thu, 01 Jan 1970 00:00:00 GMT".len();
-        let date = memchr::memmem::find(&bytes, FIELD).map_or(0..0, |field| {
-            let start = field + FIELD.len();
+        let found = FIELDS.map(|field| memchr::memmem::find(&bytes, field));
+        let date = found.into_iter().flatten().next().map_or(0..0, |field| {
+            let start = field + FIELDS[0].len();
             start..start + VALUE
         });
         Answer { bytes, date }
