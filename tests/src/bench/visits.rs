@@ -3,8 +3,7 @@
 //! overload does: nobody holds back because he waits).
 //!
 //! A visit is served (200, and the whole body), refused (503), cut (closed or reset before an answer),
-//! or given up by the client. What the clients themselves cannot begin in time, for want of processor
-//! time or files, is not sent, and counted.
+//! or given up by the client. What the clients themselves have no files for is not sent, and counted.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,11 +23,10 @@ const REQUEST: &[u8] = b"GET /whoami HTTP/1.1\r\nHost: bench\r\nConnection: clos
 const OF_AN_ADDRESS: u32 = 5_000;
 /// A visit that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A visit that cannot be begun so long after it was due is not begun.
-const LATE: Duration = Duration::from_millis(20);
 /// Visits that are begun before it is looked what has come of the others.
-const IN_A_TURN: u64 = 64;
-/// Visits of a thread that are under way at most: the limit of open files.
+const IN_A_TURN: u64 = 512;
+/// Visits of a thread that are under way at most: the limit of open files. What is due beyond it is
+/// not sent.
 const MOST: usize = 9_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -205,8 +203,7 @@ impl Thread {
                     let due = (start.elapsed().as_secs_f64() * rate) as u64;
                     let most = begun + IN_A_TURN;
                     while begun < due.min(most) {
-                        let at = start + Duration::from_secs_f64(begun as f64 / rate);
-                        match self.under_way() < MOST && at.elapsed() < LATE {
+                        match self.under_way() < MOST {
                             true => self.begin(Instant::now())?,
                             false => add(&self.shared.held_back),
                         }
