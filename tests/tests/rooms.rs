@@ -1,14 +1,18 @@
 //! Rooms: what is said on one worker is heard on all, in one order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::thread;
 
 use harness::rooms::{Client, Position};
 use harness::socket::Options;
-use harness::websocket::{Message, WebSocket};
+use harness::websocket::{Message, WebSocket, frame};
 use harness::{Baton, http, process};
 use serde_json::{Value, json};
+
+/// FIN and the opcode.
+const TEXT: u8 = 0x81;
 
 /// One client on each of the workers 1 and 2.
 fn one_on_each(to: SocketAddr) -> (Client, Client) {
@@ -71,6 +75,57 @@ fn a_message_crosses_workers() {
     assert_eq!(message["from"], two.cid());
     assert_ne!(message["from"], cid.as_str());
     assert_eq!(message["data"], Value::Null);
+}
+
+/// A burst in two rooms by turns, of which every other message wants an answer; a third client joins
+/// one of the rooms in between.
+#[test]
+fn a_burst_reaches_everyone_in_order() {
+    let baton = Baton::started();
+    let (mut sender, mut member) = one_on_each(baton.public);
+    let mut neighbour = Client::on_worker(baton.public, 1);
+    let mut begin = BTreeMap::new();
+    for room in ["a", "b"] {
+        begin.insert(room, sender.join(room).offset);
+        member.join(room);
+    }
+    neighbour.join("a");
+    let mut late = Client::on_worker(baton.public, 1);
+    let mut burst = Vec::new();
+    let said: Vec<(&str, u64)> = (0..600)
+        .map(|n| (if n / 7 % 2 == 0 { "a" } else { "b" }, n))
+        .collect();
+    for (room, n) in &said {
+        let mut message = json!({ "send": room, "data": n });
+        if n % 2 == 0 {
+            message["id"] = json!(n);
+        }
+        burst.extend(frame(TEXT, message.to_string().as_bytes()));
+    }
+    sender.socket.stream().write_all(&burst).unwrap();
+    let joined = late.join("a").offset;
+    let mut last = begin.clone();
+    for (room, n) in &said {
+        let offset = last.get_mut(room).unwrap();
+        *offset += 1;
+        if n % 2 == 0 {
+            let answer = sender.read();
+            assert_eq!(answer["id"], *n);
+            assert_eq!(Position::parse(&answer["ok"]["pos"]).offset, *offset);
+        }
+        let mut hearers = vec![&mut sender, &mut member];
+        if *room == "a" {
+            hearers.push(&mut neighbour);
+            if *offset > joined {
+                hearers.push(&mut late);
+            }
+        }
+        for hearer in hearers {
+            let message = hearer.read();
+            assert_eq!(message["data"], *n);
+            assert_eq!(Position::parse(&message["pos"]).offset, *offset);
+        }
+    }
 }
 
 #[test]

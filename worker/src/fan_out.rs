@@ -20,7 +20,7 @@ use crate::close::CloseReason;
 use crate::frames::{given_up, opened, refused};
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
-use crate::slots::{Field, Flag};
+use crate::slots::Flag;
 use crate::state::Head;
 
 /// The master is told how many are in a room at most so often.
@@ -68,10 +68,11 @@ impl Brain {
                     break;
                 }
             }
-            if self.turn.frames.len() > FRAMES {
+            if self.turn.size() > FRAMES {
                 break;
             }
         }
+        self.deliveries += self.end_run();
         let read = self.ring_read();
         if std::mem::replace(&mut self.ring_seen, read) != read {
             // The master has read of the ring: there may be room now.
@@ -176,7 +177,7 @@ impl Brain {
         let before = self.rooms.position(room);
         let name = self.rooms.name(room);
         if position.offset > before.offset + 1 && position.epoch == before.epoch {
-            let frame = self.turn.frame(ToClient::Gap {
+            let gap = ToClient::Gap {
                 room: &name,
                 from: Position {
                     offset: before.offset + 1,
@@ -187,9 +188,11 @@ impl Brain {
                     ..before
                 },
                 why: Why::Overrun,
-            });
+            };
+            self.deliveries += self.end_run();
+            self.say_in_room(room, at, next, position.offset, gap);
+            self.end_run();
             self.gaps += position.offset - 1 - before.offset;
-            self.owe_room(at, next, room, position.offset, frame);
         }
         if position.offset > before.offset {
             self.rooms.advance(room, position.offset);
@@ -198,54 +201,19 @@ impl Brain {
             return;
         }
         if self.is_given_up(at) {
-            let frame = self.turn.frame(given_up(&name, position));
-            self.gaps += self.owe_room(at, next, room, position.offset, frame);
+            self.deliveries += self.end_run();
+            self.say_in_room(room, at, next, position.offset, given_up(&name, position));
+            self.gaps += self.end_run();
             return;
         }
         fault::poison("worker:poison-log", data);
-        let frame = self.turn.frame(ToClient::Message {
+        let message = ToClient::Message {
             room: &name,
             position,
             from,
             data,
-        });
-        self.deliveries += self.owe_room(at, next, room, position.offset, frame);
-    }
-
-    /// Every member for whom `offset` is new is owed the frame. Returns how many.
-    fn owe_room(
-        &mut self,
-        at: u64,
-        next: u64,
-        room: RoomIx,
-        offset: u64,
-        frame: (u32, u32),
-    ) -> u64 {
-        let mut owed = 0;
-        for place in 0..self.rooms.members(room).len() {
-            let member = self.rooms.members(room)[place];
-            if offset > member.after && self.owe(member.slot, at, next, frame) {
-                owed += 1;
-            }
-        }
-        owed
-    }
-
-    /// `false`: the connection has it already.
-    fn owe(&mut self, slot: u32, at: u64, next: u64, frame: (u32, u32)) -> bool {
-        if self.slots.get(slot, Field::Cursor) > at {
-            return false;
-        }
-        if self.local(slot).lagging {
-            let credit = self.credits.of(slot);
-            if at >= credit.lags_from {
-                credit.bytes += frame.1 - frame.0;
-            }
-            return true;
-        }
-        self.turn.owe(self.credits.of(slot), next, frame);
-        self.touch(slot);
-        true
+        };
+        self.say_in_room(room, at, next, position.offset, message);
     }
 
     /// The answer to whoever asked, if it is here.
@@ -253,8 +221,7 @@ impl Brain {
         if asker.id.is_empty() || !self.is_here(asker) {
             return;
         }
-        let frame = self.turn.frame(answer);
-        self.owe(asker.slot, at, next, frame);
+        self.owe_answer(asker.slot, at, next, answer);
     }
 
     fn is_here(&self, asker: Asker<'_>) -> bool {
@@ -279,6 +246,7 @@ impl Brain {
         asker: Asker<'_>,
         name: &[u8],
     ) {
+        self.deliveries += self.end_run();
         let mut record = Record::new();
         let room = match self.rooms.numbered(number) {
             Some(room) => {
@@ -295,9 +263,9 @@ impl Brain {
                         to: position,
                         why: Why::Overrun,
                     };
-                    let frame = self.turn.frame(gap);
                     self.gaps += position.offset - before.offset;
-                    self.owe_room(at, next, room, position.offset, frame);
+                    self.say_in_room(room, at, next, position.offset, gap);
+                    self.end_run();
                     self.rooms.advance(room, position.offset);
                 }
                 Ok(room)
@@ -374,6 +342,7 @@ impl Brain {
     /// told to come again.
     fn on_lost(&mut self, at: u64, lost: Lost) {
         log::error!("the log at {at}: {lost}; going on from its head");
+        self.deliveries += self.end_run();
         self.turn.read = self.log.head();
         for slot in 0..self.slots.used() {
             if self

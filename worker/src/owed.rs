@@ -17,6 +17,7 @@ use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::frames;
 use crate::poison::InHand;
+use crate::rooms::{Member, RoomIx};
 use crate::slots::{Field, Flag, Meta, Slots};
 use crate::state::Head;
 
@@ -29,7 +30,11 @@ pub struct Turn {
     /// The log from `from` to `read` is this turn's.
     pub from: u64,
     pub read: u64,
-    pub frames: Vec<u8>,
+    /// Frames of rooms, one behind the other, and those of answers.
+    frames: Vec<u8>,
+    answers: Vec<u8>,
+    said: Vec<Said>,
+    run: Option<Run>,
     refs: Vec<Ref>,
     /// Connections with something to write, or that may have room again.
     pub touched: Vec<u32>,
@@ -41,6 +46,8 @@ pub struct Credit {
     /// First and last of this turn, in [`Turn`]; 0: none.
     first: u32,
     last: u32,
+    /// Of the run that is being made it has what is before; 0: nothing.
+    ahead: u32,
     /// If it lags: bytes of messages that wait for it in the log, about, as far as they were said
     /// since `lags_from`: what lay there before, it could not have read either.
     pub bytes: u32,
@@ -82,36 +89,61 @@ impl Credits {
     }
 }
 
-/// A frame for one connection.
+/// A frame of a room.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Where in `frames` it ends.
+    end: u32,
+    /// Its record in the log, and the position behind it.
+    at: u64,
+    after: u64,
+    /// It is for those who joined before this offset.
+    offset: u64,
+}
+
+/// What is said in one room without anything of another in between: its members are owed it as a
+/// whole, so that a burst costs no more for each of them than one message.
+#[derive(Debug)]
+struct Run {
+    room: RoomIx,
+    first: u32,
+    /// Members that have been given a part of it ahead of the others.
+    ahead: Vec<u32>,
+}
+
+/// Something for one connection.
 #[derive(Clone, Copy, Debug)]
 struct Ref {
-    frame: (u32, u32),
-    /// The log position behind its record.
-    after: u64,
+    piece: Piece,
     /// Of the same connection, + 1.
     next: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Piece {
+    /// Of `said`, from the first to before the end.
+    Said(u32, u32),
+    /// Of `answers`, and the log position behind its record.
+    Answer(u32, u32, u64),
 }
 
 impl Turn {
     pub fn begin(&mut self, from: u64) {
         (self.from, self.read) = (from, from);
         self.frames.clear();
+        self.answers.clear();
+        self.said.clear();
         self.refs.clear();
     }
 
-    /// A frame that is made now; where it is in `frames`.
-    pub fn frame(&mut self, message: ToClient<'_>) -> (u32, u32) {
-        let start = self.frames.len();
-        frames::put(&mut self.frames, message);
-        (start as u32, self.frames.len() as u32)
+    /// Bytes of all frames that were made.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.frames.len() + self.answers.len()
     }
 
-    pub fn owe(&mut self, credit: &mut Credit, after: u64, frame: (u32, u32)) {
-        self.refs.push(Ref {
-            frame,
-            after,
-            next: 0,
-        });
+    fn owe(&mut self, credit: &mut Credit, piece: Piece) {
+        self.refs.push(Ref { piece, next: 0 });
         let this = self.refs.len() as u32;
         match credit.last {
             0 => credit.first = this,
@@ -120,9 +152,154 @@ impl Turn {
         credit.last = this;
     }
 
-    fn refs_from(&self, first: u32) -> impl Iterator<Item = &Ref> {
+    fn pieces(&self, first: u32) -> impl Iterator<Item = Piece> {
         let get = |at: u32| at.checked_sub(1).map(|at| &self.refs[at as usize]);
-        std::iter::successors(get(first), move |r| get(r.next))
+        std::iter::successors(get(first), move |r| get(r.next)).map(|r| r.piece)
+    }
+
+    fn bytes(&self, piece: Piece) -> &[u8] {
+        match piece {
+            Piece::Said(first, end) => {
+                let start = first.checked_sub(1).map_or(0, |before| self.end(before));
+                &self.frames[start..self.end(end - 1)]
+            }
+            Piece::Answer(start, end, _) => &self.answers[start as usize..end as usize],
+        }
+    }
+
+    fn end(&self, said: u32) -> usize {
+        self.said[said as usize].end as usize
+    }
+
+    /// The frames of these pieces, and the log position behind the record of each.
+    fn frames(&self, first: u32) -> impl Iterator<Item = (&[u8], u64)> {
+        self.pieces(first).flat_map(move |piece| {
+            let (from, to) = match piece {
+                Piece::Said(first, end) => (first, end),
+                Piece::Answer(..) => (0, 1),
+            };
+            (from..to).map(move |at| match piece {
+                Piece::Said(..) => {
+                    let after = self.said[at as usize].after;
+                    (self.bytes(Piece::Said(at, at + 1)), after)
+                }
+                Piece::Answer(.., after) => (self.bytes(piece), after),
+            })
+        })
+    }
+}
+
+impl Brain {
+    /// This was said in a room, by the record at `at`: its members are owed it when the run ends.
+    /// `offset`: it is for those who joined before it.
+    pub(crate) fn say_in_room(
+        &mut self,
+        room: RoomIx,
+        at: u64,
+        after: u64,
+        offset: u64,
+        message: ToClient<'_>,
+    ) {
+        if self.turn.run.as_ref().is_some_and(|run| run.room != room) {
+            self.deliveries += self.end_run();
+        }
+        let turn = &mut self.turn;
+        let first = turn.said.len() as u32;
+        turn.run.get_or_insert(Run {
+            room,
+            first,
+            ahead: Vec::new(),
+        });
+        frames::put(&mut turn.frames, message);
+        turn.said.push(Said {
+            end: turn.frames.len() as u32,
+            at,
+            after,
+            offset,
+        });
+    }
+
+    /// What was said in one room is owed to its members now. To be called before anything else
+    /// concerns them. Returns how many deliveries that makes.
+    pub(crate) fn end_run(&mut self) -> u64 {
+        let Some(run) = self.turn.run.take() else {
+            return 0;
+        };
+        let mut owed = 0;
+        for place in 0..self.rooms.members(run.room).len() {
+            let member = self.rooms.members(run.room)[place];
+            owed += self.owe_run(member, run.first);
+        }
+        for slot in run.ahead {
+            self.credits.of(slot).ahead = 0;
+        }
+        owed
+    }
+
+    /// The run so far, for one member. Returns how many of it are new to it.
+    fn owe_run(&mut self, member: Member, first: u32) -> u64 {
+        let cursor = self.slots.get(member.slot, Field::Cursor);
+        let lags = self.local(member.slot).lagging;
+        let credit = self.credits.of(member.slot);
+        let said = &self.turn.said;
+        let end = said.len() as u32;
+        let has = |said: &Said| said.at < cursor || said.offset <= member.after;
+        let mut first = first.max(credit.ahead);
+        while first < end && has(&said[first as usize]) {
+            first += 1;
+        }
+        if first == end {
+            return 0;
+        }
+        if lags {
+            let before = first.checked_sub(1).map_or(0, |at| said[at as usize].end);
+            let mut start = before;
+            for said in &said[first as usize..] {
+                if said.at >= credit.lags_from {
+                    credit.bytes += said.end - start;
+                }
+                start = said.end;
+            }
+        } else {
+            self.turn.owe(credit, Piece::Said(first, end));
+            self.touch(member.slot);
+        }
+        u64::from(end - first)
+    }
+
+    /// An answer to one connection, behind what was said to it before.
+    pub(crate) fn owe_answer(&mut self, slot: u32, at: u64, after: u64, answer: ToClient<'_>) {
+        self.owe_ahead(slot);
+        if self.slots.get(slot, Field::Cursor) > at {
+            return;
+        }
+        let start = self.turn.answers.len() as u32;
+        frames::put(&mut self.turn.answers, answer);
+        let end = self.turn.answers.len() as u32;
+        let lags = self.local(slot).lagging;
+        let credit = self.credits.of(slot);
+        if !lags {
+            self.turn.owe(credit, Piece::Answer(start, end, after));
+            self.touch(slot);
+        } else if at >= credit.lags_from {
+            credit.bytes += end - start;
+        }
+    }
+
+    /// The run so far, to a member that is to be given something else next.
+    fn owe_ahead(&mut self, slot: u32) {
+        let Some(run) = &self.turn.run else {
+            return;
+        };
+        let (room, first) = (run.room, run.first);
+        let Some(member) = self.rooms.member(&self.slots, slot, room) else {
+            return;
+        };
+        self.deliveries += self.owe_run(member, first);
+        self.credits.of(slot).ahead = self.turn.said.len() as u32;
+        if let Some(run) = &mut self.turn.run {
+            run.ahead.push(slot);
+        }
     }
 }
 
@@ -187,29 +364,13 @@ impl Brain {
             parts[0] = IoSlice::new(pending);
             count = 1;
         }
-        let mut run: Option<(u32, u32)> = None;
-        let frames = &self.turn.frames;
-        let slice = |(start, end): (u32, u32)| IoSlice::new(&frames[start as usize..end as usize]);
-        for r in self.turn.refs_from(first) {
-            owed += (r.frame.1 - r.frame.0) as usize;
-            run = match run {
-                // Frames of one room lie side by side.
-                Some((start, end)) if end == r.frame.0 => Some((start, r.frame.1)),
-                Some(whole) => {
-                    if count < PARTS {
-                        parts[count] = slice(whole);
-                        count += 1;
-                    }
-                    Some(r.frame)
-                }
-                None => Some(r.frame),
-            };
-        }
-        if let Some(whole) = run
-            && count < PARTS
-        {
-            parts[count] = slice(whole);
-            count += 1;
+        for piece in self.turn.pieces(first) {
+            let bytes = self.turn.bytes(piece);
+            owed += bytes.len();
+            if count < PARTS {
+                parts[count] = IoSlice::new(bytes);
+                count += 1;
+            }
         }
         let parts = &parts[..count];
         let offered: usize = parts.iter().map(|part| part.len()).sum();
@@ -276,16 +437,15 @@ impl Brain {
         let mut gone = n.saturating_sub(waiting);
         let mut cursor = self.turn.from.max(self.slots.get(slot, Field::Cursor));
         let mut rest = Vec::new();
-        for r in self.turn.refs_from(first) {
-            let frame = &self.turn.frames[r.frame.0 as usize..r.frame.1 as usize];
+        for (frame, after) in self.turn.frames(first) {
             let whole = gone >= frame.len();
             // A record may have become two frames: its answer, and the message itself.
-            if !whole && gone == 0 && cursor != r.after {
+            if !whole && gone == 0 && cursor != after {
                 break;
             }
             rest.extend_from_slice(&frame[gone.min(frame.len())..]);
             gone = gone.saturating_sub(frame.len());
-            cursor = r.after;
+            cursor = after;
         }
         let written = self.slots.get(slot, Field::Written) + n as u64;
         let mut record = Record::new();

@@ -359,24 +359,37 @@ impl Rooms {
     /// The rooms that a connection is in, each with the offset at which it joined.
     #[must_use]
     pub fn rooms_of(&self, slots: &Slots, slot: u32) -> Vec<(RoomIx, u64)> {
-        let mut rooms = Vec::new();
-        let mut at = slots.get(slot, Field::Cells) as u32;
-        while let Some(cell) = at.checked_sub(1) {
-            if rooms.len() >= self.places.len() || cell as usize >= self.places.len() {
-                break; // a loop in corrupt memory
-            }
-            rooms.push((
-                RoomIx((self.load(cell_word(cell, 0)) >> 32) as u32),
-                self.load(cell_word(cell, 1)),
-            ));
-            at = self.load(cell_word(cell, 2)) as u32;
-        }
-        rooms
+        let members = self.memberships(slots, slot);
+        members.map(|(room, m)| (room, m.after)).collect()
+    }
+
+    fn memberships(&self, slots: &Slots, slot: u32) -> impl Iterator<Item = (RoomIx, Member)> {
+        let is_one = |at: u32| {
+            at.checked_sub(1)
+                .filter(|c| (*c as usize) < self.places.len())
+        };
+        let first = is_one(slots.get(slot, Field::Cells) as u32);
+        let next = move |cell: &u32| is_one(self.load(cell_word(*cell, 2)) as u32);
+        std::iter::successors(first, next)
+            // There may be a loop in corrupt memory.
+            .take(self.places.len())
+            .map(move |cell| {
+                let room = RoomIx((self.load(cell_word(cell, 0)) >> 32) as u32);
+                let after = self.load(cell_word(cell, 1));
+                (room, Member { slot, cell, after })
+            })
+    }
+
+    /// What it is in the room, if it is in it.
+    #[must_use]
+    pub fn member(&self, slots: &Slots, slot: u32, room: RoomIx) -> Option<Member> {
+        let mut members = self.memberships(slots, slot);
+        members.find(|(r, _)| *r == room).map(|(_, member)| member)
     }
 
     #[must_use]
     pub fn is_member(&self, slots: &Slots, slot: u32, room: RoomIx) -> bool {
-        self.rooms_of(slots, slot).iter().any(|(r, _)| *r == room)
+        self.member(slots, slot, room).is_some()
     }
 
     /// A room whose count is to be told to the master, if one is.
