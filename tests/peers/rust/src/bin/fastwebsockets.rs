@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
-use fastwebsockets::{OpCode, WebSocketError};
+use fastwebsockets::{FragmentCollector, OpCode, WebSocketError};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -39,7 +39,8 @@ async fn serve(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>,
 }
 
 async fn echo(socket: UpgradeFut) -> Result<(), WebSocketError> {
-    let mut socket = socket.await?;
+    // A frame as it was read has its mask still; the collector's have none.
+    let mut socket = FragmentCollector::new(socket.await?);
     loop {
         let frame = socket.read_frame().await?;
         match frame.opcode {
