@@ -8,12 +8,14 @@
 
 use std::sync::Arc;
 
+use protocol::bucket::{Buckets, Wait};
 use protocol::fault;
 use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
+use protocol::settings::Rates;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
@@ -113,6 +115,10 @@ pub struct Sequencer {
     all_at: u64,
     /// Rings whose workers count anew.
     recounting: Vec<u16>,
+    rates: Rates,
+    /// What each user has sent of late, and what was sent to each room. They go with this brain.
+    users: Buckets<Box<[u8]>>,
+    to_rooms: Buckets<u32>,
 }
 
 impl Sequencer {
@@ -132,7 +138,15 @@ impl Sequencer {
             news: RingSet::ALL,
             all_at: 0,
             recounting: Vec::new(),
+            rates: Rates::default(),
+            users: Buckets::default(),
+            to_rooms: Buckets::default(),
         }
+    }
+
+    /// From now on so much may be sent.
+    pub fn set_rates(&mut self, rates: &Rates) {
+        self.rates = rates.clone();
     }
 
     #[must_use]
@@ -319,6 +333,10 @@ impl Sequencer {
             } => {
                 let name = room;
                 let room = self.open(state, name, asker)?;
+                if let Err(Wait(ms)) = self.limit(room, from, data.len() as u64) {
+                    let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+                    return Err((Refusal::Rate { after_ms }, asker));
+                }
                 let mut position = self.rooms.position(state, &self.record, room);
                 position.offset += 1;
                 let message = Down::Message {
@@ -405,6 +423,22 @@ impl Sequencer {
         Ok(())
     }
 
+    /// Here, and only here, all that a user sends comes by, and all that is sent to a room.
+    fn limit(&mut self, room: u32, from: &[u8], bytes: u64) -> Result<(), Wait> {
+        let Rates {
+            user,
+            room: to_room,
+            burst_ms,
+            ..
+        } = self.rates;
+        if user.is_any() && !is_cid(from) {
+            self.users
+                .take(from.into(), user, burst_ms, bytes, self.now_ms)?;
+        }
+        self.to_rooms
+            .take(room, to_room, burst_ms, bytes, self.now_ms)
+    }
+
     fn open<'a>(
         &mut self,
         state: &State,
@@ -420,6 +454,11 @@ impl Sequencer {
         }
         opened.map_err(|_| (Refusal::Limit, asker))
     }
+}
+
+/// The sender has shown no token, and is called as its connection is.
+fn is_cid(from: &[u8]) -> bool {
+    matches!(from, [b'c', number @ ..] if number.iter().all(u8::is_ascii_digit))
 }
 
 /// Who asked, if an answer is due.

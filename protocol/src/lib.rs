@@ -10,11 +10,13 @@
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`]: how a process lives, and
 //!    lives on.
-//! 6. [`output`]: where protocols put their bytes.
-//! 7. [`fault`]: deaths at a chosen place, for tests.
+//! 6. [`bucket`]: how much of what may be done in a second.
+//! 7. [`output`]: where protocols put their bytes.
+//! 8. [`fault`]: deaths at a chosen place, for tests.
 
 mod address;
 pub mod arena;
+pub mod bucket;
 pub mod channel;
 pub mod clock;
 pub mod fault;

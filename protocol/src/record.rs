@@ -103,12 +103,32 @@ pub enum Down<'a> {
 
 /// Why the master refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Refusal {
     /// The room table is full.
-    Limit = 1,
+    Limit,
     /// The record was not one that we write.
-    Internal = 2,
+    Internal,
+    /// More than may be sent in a second, to this room or by this user.
+    Rate { after_ms: u32 },
+}
+
+impl Refusal {
+    fn pack(self) -> u64 {
+        match self {
+            Refusal::Limit => 1,
+            Refusal::Internal => 2,
+            Refusal::Rate { after_ms } => 3 | u64::from(after_ms) << 32,
+        }
+    }
+
+    fn unpack(word: u64) -> Option<Refusal> {
+        Some(match (word as u32, (word >> 32) as u32) {
+            (1, 0) => Refusal::Limit,
+            (2, 0) => Refusal::Internal,
+            (3, after_ms) => Refusal::Rate { after_ms },
+            _ => return None,
+        })
+    }
 }
 
 /// Bytes of an encoded record besides its parts, at most.
@@ -239,7 +259,7 @@ impl Down<'_> {
             Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
             Down::Refused { reason, asker } => {
                 let [a, b] = asker.words();
-                put(into, 5, &[a, b, reason as u64], &[asker.id]);
+                put(into, 5, &[a, b, reason.pack()], &[asker.id]);
             }
         }
     }
@@ -298,13 +318,8 @@ impl Down<'_> {
             }
             5 => {
                 let ([a, b, reason], [id]) = rest.take()?;
-                let reason = match reason {
-                    1 => Refusal::Limit,
-                    2 => Refusal::Internal,
-                    _ => return None,
-                };
                 Down::Refused {
-                    reason,
+                    reason: Refusal::unpack(reason)?,
                     asker: Asker::new(a, b, id),
                 }
             }
@@ -451,6 +466,10 @@ mod tests {
             Down::Presence { room: 1, total: 2 },
             Down::Refused {
                 reason: Refusal::Limit,
+                asker: ASKER,
+            },
+            Down::Refused {
+                reason: Refusal::Rate { after_ms: u32::MAX },
                 asker: ASKER,
             },
         ]

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::PerSecond;
+
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
 
 mod auth;
@@ -14,6 +16,7 @@ pub struct Settings {
     pub websocket: WebSocket,
     pub rooms: Rooms,
     pub auth: Auth,
+    pub rates: Rates,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -40,6 +43,7 @@ impl Default for Settings {
             websocket: WebSocket::default(),
             rooms: Rooms::default(),
             auth: Auth::default(),
+            rates: Rates::default(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,
@@ -148,6 +152,58 @@ impl Default for Rooms {
             slow_bytes: 1 << 20,
             slow: Slow::Gap,
         }
+    }
+}
+
+/// What may be done in a second, and at once; 0: any number of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    /// Of one connection: whatever it asks is a message.
+    pub connection: PerSecond,
+    /// Joins of one connection.
+    pub joins: u64,
+    /// Of all connections that a worker has of one address.
+    pub address: PerSecond,
+    /// New connections of one address.
+    pub connects: u64,
+    /// What is sent by all connections of one user.
+    pub user: PerSecond,
+    /// What is sent to one room.
+    pub room: PerSecond,
+    /// What was not done in this time may be done at once.
+    pub burst_ms: u64,
+    /// A connection that is refused so often in ten seconds is closed.
+    pub refusals: u64,
+    /// Connections of one user at once.
+    pub per_user: u32,
+    /// Connections in one room at once.
+    pub per_room: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Rates {
+            connection: PerSecond::default(),
+            joins: 0,
+            address: PerSecond::default(),
+            connects: 0,
+            user: PerSecond::default(),
+            room: PerSecond::default(),
+            burst_ms: 2_000,
+            refusals: 100,
+            per_user: 0,
+            per_room: 0,
+        }
+    }
+}
+
+impl Rates {
+    /// Connections at `/rooms` are limited in something.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        let per_second = [self.connection, self.address, self.user, self.room];
+        self.joins != 0 || per_second.into_iter().any(PerSecond::is_any)
     }
 }
 

@@ -34,6 +34,16 @@ impl WebSocket {
         options: Options,
     ) -> Result<WebSocket, Box<Error>> {
         let stream = socket::connect_with(to, options).map_err(Error::Io)?;
+        WebSocket::over(stream, to, path, fields)
+    }
+
+    /// Over a connection that exists, and may have been used before.
+    pub fn over(
+        stream: TcpStream,
+        to: SocketAddr,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<WebSocket, Box<Error>> {
         let request = request(to, path, fields)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(64 << 20))

@@ -21,6 +21,7 @@ use protocol::record::Down;
 use crate::brain::Brain;
 use crate::buffers::{self, held};
 use crate::close::CloseReason;
+use crate::frames::is_full;
 use crate::rooms::{RoomIx, TableFull};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::snapshot::{Membership, Snapshot};
@@ -242,6 +243,11 @@ impl Brain {
     fn find_answer(&self, cid: Cid, from: u64) -> Option<Option<Membership>> {
         let mut found = None;
         let mut each = |down: &Down<'_>, next: u64| match down {
+            Down::Opened {
+                total, asker, name, ..
+            } if asker.cid == cid && is_full(name, *total, &self.settings.rates) => {
+                found = Some(None);
+            }
             Down::Opened {
                 room,
                 position,

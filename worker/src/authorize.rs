@@ -14,6 +14,7 @@ use crate::brain::Brain;
 use crate::buffers;
 use crate::client::{Code, ToClient};
 use crate::close::CloseReason;
+use crate::frames;
 use crate::passes::{Pass, PassIx, Passes, Spent, TableFull};
 use crate::requests::{self, Client, Flow, answer, error};
 use crate::slots::{Flag, Meta, Phase};
@@ -78,9 +79,14 @@ pub fn anonymous(settings: &Settings, meta: Meta) -> Anonymous {
 /// The pass that a connection begins with at `/rooms`, if it needs one.
 #[must_use]
 pub fn first_pass(settings: &Settings, meta: Meta, unix_ms: u64) -> Option<Pass> {
-    (anonymous(settings, meta) == Anonymous::Nothing).then(|| Pass {
+    let expires_ms = match anonymous(settings, meta) {
         // Until then it has to show a token.
-        expires_ms: unix_ms + settings.auth.timeout_ms,
+        Anonymous::Nothing => unix_ms + settings.auth.timeout_ms,
+        _ if settings.rates.is_any() => 0,
+        _ => return None,
+    };
+    Some(Pass {
+        expires_ms,
         ..Pass::default()
     })
 }
@@ -135,7 +141,7 @@ impl Client<'_> {
             return Ok(Flow::Next);
         }
         let pass = Pass {
-            spent: old.map_or(Spent::default(), |old| self.passes.spent(old)),
+            spent: *self.spent,
             ..Pass::from(&grant)
         };
         if let Some(room) = self.joined_against(&pass.bytes) {
@@ -179,8 +185,14 @@ impl Client<'_> {
             return Ok(self.open(id, name.as_bytes()));
         };
         let user = user.as_bytes();
+        let is_in = self.rooms.is_member(self.slots, self.slot, room);
+        let total = self.rooms.total(room);
+        if !is_in && frames::is_full(name.as_bytes(), total, &self.settings.rates) {
+            error(out, id, Code::Limit, frames::FULL)?;
+            return Ok(Flow::Close(CloseReason::Overloaded));
+        }
         answer(out, id, ToClient::Authorized { id, user })?;
-        if !self.rooms.is_member(self.slots, self.slot, room) {
+        if !is_in {
             let after = self.rooms.position(room).offset;
             let joined = self.rooms.join(record, self.slots, self.slot, room, after);
             if joined.is_err() {

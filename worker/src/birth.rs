@@ -28,6 +28,7 @@ use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
+use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -127,6 +128,7 @@ impl Brain {
             rooms,
             passes,
             keys: Keys::new(&settings.auth),
+            addresses: Addresses::default(),
             ring_segment,
             log_segment,
             channel,

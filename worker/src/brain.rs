@@ -34,6 +34,7 @@ use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
+use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -115,6 +116,7 @@ pub struct Brain {
     pub(crate) rooms: Rooms,
     pub(crate) passes: Passes,
     pub(crate) keys: Keys,
+    pub(crate) addresses: Addresses,
     pub(crate) ring: Writer,
     pub(crate) ring_segment: Arc<Segment>,
     pub(crate) log: Reader,

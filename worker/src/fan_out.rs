@@ -15,9 +15,9 @@ use protocol::record::{Asker, Down, Refusal, Up};
 use protocol::stream::Lost;
 
 use crate::brain::{Brain, RING};
-use crate::client::{Lost as Why, ToClient};
+use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
-use crate::frames::{given_up, opened, refused};
+use crate::frames::{FULL, given_up, is_full, opened, refused};
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
 use crate::slots::Flag;
@@ -160,7 +160,15 @@ impl Brain {
             }
             Down::Refused { reason, asker } => {
                 self.opening_ends(asker, Some(reason));
-                self.answer(at, next, asker, refused(asker.id, reason));
+                let message = refused(asker.id, reason);
+                match reason {
+                    // It is said also to who wants no answer.
+                    Refusal::Rate { .. } => self.tell(at, next, asker, message),
+                    _ => self.answer(at, next, asker, message),
+                }
+                if matches!(reason, Refusal::Rate { .. }) && self.is_here(asker) {
+                    self.on_rate(asker.slot);
+                }
             }
         }
     }
@@ -218,7 +226,14 @@ impl Brain {
 
     /// The answer to whoever asked, if it is here.
     fn answer(&mut self, at: u64, next: u64, asker: Asker<'_>, answer: ToClient<'_>) {
-        if asker.id.is_empty() || !self.is_here(asker) {
+        if !asker.id.is_empty() {
+            self.tell(at, next, asker, answer);
+        }
+    }
+
+    /// As an answer, but also said to who wants none.
+    fn tell(&mut self, at: u64, next: u64, asker: Asker<'_>, answer: ToClient<'_>) {
+        if !self.is_here(asker) {
             return;
         }
         self.owe_answer(asker.slot, at, next, answer);
@@ -274,9 +289,11 @@ impl Brain {
         };
         self.journal.commit(&mut record);
         let here = self.is_here(asker);
+        let rates = self.settings.rates.clone();
         let joined = room.and_then(|room| {
             self.rooms.mark(room);
-            if here && !self.rooms.is_member(&self.slots, asker.slot, room) {
+            let is_full = is_full(name, total, &rates);
+            if here && !is_full && !self.rooms.is_member(&self.slots, asker.slot, room) {
                 self.rooms
                     .join(&mut record, &self.slots, asker.slot, room, position.offset)?;
                 self.journal.commit(&mut record);
@@ -285,7 +302,7 @@ impl Brain {
         });
         self.opening_ends(asker, None);
         let answer = match joined {
-            Ok(_) => opened(asker.id, name, position, total),
+            Ok(_) => opened(asker.id, name, position, total, &rates),
             Err(_) => refused(asker.id, Refusal::Limit),
         };
         self.answer(at, next, asker, answer);
@@ -324,15 +341,22 @@ impl Brain {
             .meta(asker.slot)
             .filter(|meta| meta.has(Flag::Opening))
         {
-            self.slots
-                .set_meta(asker.slot, meta.with(Flag::Opening, false));
             // Who wants an answer from us by this record has been read; the others ask again.
             let refused = refused.filter(|_| asker.id.is_empty());
             refused.map(|reason| self.refusals.insert(asker.cid, reason));
             if self.lacks_own_room(asker.slot) {
                 // What is sent to its user would not reach it.
+                let full = ToClient::Error {
+                    id: asker.id,
+                    code: Code::Limit,
+                    message: FULL,
+                    retry_after_ms: None,
+                };
+                self.put(asker.slot, |out| full.put_frame(out));
                 return self.begin_close(asker.slot, CloseReason::Overloaded);
             }
+            self.slots
+                .set_meta(asker.slot, meta.with(Flag::Opening, false));
             self.again.push(asker.slot);
         }
     }

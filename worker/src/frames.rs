@@ -2,9 +2,11 @@
 
 use protocol::ids::Position;
 use protocol::record::{Asker, Down, Refusal};
+use protocol::settings::Rates;
 
 use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
+use crate::limits::TOO_MUCH;
 use crate::rooms::RoomIx;
 
 impl Brain {
@@ -70,7 +72,8 @@ impl Brain {
                 name,
                 ..
             } if mine(asker) => {
-                put(into, opened(asker.id, name, *position, *total));
+                let rates = &self.settings.rates;
+                put(into, opened(asker.id, name, *position, *total, rates));
             }
             Down::Count { total, asker } if mine(asker) => {
                 put(
@@ -81,7 +84,10 @@ impl Brain {
                     },
                 );
             }
-            Down::Refused { reason, asker } if mine(asker) => {
+            // The one is said also to who wants no answer.
+            Down::Refused { reason, asker }
+                if mine(asker) || asker.cid == cid && matches!(reason, Refusal::Rate { .. }) =>
+            {
                 put(into, refused(asker.id, *reason));
             }
             Down::Opened { .. }
@@ -104,9 +110,34 @@ pub fn given_up(room: &[u8], position: Position) -> ToClient<'_> {
     }
 }
 
+/// For people.
+pub const FULL: &str = "there are too many connections in this room, or of this user";
+
+/// Nobody more may join the room, which so many are in.
+#[must_use]
+pub fn is_full(name: &[u8], total: u32, rates: &Rates) -> bool {
+    let most = match name.starts_with(b"@") {
+        true => rates.per_user,
+        false => rates.per_room,
+    };
+    most != 0 && total >= most
+}
+
 /// The answer to a join; or, since a user's room is joined by showing a token, to that.
-pub fn opened<'a>(id: &'a [u8], name: &'a [u8], position: Position, count: u32) -> ToClient<'a> {
+pub fn opened<'a>(
+    id: &'a [u8],
+    name: &'a [u8],
+    position: Position,
+    count: u32,
+    rates: &Rates,
+) -> ToClient<'a> {
     match name {
+        _ if is_full(name, count, rates) => ToClient::Error {
+            id,
+            code: Code::Limit,
+            message: FULL,
+            retry_after_ms: None,
+        },
         [b'@', user @ ..] => ToClient::Authorized { id, user },
         _ => ToClient::Joined {
             id,
@@ -121,12 +152,16 @@ pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
     let (code, message) = match reason {
         Refusal::Limit => (Code::Limit, "there are too many rooms"),
         Refusal::Internal => (Code::Internal, "the request was lost"),
+        Refusal::Rate { .. } => (Code::Rate, TOO_MUCH),
     };
     ToClient::Error {
         id,
         code,
         message,
-        retry_after_ms: None,
+        retry_after_ms: match reason {
+            Refusal::Rate { after_ms } => Some(after_ms.into()),
+            Refusal::Limit | Refusal::Internal => None,
+        },
     }
 }
 

@@ -10,10 +10,10 @@
 //! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
 //! socket is full), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
-//! [`client`] (its words), [`auth`] and [`authorize`] (who may say what), [`requests`] (up the ring;
-//! [`history`]: what a room retains), the master, [`fan_out`] (down the log, to the
-//! members in [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`], [`checks`],
-//! [`poison`].
+//! [`client`] (its words), [`auth`] and [`authorize`] (who may say what), [`limits`] (how much),
+//! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
+//! log, to the members in [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`],
+//! [`checks`], [`poison`].
 
 pub mod arrive;
 pub mod auth;
@@ -32,6 +32,7 @@ pub mod frames;
 pub mod history;
 pub mod http;
 pub mod lagging;
+pub mod limits;
 pub mod logs;
 pub mod owed;
 pub mod page;

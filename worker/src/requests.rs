@@ -19,9 +19,10 @@ use crate::auth::Keys;
 use crate::authorize::{self, Access};
 use crate::client::{self, Code, Fault, ToClient, Verb, Wants};
 use crate::close::CloseReason;
-use crate::frames::refused;
+use crate::frames::{self, refused};
 use crate::history;
-use crate::passes::Passes;
+use crate::limits::Addresses;
+use crate::passes::{Passes, Spent};
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Meta, Slots};
 use crate::websocket::Rules;
@@ -74,6 +75,10 @@ pub struct Client<'a> {
     pub rooms: &'a mut Rooms,
     pub passes: &'a mut Passes,
     pub keys: &'a Keys,
+    /// Of what is limited, with what the record does not hold yet.
+    pub spent: &'a mut Spent,
+    pub addresses: &'a mut Addresses,
+    pub now: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
     pub history: &'a Reader,
@@ -102,6 +107,10 @@ impl Client<'_> {
         let request = match client::parse(message, &self.settings.rooms) {
             Ok(request) => request,
             Err(bad) => {
+                let id = bad.id.as_ref().map_or(&b""[..], client::Id::text);
+                if let Some(flow) = self.charge(out, id, None, message.len())? {
+                    return Ok(flow);
+                }
                 ToClient::from(&bad).put_frame(out)?;
                 return Ok(match bad.fault {
                     Fault::NotJson => self.count_error(record),
@@ -110,6 +119,10 @@ impl Client<'_> {
             }
         };
         let id = request.id.as_ref().map_or(&b""[..], client::Id::text);
+        let spent = *self.spent;
+        if let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())? {
+            return Ok(flow);
+        }
         let pass = self.slots.pass(self.slot);
         let pass = pass.map(|pass| self.passes.bytes(pass)).unwrap_or_default();
         let access = Access::of(&pass, authorize::anonymous(self.settings, self.meta));
@@ -164,8 +177,10 @@ impl Client<'_> {
                 self.stage(up)
             }
         };
-        if !matches!(flow, Flow::RingFull | Flow::Holding) {
-            *self.messages_in += 1;
+        match flow {
+            // It is asked again, and paid for then.
+            Flow::RingFull | Flow::Holding => *self.spent = spent,
+            _ => *self.messages_in += 1,
         }
         Ok(flow)
     }
@@ -230,6 +245,10 @@ impl Client<'_> {
             .rooms
             .total(room)
             .max(self.rooms.members(room).len() as u32 + u32::from(!member));
+        if !member && frames::is_full(name, self.rooms.total(room), &self.settings.rates) {
+            error(out, id, Code::Limit, frames::FULL)?;
+            return Ok(Flow::Next);
+        }
         let mut recovered = since.map(|_| false);
         if (since.is_some() || last) && !member {
             let room = self.as_known(room, name);

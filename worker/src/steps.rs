@@ -58,6 +58,9 @@ impl Brain {
             words: SESSION.map(|field| self.slots.get(slot, field)),
             meta: before,
         };
+        let pass = self.slots.pass(slot);
+        let was_spent = pass.map(|pass| self.passes.spent(pass)).unwrap_or_default();
+        let mut spent = was_spent;
         // What becomes a client at `/rooms`, or is one.
         macro_rules! client {
             () => {
@@ -69,6 +72,9 @@ impl Brain {
                     rooms: &mut self.rooms,
                     passes: &mut self.passes,
                     keys: &self.keys,
+                    spent: &mut spent,
+                    addresses: &mut self.addresses,
+                    now: self.now,
                     unix_ms: self.date.unix_ms(self.now),
                     history: &self.history,
                     refused: self.refusals.remove(&self.slots.cid(slot)),
@@ -173,7 +179,9 @@ impl Brain {
             fault::point("worker:publish");
         }
         self.ring.commit_into(&mut io.record, RING);
-        let pass = self.slots.pass(slot);
+        if let Some(pass) = pass.filter(|_| spent != was_spent) {
+            self.passes.change_spent(&mut io.record, pass, spent);
+        }
         self.journal.commit(&mut io.record);
         let deadline_moves = deadline_moves || self.slots.pass(slot) != pass;
         if self.ring.committed() {

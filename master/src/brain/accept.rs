@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
+use protocol::bucket::{Buckets, PerSecond};
 use protocol::channel::cookie;
 use protocol::fault;
 use protocol::ids::{Cid, Role};
@@ -35,6 +36,8 @@ pub struct Gate {
     turned_away: u64,
     /// Given up for a moment, so that the control socket is answered when no fd is left.
     reserve: Option<File>,
+    /// What each address has opened of late.
+    comers: Buckets<IpAddr>,
 }
 
 impl Gate {
@@ -45,6 +48,7 @@ impl Gate {
             paused_until: None,
             turned_away: 0,
             reserve: Some(File::open("/dev/null")?),
+            comers: Buckets::default(),
         })
     }
 
@@ -159,7 +163,7 @@ impl Brain<'_> {
         self.assign_full_batches();
     }
 
-    fn is_over_a_limit(&self, connection: &Connection) -> bool {
+    fn is_over_a_limit(&mut self, connection: &Connection) -> bool {
         let limits = &self.config.limits;
         let ip = connection.peer.ip().to_canonical();
         let counted = limits.per_address > 0
@@ -169,6 +173,19 @@ impl Brain<'_> {
         self.connections.public() >= limits.connections
             || self.workers_are_at_their_limit()
             || counted && self.connections.of_address(connection.peer.ip()) >= limits.per_address
+            || self.comes_too_often(connection, ip)
+    }
+
+    fn comes_too_often(&mut self, connection: &Connection, ip: IpAddr) -> bool {
+        let rates = &self.config.settings.rates;
+        let connects = PerSecond {
+            messages: rates.connects,
+            bytes: 0,
+        };
+        let (burst, now) = (rates.burst_ms, self.now);
+        !ip.is_loopback()
+            && connection.proxy == Proxy::None
+            && self.gate.comers.take(ip, connects, burst, 0, now).is_err()
     }
 
     /// For the sweep: a connected socket that no slot knows was accepted and not noted.

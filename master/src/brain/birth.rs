@@ -229,6 +229,8 @@ impl<'a> Brain<'a> {
             config,
             source,
         };
+        let rates = brain.config.settings.rates.clone();
+        brain.sequencer.set_rates(&rates);
         brain.register()?;
         if life.number == 1 {
             brain.warn();

@@ -131,6 +131,7 @@ impl Brain<'_> {
         drop(unsafe { OwnedFd::from_raw_fd(old) });
         self.logging.set_filter(config.log.level.as_str());
         self.sequencer.configure(self.state, bounds(&config));
+        self.sequencer.set_rates(&config.settings.rates);
         self.supervisor.set_patience(crew::patience(&config));
         self.page
             .set_patience(super::crew::patience_of_guard(&config));

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use log::LevelFilter;
+use protocol::bucket::PerSecond;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
-use protocol::settings::{Http, Rooms, Settings, Slow, WebSocket};
+use protocol::settings::{Http, Rates, Rooms, Settings, Slow, WebSocket};
 
 use super::auth::auth;
 use super::cidr::Cidr;
@@ -64,7 +65,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         };
         d.listen.into_iter().map(listening).collect()
     });
-    let (limits, max_connections, short_lives) = s.section("limits", limits);
+    let (limits, of_limits, max_connections, short_lives) = s.section("limits", limits);
     let (timeouts, retry_spread_ms) = s.section("timeouts", timeouts);
     let (memory, of_worker) = s.section("memory", memory);
     let batch = s.choice("scheduling", Settings::default().batch, &SCHEDULING);
@@ -78,6 +79,11 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             websocket: s.section("websocket", websocket),
             rooms: s.section("rooms", rooms),
             auth: s.section("auth", auth),
+            rates: Rates {
+                per_user: of_limits.per_user,
+                per_room: of_limits.per_room,
+                ..s.section("rates", rates)
+            },
             max_connections,
             memory: of_worker,
             retry_spread_ms,
@@ -163,7 +169,7 @@ fn listen(s: &mut Section<'_, '_>) -> Listening {
     }
 }
 
-fn limits(s: &mut Section<'_, '_>) -> (Limits, u32, u32) {
+fn limits(s: &mut Section<'_, '_>) -> (Limits, Rates, u32, u32) {
     let d = Limits::default();
     let limits = Limits {
         connections: s.number("connections", d.connections, 1..=1_000_000),
@@ -178,11 +184,44 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, u32, u32) {
         short_lives,
         ..
     } = Settings::default();
+    let rates = Rates {
+        per_user: s.number("per_user", 0, 0..=1_000_000),
+        per_room: s.number("per_room", 0, 0..=1_000_000),
+        ..Rates::default()
+    };
     (
         limits,
+        rates,
         s.number("per_worker", per_worker, 1..=60_000),
         s.number("short_lives", short_lives, 3..=1_000),
     )
+}
+
+fn rates(s: &mut Section<'_, '_>) -> Rates {
+    const MOST: u64 = 1_000_000_000;
+    let d = Rates::default();
+    let per_second = |s: &mut Section<'_, '_>| PerSecond {
+        messages: s.number("messages", 0, 0..=MOST),
+        bytes: s.size("bytes", 0, 0..=16 * GIB),
+    };
+    let (connection, joins) = s.section("connection", |s| {
+        (per_second(s), s.number("joins", 0, 0..=MOST))
+    });
+    let (address, connects) = s.section("address", |s| {
+        (per_second(s), s.number("connections", 0, 0..=MOST))
+    });
+    Rates {
+        connection,
+        joins,
+        address,
+        connects,
+        user: s.section("user", per_second),
+        room: s.section("room", per_second),
+        burst_ms: s.duration("burst", d.burst_ms, 100..=MINUTE),
+        refusals: s.number("refusals", d.refusals, 10..=1_000_000),
+        per_user: 0,
+        per_room: 0,
+    }
 }
 
 fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
