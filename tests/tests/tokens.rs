@@ -450,3 +450,44 @@ fn what_is_sent_to_a_user_reaches_all_its_connections() {
     }
     assert_eq!(mine[0].error(json!({"join": "one more"})), "limit");
 }
+
+/// Each step of it, whoever dies in its middle, happens once.
+#[test]
+fn tokens_are_shown_and_renewed_while_brains_die() {
+    let baton = builder("anonymous = \"none\"\n[limits]\nshort_lives = 1000").start();
+    let sends = allowed("back end", json!({"@*": ["send"], "*": ["join"]}));
+    std::thread::scope(|scope| {
+        let kills = scope.spawn(|| {
+            for round in 0..30 {
+                let status = baton.status_when("all are ready", |s| s.ready().len() == 2);
+                let brains = status.brains();
+                process::kill(brains[round % brains.len()]);
+            }
+        });
+        let mut rounds = 0;
+        while !kills.is_finished() || rounds == 0 {
+            rounds += 1;
+            let user = format!("user-{rounds}");
+            let mut back_end = connect_with(baton.public, &sends);
+            let mut client = Client::with_token(baton.public, &token(&claims(&user, 60)));
+            let mut second = connect_with(baton.public, &token(&claims(&user, 60)));
+            second.ok(json!({"ping": true}));
+            client.join("r");
+            for n in 0..5 {
+                client.ok(json!({"auth": token(&claims(&user, 60 + n))}));
+                back_end.publish(&format!("@{user}"), json!(n));
+                for one in [&mut client, &mut second] {
+                    let message = one.message();
+                    assert_eq!(message["from"], "back end", "{message}");
+                    assert_eq!(message["data"], n, "{message}");
+                }
+                client.publish("r", json!(n));
+                let message = client.message();
+                assert_eq!(message["from"], user.as_str(), "{message}");
+            }
+            assert_eq!(client.error(json!({"auth": "x"})), "unauthorized");
+            client.nothing();
+            second.nothing();
+        }
+    });
+}
