@@ -11,7 +11,7 @@
 //!    process or a clock.
 //! 5. [`connections`] and [`pasts`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as
 //!    the master holds them.
-//! 6. [`sequencer`], [`rooms`], [`history`], [`lru`], [`ring_set`]: messages on their way from the rings
+//! 6. [`sequencer`], [`rooms`], [`history`], [`keys`], [`lru`], [`ring_set`]: messages on their way from the rings
 //!    to the log.
 //! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
@@ -24,6 +24,7 @@ pub mod config;
 pub mod connections;
 pub mod control;
 pub mod history;
+pub mod keys;
 pub mod link;
 pub mod listener;
 pub mod lru;

@@ -19,6 +19,7 @@ use protocol::settings::Rates;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
+use crate::keys::{self, Keys};
 use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
@@ -49,6 +50,9 @@ pub struct Bounds {
     pub history: u64,
     /// The first that matches a room's name counts for it.
     pub rules: Vec<Rule>,
+    /// Keys of messages that are remembered, and for how long.
+    pub keys: u32,
+    pub key_age_ms: u64,
 }
 
 /// A worker's ring, to be read.
@@ -104,6 +108,7 @@ pub struct Sequencer {
     log: Writer,
     rooms: Rooms,
     history: History,
+    keys: Keys,
     record: Record,
     now_ms: u64,
     bytes: Vec<u8>,
@@ -129,6 +134,7 @@ impl Sequencer {
             log: Writer::new(state.log().clone()),
             rooms: Rooms::recover(state, bounds.rooms),
             history: History::recover(state, bounds.rules, bounds.history, now_ms),
+            keys: Keys::recover(state, bounds.keys, bounds.key_age_ms),
             record: Record::new(),
             now_ms,
             bytes: Vec::new(),
@@ -163,6 +169,7 @@ impl Sequencer {
     pub fn configure(&mut self, state: &State, bounds: Bounds) {
         self.rooms.set_capacity(bounds.rooms);
         self.history.configure(state, bounds.rules, bounds.history);
+        self.keys.configure(state, bounds.keys, bounds.key_age_ms);
     }
 
     /// What is sequenced from now on is said at this time, by the monotonic clock, whose count goes
@@ -329,8 +336,17 @@ impl Sequencer {
                 asker,
                 room,
                 from,
+                key,
                 data,
             } => {
+                let key = (!key.is_empty()).then(|| keys::hash(room, from, key));
+                if let Some(position) = key.and_then(|key| self.keys.find(state, key, self.now_ms))
+                {
+                    let sent = Down::Sent { position, asker };
+                    let _ = append(&mut self.log, &mut self.answer, &sent);
+                    self.news.insert(ring);
+                    return Ok(());
+                }
                 let name = room;
                 let room = self.open(state, name, asker)?;
                 if let Err(Wait(ms)) = self.limit(room, from, data.len() as u64) {
@@ -359,6 +375,10 @@ impl Sequencer {
                 self.history
                     .append(state, &mut self.record, room, name, &message);
                 self.rooms.advance(&mut self.record, room, position.offset);
+                if let Some(key) = key {
+                    self.keys
+                        .remember(state, &mut self.record, key, position, self.now_ms);
+                }
                 self.news.extend(self.rooms.holders(room));
                 // Without an id it wants no answer.
                 if !asker.id.is_empty() {

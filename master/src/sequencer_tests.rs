@@ -25,6 +25,8 @@ fn born(state: &State, rooms: u32) -> Sequencer {
             age_ms: 0,
             bytes: 32 << 10,
         }],
+        keys: 100,
+        key_age_ms: 1_000,
     };
     Sequencer::recover(state, bounds, poison::note_death(state), 1)
 }
@@ -79,6 +81,7 @@ impl Worker {
             asker: asker(self.number, self.sent),
             room: room.as_bytes(),
             from: b"u",
+            key: b"",
             data: &data,
         };
         let sent = self.send(state, &up);
@@ -158,6 +161,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
             asker,
             room: b"r",
             from: b"u",
+            key: b"",
             data: b"1",
         },
         Up::Open { asker, room: b"r" },
@@ -276,6 +280,7 @@ fn only_those_are_woken_whom_it_concerns() {
         },
         room: b"r",
         from: b"u",
+        key: b"",
         data: b"1",
     };
     // Nobody is there: who wants an answer gets it.
@@ -320,6 +325,7 @@ fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
                 asker,
                 room,
                 from,
+                key: b"",
                 data
             }
         ));
@@ -528,6 +534,43 @@ fn killed_at_any_instant_a_step_has_happened_or_not() {
     seen += checker.read(&reader);
     let sent: u64 = workers.iter().map(|w| w.sent).sum();
     assert_eq!(seen as u64, sent);
+}
+
+/// The same key, of the same sender and room, is published once; whoever is the brain.
+#[test]
+fn a_retry_is_answered_and_not_published() {
+    let state = State::create(1 << 16, 1).unwrap();
+    let mut worker = Worker::new(0, 1 << 13);
+    let mut sequencer = born(&state, ROOMS);
+    let mut id = 0;
+    let mut send = |sequencer: &mut Sequencer, room: &[u8], from: &[u8], key: &[u8]| {
+        id += 1;
+        let up = Up::Publish {
+            asker: asker(0, id),
+            room,
+            from,
+            key,
+            data: b"1",
+        };
+        assert!(worker.send(&state, &up));
+        assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
+        let last = answers(&state).pop().unwrap();
+        match Down::decode(&last) {
+            Some(Down::Message { position, .. }) => (true, position.offset),
+            Some(Down::Sent { position, .. }) => (false, position.offset),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(send(&mut sequencer, b"a", b"u", b"k"), (true, 1));
+    assert_eq!(send(&mut sequencer, b"a", b"u", b""), (true, 2));
+    assert_eq!(send(&mut sequencer, b"a", b"u", b"k"), (false, 1));
+    assert_eq!(send(&mut sequencer, b"a", b"v", b"k"), (true, 3));
+    assert_eq!(send(&mut sequencer, b"b", b"u", b"k"), (true, 1));
+    sequencer = born(&state, ROOMS);
+    assert_eq!(send(&mut sequencer, b"a", b"u", b"k"), (false, 1));
+    sequencer.set_now(1_001);
+    assert_eq!(send(&mut sequencer, b"a", b"u", b"k"), (true, 4));
+    assert_eq!(send(&mut sequencer, b"a", b"u", b"k"), (false, 4));
 }
 
 fn spawn_sequencer(state: &State, workers: &[Worker]) -> Child {

@@ -10,7 +10,7 @@
 //! 1024..         workers: one row for each ring
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
-//! then           connections · rooms · members (one row of all rooms for each ring)
+//! then           connections · rooms · members (one row of all rooms for each ring) · keys
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
@@ -34,15 +34,19 @@ pub const MAX_CONNECTIONS: u32 = 1 << 20;
 /// Rooms that it can ever know.
 pub const MAX_ROOMS: u32 = history::MAX_ROOMS;
 
+/// Keys of messages that it can ever remember, plus one.
+pub const MAX_KEYS: u32 = 1 << 17;
+
 /// Words of one worker's row, one connection's and one room's.
 pub const WORKER_WORDS: usize = 8;
 pub const CONNECTION_WORDS: usize = 5;
 pub const ROOM_WORDS: usize = 32;
+const KEY_WORDS: usize = 5;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;
@@ -57,7 +61,8 @@ pub const LINES_SIZE: usize = 256 << 10;
 const CONNECTIONS: usize = (LINES + LINES_SIZE) / 8;
 const ROOMS: usize = CONNECTIONS + MAX_CONNECTIONS as usize * CONNECTION_WORDS;
 const MEMBERS: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
-const SIZE: usize = (MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize) * 8;
+const KEYS: usize = MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize;
+const SIZE: usize = (KEYS + MAX_KEYS as usize * KEY_WORDS) * 8;
 
 const _: () = assert!(Head::Last as usize <= PAGE);
 const _: () = assert!(PAGE + Page::WORDS <= JOURNAL);
@@ -105,6 +110,8 @@ pub enum Head {
     GivenUp,
     /// How many connections have gone from one worker to another, whole.
     Moved,
+    /// How many keys of messages were ever remembered.
+    Keys,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,
@@ -314,6 +321,12 @@ pub const fn connection(slot: u32, field: usize) -> Word {
 #[must_use]
 pub const fn room(index: u32, field: usize) -> Word {
     word(ROOMS + index as usize * ROOM_WORDS + field)
+}
+
+/// Word `field` of the `number`th key that was remembered, until others have taken its place.
+#[must_use]
+pub const fn key(number: u64, field: usize) -> Word {
+    word(KEYS + (number % MAX_KEYS as u64) as usize * KEY_WORDS + field)
 }
 
 /// Word `field` of a room, of those that workers see.

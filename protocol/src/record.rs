@@ -25,6 +25,8 @@ pub enum Up<'a> {
         asker: Asker<'a>,
         room: &'a [u8],
         from: &'a [u8],
+        /// By which a retry is known; empty: it has none.
+        key: &'a [u8],
         data: &'a [u8],
     },
     /// A connection wants to join a room that this worker does not hold yet; answered by
@@ -97,6 +99,11 @@ pub enum Down<'a> {
     Count { total: u32, asker: Asker<'a> },
     /// So many connections are in the room now, on all workers together.
     Presence { room: u32, total: u32 },
+    /// The message was published before, at this place.
+    Sent {
+        position: Position,
+        asker: Asker<'a>,
+    },
     /// The request cannot be granted.
     Refused { reason: Refusal, asker: Asker<'a> },
 }
@@ -142,9 +149,10 @@ impl Up<'_> {
                 asker,
                 room,
                 from,
+                key,
                 data,
             } => {
-                put(into, 1, &asker.words(), &[asker.id, room, from, data]);
+                put(into, 1, &asker.words(), &[asker.id, room, from, key, data]);
             }
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room } => put(into, 3, &asker.words(), &[asker.id, room]),
@@ -161,11 +169,12 @@ impl Up<'_> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
             1 => {
-                let ([a, b], [id, room, from, data]) = rest.take()?;
+                let ([a, b], [id, room, from, key, data]) = rest.take()?;
                 Up::Publish {
                     asker: Asker::new(a, b, id),
                     room,
                     from,
+                    key,
                     data,
                 }
             }
@@ -257,6 +266,13 @@ impl Down<'_> {
                 put(into, 3, &[a, b, total.into()], &[asker.id]);
             }
             Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
+            Down::Sent {
+                position: Position { epoch, offset },
+                asker,
+            } => {
+                let [a, b] = asker.words();
+                put(into, 7, &[a, b, epoch, offset], &[asker.id]);
+            }
             Down::Refused { reason, asker } => {
                 let [a, b] = asker.words();
                 put(into, 5, &[a, b, reason.pack()], &[asker.id]);
@@ -314,6 +330,13 @@ impl Down<'_> {
                 Down::Presence {
                     room: room.try_into().ok()?,
                     total: total.try_into().ok()?,
+                }
+            }
+            7 => {
+                let ([a, b, epoch, offset], [id]) = rest.take()?;
+                Down::Sent {
+                    position: Position { epoch, offset },
+                    asker: Asker::new(a, b, id),
                 }
             }
             5 => {
@@ -410,6 +433,7 @@ mod tests {
                 asker: ASKER,
                 room: b"r",
                 from: b"c7",
+                key: b"k",
                 data: b"{}",
             },
             Up::Open {
@@ -464,6 +488,10 @@ mod tests {
                 asker: ASKER,
             },
             Down::Presence { room: 1, total: 2 },
+            Down::Sent {
+                position,
+                asker: ASKER,
+            },
             Down::Refused {
                 reason: Refusal::Limit,
                 asker: ASKER,

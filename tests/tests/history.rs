@@ -268,6 +268,34 @@ fn a_reload_takes_up_what_rooms_retain() {
     assert_eq!(page["messages"].as_array().unwrap().len(), 3);
 }
 
+#[test]
+fn a_retry_with_the_same_key_is_not_published_again() {
+    let baton = baton();
+    let mut member = Client::on_worker(baton.public, 2);
+    member.join("r");
+    let mut sender = Client::on_worker(baton.public, 1);
+    let wish = json!({ "send": "r", "key": "k1", "data": "once" });
+    let first = sender.ok(wish.clone());
+    for round in 0..3 {
+        assert_eq!(sender.ok(wish.clone()), first);
+        if round == 0 {
+            process::kill(baton.status().master_brain_pid);
+        } else {
+            baton.expect(&["reload"], 0);
+        }
+    }
+    // Another's key, or one of another room, is another.
+    assert_ne!(member.ok(wish), first);
+    sender.ok(json!({ "send": "other", "key": "k1", "data": "once" }));
+    sender.publish("r", json!("last"));
+    let said: Vec<Value> = (0..3).map(|_| member.message()["data"].clone()).collect();
+    assert_eq!(said, [json!("once"), json!("once"), json!("last")]);
+    assert_eq!(
+        sender.error(json!({ "send": "r", "key": "k".repeat(65), "data": 1 })),
+        "bad_request"
+    );
+}
+
 /// What one that comes back again and again has seen of the stream.
 struct Returning {
     to: SocketAddr,

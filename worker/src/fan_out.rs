@@ -90,6 +90,7 @@ impl Brain {
             Down::Opened { asker, .. }
             | Down::Held { asker, .. }
             | Down::Count { asker, .. }
+            | Down::Sent { asker, .. }
             | Down::Refused { asker, .. } => {
                 self.opening_ends(asker, Some(Refusal::Internal));
                 self.answer(at, next, asker, refused(asker.id, Refusal::Internal));
@@ -157,6 +158,10 @@ impl Brain {
                 if let Some(room) = self.rooms.numbered(room) {
                     self.rooms.set_total(room, total);
                 }
+            }
+            Down::Sent { position, asker } => {
+                let id = asker.id;
+                self.answer(at, next, asker, ToClient::Sent { id, position });
             }
             Down::Refused { reason, asker } => {
                 self.opening_ends(asker, Some(reason));

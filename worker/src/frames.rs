@@ -60,7 +60,7 @@ impl Brain {
                     return Some((room, *position));
                 }
             }
-            Down::Opened { asker, .. } | Down::Count { asker, .. }
+            Down::Opened { asker, .. } | Down::Count { asker, .. } | Down::Sent { asker, .. }
                 if mine(asker) && self.is_given_up(at) =>
             {
                 put(into, refused(asker.id, Refusal::Internal));
@@ -84,6 +84,10 @@ impl Brain {
                     },
                 );
             }
+            Down::Sent { position, asker } if mine(asker) => {
+                let (id, position) = (asker.id, *position);
+                put(into, ToClient::Sent { id, position });
+            }
             // The one is said also to who wants no answer.
             Down::Refused { reason, asker }
                 if mine(asker) || asker.cid == cid && matches!(reason, Refusal::Rate { .. }) =>
@@ -93,6 +97,7 @@ impl Brain {
             Down::Opened { .. }
             | Down::Held { .. }
             | Down::Count { .. }
+            | Down::Sent { .. }
             | Down::Refused { .. }
             | Down::Presence { .. } => {}
         }

@@ -228,6 +228,7 @@ impl Brain {
                 format!("room \"{}\" opened for {}", name.escape_ascii(), asker.cid)
             }
             Down::Count { asker, .. } => format!("a count for {}", asker.cid),
+            Down::Sent { asker, .. } => format!("the answer to a retry by {}", asker.cid),
             Down::Presence { room, .. } => format!("the presence of room {room}"),
             Down::Refused { asker, .. } => format!("a refusal for {}", asker.cid),
         }

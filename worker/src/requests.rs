@@ -162,7 +162,7 @@ impl Client<'_> {
                 before,
                 limit,
             } => self.history(out, id, room.as_bytes(), before, limit)?,
-            Verb::Send { room, data } => {
+            Verb::Send { room, key, data } => {
                 let asker = self.asker(id);
                 let from = match access.user() {
                     Some(user) => user.into(),
@@ -172,6 +172,7 @@ impl Client<'_> {
                     asker,
                     room: room.as_bytes(),
                     from: from.as_bytes(),
+                    key: key.as_deref().unwrap_or_default().as_bytes(),
                     data: data.as_bytes(),
                 };
                 self.stage(up)

@@ -46,6 +46,8 @@ pub(super) fn bounds(config: &Config) -> Bounds {
         rooms: config.limits.rooms,
         history: config.memory.history,
         rules: config.rooms.clone(),
+        keys: config.limits.keys,
+        key_age_ms: config.timeouts.key_ms,
     }
 }
 

@@ -139,6 +139,8 @@ pub struct Limits {
     pub rooms: u32,
     /// Live connections that move in a second when more workers have come.
     pub rebalance: u32,
+    /// Keys of messages that are remembered.
+    pub keys: u32,
 }
 
 impl Default for Limits {
@@ -150,6 +152,7 @@ impl Default for Limits {
             refused: 256,
             rooms: 100_000,
             rebalance: 5_000,
+            keys: 65_536,
         }
     }
 }
@@ -168,6 +171,8 @@ pub struct Timeouts {
     pub move_ms: u64,
     /// For connections that cannot be moved to end.
     pub retire_ms: u64,
+    /// For a message's key to be remembered.
+    pub key_ms: u64,
 }
 
 impl Default for Timeouts {
@@ -178,6 +183,7 @@ impl Default for Timeouts {
             stop_ms: 10_000,
             move_ms: 10_000,
             retire_ms: Settings::default().retire_ms,
+            key_ms: 120_000,
         }
     }
 }

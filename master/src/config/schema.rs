@@ -15,6 +15,7 @@ use super::reader::{Report, Section};
 use super::units::show_size;
 use super::{Config, Errors, Format, Limits, Listen, Log, Memory, Overrides, Policy, Timeouts};
 use crate::history::Rule;
+use crate::state::MAX_KEYS;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -178,6 +179,7 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, Rates, u32, u32) {
         refused: s.number("refused", d.refused, 0..=5_000),
         rooms: s.number("rooms", d.rooms, 1..=1_000_000),
         rebalance: s.number("rebalance", d.rebalance, 1..=1_000_000),
+        keys: s.number("keys", d.keys, 0..=MAX_KEYS - 1),
     };
     let Settings {
         max_connections: per_worker,
@@ -232,6 +234,7 @@ fn timeouts(s: &mut Section<'_, '_>) -> (Timeouts, u64) {
         stop_ms: s.duration("stop", d.stop_ms, 0..=HOUR),
         move_ms: s.duration("move", d.move_ms, 100..=HOUR),
         retire_ms: s.duration("retire", d.retire_ms, 0..=DAY),
+        key_ms: s.duration("key", d.key_ms, 0..=DAY),
     };
     let spread = Settings::default().retry_spread_ms;
     (timeouts, s.duration("retry_spread", spread, 0..=HOUR))

@@ -37,7 +37,7 @@ pub fn client_message(input: &[u8]) {
             return;
         }
     };
-    if let Verb::Send { room, data } = &request.verb {
+    if let Verb::Send { room, data, .. } = &request.verb {
         assert!(data.len() <= limits.max_data);
         assert!(input.as_ptr_range().contains(&data.as_ptr()));
         if let Ok(value) = value {
@@ -77,7 +77,11 @@ fn written(request: &Request<'_>) -> String {
         }
         Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
         Verb::Who { room } => format!("\"who\":{}", quoted(room)),
-        Verb::Send { room, data } => format!("\"data\":{data},\"send\":{}", quoted(room)),
+        Verb::Send { room, key, data } => {
+            let key = key.as_ref().map(|key| format!(",\"key\":{}", quoted(key)));
+            let (room, key) = (quoted(room), key.unwrap_or_default());
+            format!("\"data\":{data},\"send\":{room}{key}")
+        }
         Verb::Auth { token } => format!("\"auth\":{}", quoted(token)),
         Verb::Ping => "\"ping\":true".to_owned(),
     });

@@ -61,6 +61,7 @@ pub enum Fault {
     BadPosition,
     BadLast,
     BadLimit,
+    BadKey,
     NoData,
     DataTooLarge,
     DataTooDeep,
@@ -82,6 +83,7 @@ impl Fault {
             | Fault::BadPosition
             | Fault::BadLast
             | Fault::BadLimit
+            | Fault::BadKey
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
             Fault::DataTooLarge | Fault::DataTooDeep => Code::TooLarge,
@@ -108,6 +110,7 @@ impl Fault {
             Fault::BadToken => "auth takes a token, a string",
             Fault::BadPosition => "since and before take a position, such as \"e3:1041\"",
             Fault::BadLast => "last takes true or false",
+            Fault::BadKey => "a key is a string of 1 to 64 bytes",
             Fault::BadLimit => "limit takes a whole number from 1",
             Fault::NoData => "send needs data",
             Fault::DataTooLarge => "data is too large",

@@ -26,6 +26,9 @@ pub const MAX_ENVELOPE: usize = 4096;
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
+/// Bytes of a message's key.
+const MAX_KEY: usize = 64;
+
 /// Bytes of a position.
 const MAX_POSITION: usize = 64;
 
@@ -48,6 +51,8 @@ pub enum Verb<'a> {
     },
     Send {
         room: Cow<'a, str>,
+        /// By which a retry is known.
+        key: Option<Cow<'a, str>>,
         /// One JSON value, byte for byte as it came.
         data: &'a str,
     },
@@ -136,6 +141,7 @@ fn verb<'a>(fields: &Fields<'a>, limits: &Rooms) -> Result<Verb<'a>, Fault> {
         },
         Key::Send => Verb::Send {
             room: room_or_user(value)?,
+            key: fields.key.map(retry_key).transpose()?,
             data: data(fields.data.ok_or(Fault::NoData)?, limits)?,
         },
         Key::Auth => Verb::Auth {
@@ -184,6 +190,11 @@ fn position(json: &str) -> Result<Position, Fault> {
     };
     let text = string(json, MAX_POSITION).ok_or(Fault::BadPosition)?;
     parse(&text).ok_or(Fault::BadPosition)
+}
+
+fn retry_key(json: &str) -> Result<Cow<'_, str>, Fault> {
+    let key = string(json, MAX_KEY).filter(|key| !key.is_empty());
+    key.ok_or(Fault::BadKey)
 }
 
 fn flag(json: &str) -> Result<bool, Fault> {
@@ -282,6 +293,7 @@ enum Key {
     Last,
     Before,
     Limit,
+    Retry,
 }
 
 /// An object's fields: the values as they stand, in whatever order they came.
@@ -294,6 +306,7 @@ struct Fields<'a> {
     last: Option<&'a str>,
     before: Option<&'a str>,
     limit: Option<&'a str>,
+    key: Option<&'a str>,
     /// What is wrong with the keys.
     fault: Option<Fault>,
 }
@@ -307,6 +320,7 @@ impl<'a> Fields<'a> {
             Key::Last => &mut self.last,
             Key::Before => &mut self.before,
             Key::Limit => &mut self.limit,
+            Key::Retry => &mut self.key,
             verb => {
                 match self.verb {
                     None => self.verb = Some((verb, value)),
@@ -366,6 +380,7 @@ fn key(name: &str) -> Option<Key> {
         "last" => Key::Last,
         "before" => Key::Before,
         "limit" => Key::Limit,
+        "key" => Key::Retry,
         _ => return None,
     })
 }

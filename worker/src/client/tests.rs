@@ -63,7 +63,11 @@ fn each_verb() {
     assert_eq!(ok(r#"{"who":"r"}"#).verb, Verb::Who { room: room() });
     assert_eq!(ok(r#"{"ping":true}"#).verb, Verb::Ping);
     let data = r#"{"a": [1]}"#;
-    let sent = Verb::Send { room: room(), data };
+    let sent = Verb::Send {
+        room: room(),
+        key: None,
+        data,
+    };
     assert_eq!(ok(r#"{"send":"r","data":{"a": [1]}}"#).verb, sent);
     // Wherever `data` stands, and with all whitespace that JSON has.
     let spread = "\t{ \"data\" :\n {\"a\": [1]} ,\r\n\"id\":1, \"send\" : \"r\" }\n";
@@ -176,7 +180,14 @@ fn names_of_rooms() {
     }
     let room = "@u7".into();
     let send = ok(r#"{"send":"@u7","data":1}"#).verb;
-    assert_eq!(send, Verb::Send { room, data: "1" });
+    assert_eq!(
+        send,
+        Verb::Send {
+            room,
+            key: None,
+            data: "1",
+        }
+    );
     let text = r#"{"send":"@","data":1}"#;
     assert_eq!(bad(text), (Fault::BadRoom, String::new()));
 }
@@ -227,6 +238,8 @@ fn one_verb_and_no_key_twice() {
         (r#"{"id":1}"#, Fault::NoVerb),
         (r#"{"id":1,"data":1}"#, Fault::NoVerb),
         (r#"{"id":1,"JOIN":"r"}"#, Fault::NoVerb),
+        (r#"{"id":1,"send":"r","key":"","data":1}"#, Fault::BadKey),
+        (r#"{"id":1,"send":"r","key":7,"data":1}"#, Fault::BadKey),
         (r#"{"id":1,"join":"r","since":7}"#, Fault::BadPosition),
         (r#"{"id":1,"join":"r","since":"e3"}"#, Fault::BadPosition),
         (r#"{"id":1,"join":"r","since":"e+3:1"}"#, Fault::BadPosition),
