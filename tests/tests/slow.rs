@@ -1,6 +1,7 @@
 //! Members that read slowly, or seem to: what is held against them is what they could have read, and
 //! what they are not given is said.
 
+use harness::faults::Faults;
 use harness::rooms::{self, Position};
 use harness::socket::Options;
 use harness::status::Worker;
@@ -146,4 +147,85 @@ fn a_member_that_only_listens_gets_all_of_a_turn() {
             assert_eq!(client.message()["data"], number);
         }
     }
+}
+
+/// What a member of `r` has heard: each message once, or in a gap, in order.
+struct Heard {
+    client: rooms::Client,
+    next: u64,
+    lost: u64,
+}
+
+impl Heard {
+    /// Up to this message.
+    fn hear(&mut self, last: u64) {
+        while self.next <= last {
+            let event = self.client.event();
+            if event["gap"].is_object() {
+                let end = |end: &str| Position::parse(&event["gap"][end]).offset;
+                assert_eq!(event["gap"]["why"], "overrun");
+                assert_eq!(end("from"), self.next, "{event}");
+                self.lost += end("to") + 1 - end("from");
+                self.next = end("to") + 1;
+            } else {
+                assert_eq!(Position::parse(&event["pos"]).offset, self.next, "{event}");
+                self.next += 1;
+            }
+        }
+    }
+}
+
+/// Far more is said than the log holds while the members' worker stands still; and when it goes on, its
+/// brain dies at this point, again and again.
+fn all_is_heard_or_said_to_be_lost(point: &str, passes: &[u64], speaks_on: bool) {
+    let faults = Faults::new();
+    let config = "[memory]\nlog = \"1 MiB\"\nring = \"256 KiB\"\n";
+    let baton = faults.builder().workers(2).config(config).start();
+    let mut publisher = rooms::Client::on_worker(baton.public, 2);
+    let mut members: Vec<Heard> = (0..4)
+        .map(|_| {
+            let mut client = rooms::Client::on_worker(baton.public, 1);
+            let next = client.join("r").offset + 1;
+            let lost = 0;
+            Heard { client, next, lost }
+        })
+        .collect();
+    let data = json!("x".repeat(20_000));
+    for passes in passes {
+        let first = publisher.publish("r", data.clone()).offset;
+        members.iter_mut().for_each(|member| member.hear(first));
+        let brain = baton.status().worker(1).pid;
+        process::stop(brain);
+        let positions: Vec<u64> = (0..150)
+            .map(|_| publisher.publish("r", data.clone()).offset)
+            .collect();
+        faults.arm(point, *passes);
+        process::go_on(brain);
+        let mut last = positions[149];
+        if speaks_on {
+            last = publisher.publish("r", data.clone()).offset;
+        }
+        for member in &mut members {
+            let lost = member.lost;
+            member.hear(last);
+            assert!(member.lost > lost, "nothing was lost");
+        }
+        faults.wait_for(point);
+        members
+            .iter_mut()
+            .for_each(|member| member.client.nothing());
+    }
+}
+
+#[test]
+fn a_gap_is_said_though_the_brain_dies_among_those_who_hear_it() {
+    all_is_heard_or_said_to_be_lost("worker:gap", &[1, 3, 4], false);
+    all_is_heard_or_said_to_be_lost("worker:gap", &[1, 3, 4], true);
+}
+
+#[test]
+fn a_gap_is_said_though_the_brain_dies_in_that_very_turn() {
+    all_is_heard_or_said_to_be_lost("worker:fan-out", &[1, 1], false);
+    all_is_heard_or_said_to_be_lost("worker:flushed", &[1, 2], false);
+    all_is_heard_or_said_to_be_lost("worker:flushed", &[1, 2], true);
 }

@@ -231,8 +231,10 @@ impl Brain {
             }
         });
         self.rooms.advance(room, last);
+        self.rooms.settle();
         if !complete {
             // The log has overtaken it: the master is asked, and what was missed is said.
+            self.state.set(Head::Missed, 1);
             self.reopen.push(room);
         }
         Ok(room)

@@ -17,10 +17,10 @@ use protocol::stream::Lost;
 use crate::brain::{Brain, RING};
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
-use crate::frames::{FULL, given_up, is_full, opened, refused};
+use crate::frames::{FULL, given_up, is_full, opened, put, refused};
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
-use crate::slots::Flag;
+use crate::slots::{Field, Flag};
 use crate::state::Head;
 
 /// The master is told how many are in a room at most so often.
@@ -118,7 +118,13 @@ impl Brain {
                     },
                 );
                 if let Some(room) = self.rooms.numbered(room) {
-                    self.on_room_message(at, next, room, position, from, data);
+                    let before = self.rooms.position(room);
+                    if position.offset > before.offset + 1 && position.epoch == before.epoch {
+                        self.on_gap(at, next, room, position.offset - 1, Some(down));
+                        self.rooms.advance(room, position.offset);
+                    } else {
+                        self.on_room_message(at, next, room, position, from, data);
+                    }
                 }
             }
             Down::Opened {
@@ -189,24 +195,6 @@ impl Brain {
     ) {
         let before = self.rooms.position(room);
         let name = self.rooms.name(room);
-        if position.offset > before.offset + 1 && position.epoch == before.epoch {
-            let gap = ToClient::Gap {
-                room: &name,
-                from: Position {
-                    offset: before.offset + 1,
-                    ..before
-                },
-                to: Position {
-                    offset: position.offset - 1,
-                    ..before
-                },
-                why: Why::Overrun,
-            };
-            self.deliveries += self.end_run();
-            self.say_in_room(room, at, next, position.offset, gap);
-            self.end_run();
-            self.gaps += position.offset - 1 - before.offset;
-        }
         if position.offset > before.offset {
             self.rooms.advance(room, position.offset);
         }
@@ -227,6 +215,40 @@ impl Brain {
             data,
         };
         self.say_in_room(room, at, next, position.offset, message);
+    }
+
+    /// The log has lost the messages of a room that were said up to offset `to`: its members are told
+    /// so, and are given what this record says with it (`then`), at once as bytes of their own. A
+    /// brain that dies in between has told some; the next one finds the same gap and tells the others.
+    fn on_gap(&mut self, at: u64, next: u64, room: RoomIx, to: u64, then: Option<Down<'_>>) {
+        self.deliveries += self.end_run();
+        let before = self.rooms.position(room);
+        let name = self.rooms.name(room);
+        self.gaps += to - before.offset;
+        let offset = |offset| Position { offset, ..before };
+        for member in self.rooms.members(room).to_vec() {
+            if self.slots.get(member.slot, Field::Cursor) > at {
+                continue;
+            }
+            let mut frames = Vec::new();
+            let from = before.offset.max(member.after) + 1;
+            if from <= to {
+                let gap = ToClient::Gap {
+                    room: &name,
+                    from: offset(from),
+                    to: offset(to),
+                    why: Why::Overrun,
+                };
+                put(&mut frames, gap);
+            }
+            if let Some(down) = &then {
+                self.frames_for(member.slot, at, down, &mut frames);
+            }
+            if !frames.is_empty() {
+                self.give_frames(member.slot, next, &frames);
+                fault::point("worker:gap");
+            }
+        }
     }
 
     /// The answer to whoever asked, if it is here.
@@ -273,19 +295,7 @@ impl Brain {
                 // Asked for again after an overrun: what was missed is said.
                 let before = self.rooms.position(room);
                 if position.offset > before.offset && asker.cid == NOBODY {
-                    let from = Position {
-                        offset: before.offset + 1,
-                        ..before
-                    };
-                    let gap = ToClient::Gap {
-                        room: name,
-                        from,
-                        to: position,
-                        why: Why::Overrun,
-                    };
-                    self.gaps += position.offset - before.offset;
-                    self.say_in_room(room, at, next, position.offset, gap);
-                    self.end_run();
+                    self.on_gap(at, next, room, position.offset, None);
                     self.rooms.advance(room, position.offset);
                 }
                 Ok(room)
@@ -382,6 +392,7 @@ impl Brain {
                 self.begin_close(slot, CloseReason::Reconnect);
             }
         }
+        self.state.set(Head::Missed, 1);
         self.reopen = self.rooms.all();
     }
 
@@ -449,5 +460,8 @@ impl Brain {
         self.ring.commit_into(&mut record, RING);
         self.journal.commit(&mut record);
         self.published |= self.ring.committed();
+        if self.reopen.is_empty() && self.state.get(Head::Missed) != 0 {
+            self.state.set(Head::Missed, 0);
+        }
     }
 }

@@ -88,6 +88,25 @@ impl Brain {
         self.keep_owed(slot, cursor, &frames)
     }
 
+    /// What the connection is owed so far becomes bytes of its own, and these frames with it, so that
+    /// it has everything up to `cursor`. For what no record of the log says.
+    pub(crate) fn give_frames(&mut self, slot: u32, cursor: u64, frames: &[u8]) {
+        if !self.local(slot).lagging {
+            let from = self.slots.get(slot, Field::Cursor).max(self.turn.from);
+            self.slots.set(slot, Field::Cursor, from);
+            self.credits.take(slot);
+        }
+        let mut bytes = Vec::new();
+        let owed = self.each_owed(slot, |_, record, next| {
+            bytes.extend_from_slice(&record.bytes);
+            Some(next)
+        });
+        bytes.extend_from_slice(frames);
+        if self.keep_owed(slot, owed.map(|_| cursor), &bytes) {
+            self.touch(slot);
+        }
+    }
+
     /// Drops the oldest messages that wait for a connection until half of what may wait is left,
     /// and says so.
     fn drop_oldest(&mut self, slot: u32) -> bool {

@@ -81,7 +81,7 @@ impl Credits {
     }
 
     /// What this turn owes it, which is not owed any more; 0: nothing.
-    fn take(&mut self, slot: u32) -> u32 {
+    pub fn take(&mut self, slot: u32) -> u32 {
         self.0.get_mut(slot as usize).map_or(0, |credit| {
             credit.last = 0;
             std::mem::take(&mut credit.first)
@@ -337,6 +337,7 @@ impl Brain {
         self.mind_the_lagging();
         self.nothing_in_hand();
         fault::point("worker:flushed");
+        self.rooms.settle();
         if self.turn.read != self.turn.from {
             self.state.set(Head::LogRead, self.turn.read);
         }

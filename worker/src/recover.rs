@@ -93,6 +93,9 @@ pub fn recover(brain: &mut Brain) {
         fault::point("worker:recover-each");
     }
     brain.watch();
+    if brain.state.get(Head::Missed) != 0 {
+        brain.reopen = brain.rooms.all();
+    }
     if brain.life.number > 1 {
         log::warn!(
             "life {}: {} connections go on, {repaired} of them repaired",

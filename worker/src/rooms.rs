@@ -48,6 +48,9 @@ pub struct TableFull;
 struct Room {
     members: Vec<Member>,
     dirty: bool,
+    /// Of the last message that was read, which its word says once it is [settled](Rooms::settle).
+    offset: u64,
+    moved: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ pub struct Rooms {
     free_cells: Vec<u32>,
     /// Rooms whose count has changed since the master was told.
     dirty: Vec<u32>,
+    /// Rooms of which messages were read that are not settled.
+    moved: Vec<u32>,
     held: u32,
     doubtful: HashSet<u32>,
 }
@@ -79,6 +84,7 @@ impl Rooms {
             free_rooms: Vec::new(),
             free_cells: Vec::new(),
             dirty: Vec::new(),
+            moved: Vec::new(),
             held: 0,
             doubtful: HashSet::new(),
             state,
@@ -90,6 +96,7 @@ impl Rooms {
                 rooms.by_number.insert(rooms.number(RoomIx(ix)), ix);
                 rooms.by_name.insert(rooms.name(RoomIx(ix)).into(), ix);
                 rooms.held += 1;
+                rooms.rooms[ix as usize].offset = rooms.load(room_word(ix, 2));
                 rooms.mark_dirty(ix);
             } else {
                 rooms.store(room_word(ix, 0), 0);
@@ -217,13 +224,28 @@ impl Rooms {
     pub fn position(&self, room: RoomIx) -> Position {
         Position {
             epoch: self.load(room_word(room.0, 1)),
-            offset: self.load(room_word(room.0, 2)),
+            offset: self.rooms[room.0 as usize].offset,
         }
     }
 
-    /// A message of the room was read. Repeating it changes nothing, so it needs no journal.
+    /// A message of the room was read.
     pub fn advance(&mut self, room: RoomIx, offset: u64) {
-        self.store(room_word(room.0, 2), offset);
+        let this = &mut self.rooms[room.0 as usize];
+        this.offset = offset;
+        if !std::mem::replace(&mut this.moved, true) {
+            self.moved.push(room.0);
+        }
+    }
+
+    /// The members have been given all that was read, or their slots owe it to them. Not before that
+    /// does a word say that it was read: by it the next brain knows what was lost.
+    pub fn settle(&mut self) {
+        while let Some(ix) = self.moved.pop() {
+            let room = &mut self.rooms[ix as usize];
+            room.moved = false;
+            let offset = room.offset;
+            self.store(room_word(ix, 2), offset);
+        }
     }
 
     /// Connections in the room on all workers, as the master last said.
@@ -271,6 +293,7 @@ impl Rooms {
         change(record, room_word(ix, 1), position.epoch);
         change(record, room_word(ix, 2), position.offset);
         change(record, room_word(ix, 3), total.into());
+        self.rooms[ix as usize].offset = position.offset;
         self.by_number.insert(number, ix);
         self.by_name.insert(name.into(), ix);
         self.held += 1;

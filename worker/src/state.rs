@@ -66,7 +66,7 @@ const SIZE: usize = ARENA + MAX_ARENA as usize;
 
 const _: () = assert!(
     Page::WORDS <= PAGE_WORDS
-        && (Head::PassesUsed as usize) < GIVEN_UP
+        && (Head::Missed as usize) < GIVEN_UP
         && GIVEN_UP + MAX_GIVEN_UP <= PAGE
         && PAGE + PAGE_WORDS <= JOURNAL
         && (JOURNAL + journal::WORDS) * 8 <= SETTINGS
@@ -105,6 +105,8 @@ pub enum Head {
     GivenUp,
     /// One more than the highest block of passes ever used.
     PassesUsed,
+    /// 1: the log has overtaken this worker, and the positions of its rooms are to be asked for.
+    Missed,
 }
 
 impl Head {
