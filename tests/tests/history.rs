@@ -9,6 +9,7 @@ use std::thread;
 use harness::faults::Faults;
 use harness::load::random::Random;
 use harness::rooms::{Client, Position};
+use harness::websocket::WebSocket;
 use harness::{Baton, eventually, process};
 use serde_json::{Value, json};
 
@@ -294,6 +295,75 @@ fn a_retry_with_the_same_key_is_not_published_again() {
         sender.error(json!({ "send": "r", "key": "k".repeat(65), "data": 1 })),
         "bad_request"
     );
+}
+
+/// A client that takes messages in batches: what it hears, and how many came with others.
+struct Batches {
+    socket: WebSocket,
+    together: usize,
+}
+
+impl Batches {
+    fn hear(&mut self, count: u64) -> Vec<Value> {
+        let mut all = Vec::new();
+        while (all.len() as u64) < count {
+            match serde_json::from_str(&self.socket.receive_text()).unwrap() {
+                Value::Array(some) => {
+                    assert!(some.len() > 1, "one alone");
+                    self.together += some.len();
+                    all.extend(some);
+                }
+                one => all.push(one),
+            }
+        }
+        assert_eq!(all.len() as u64, count);
+        all
+    }
+}
+
+#[test]
+fn messages_that_come_together_come_in_one_frame() {
+    let faults = Faults::new();
+    let baton = faults.builder().config(RETAIN).start();
+    let mut sender = Client::on_worker(baton.public, 2);
+    let mut next = publish(&mut sender, "chat.a", 0..10).offset - 9;
+    let mut client = loop {
+        let mut socket = WebSocket::connect(baton.public, "/rooms?batch=1");
+        let hello: Value = serde_json::from_str(&socket.receive_text()).unwrap();
+        if hello["hello"]["worker"] == 1 {
+            let together = 0;
+            break Batches { socket, together };
+        }
+    };
+    let since =
+        sender.ok(json!({ "history": "chat.a", "limit": 10 }))["messages"][0]["pos"].clone();
+    let wish = json!({ "id": 1, "join": "chat.a", "since": since });
+    client.socket.text(&wish.to_string());
+    let said = client.hear(10);
+    assert_eq!(client.together, 9, "all that was missed in one frame");
+    assert_eq!(said[9]["ok"]["recovered"], true);
+    next += 10;
+    for round in 0..4 {
+        client.together = 0;
+        let brain = baton.status().worker(1).pid;
+        if round % 2 == 1 {
+            faults.arm(["worker:materialise", "worker:catch-up"][round / 2], 1);
+        }
+        process::stop(brain);
+        let last = publish(&mut sender, "chat.a", 0..200).offset;
+        process::go_on(brain);
+        for said in client.hear(200) {
+            assert_eq!(Position::parse(&said["pos"]).offset, next);
+            next += 1;
+        }
+        assert_eq!(next, last + 1);
+        assert!(client.together > 100, "{} together", client.together);
+        // It is so after a move, too; and one alone is no array.
+        baton.expect(&["reload"], 0);
+        sender.publish("chat.a", json!("alone"));
+        assert_eq!(client.hear(1)[0]["data"], "alone");
+        next += 1;
+    }
 }
 
 /// What one that comes back again and again has seen of the stream.

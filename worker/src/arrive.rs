@@ -94,7 +94,9 @@ impl Brain {
             self.enter_rooms(slot, given.cid, snapshot)?;
             Ok(buffers)
         });
-        let meta = Meta::new(fd, snapshot.phase, snapshot.role).with(Flag::Remote, snapshot.remote);
+        let meta = Meta::new(fd, snapshot.phase, snapshot.role)
+            .with(Flag::Remote, snapshot.remote)
+            .with(Flag::Batch, snapshot.batch);
         let made = made.and_then(|buffers| {
             let pass = self.pass_of(slot, meta, snapshot.pass.as_ref());
             Ok((buffers, pass.map_err(|_| Unfit::Pass)?))

@@ -8,6 +8,7 @@ use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::limits::TOO_MUCH;
 use crate::rooms::RoomIx;
+use crate::websocket::{Head, Kind};
 
 impl Brain {
     /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
@@ -174,4 +175,70 @@ pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
 pub fn put(into: &mut Vec<u8>, message: ToClient<'_>) {
     let put = message.put_frame(into);
     debug_assert!(put.is_ok(), "a Vec is never full");
+}
+
+/// Messages that are a frame each, as one frame: a JSON array of them. One alone stays as it is.
+#[must_use]
+pub fn batch(frames: &[u8]) -> Vec<u8> {
+    let mut texts = Vec::new();
+    let mut rest = frames;
+    while let Some((head, len)) = head_of(rest) {
+        let (text, behind) = rest[head..].split_at(len);
+        texts.push(text);
+        rest = behind;
+    }
+    if texts.len() < 2 || !rest.is_empty() {
+        return frames.to_vec();
+    }
+    // Two brackets, and a comma between each two.
+    let len = texts.iter().map(|text| text.len() + 1).sum::<usize>() + 1;
+    let mut one = Vec::with_capacity(len + 10);
+    one.extend_from_slice(Head::message(Kind::Text, len).as_bytes());
+    for (number, text) in texts.iter().enumerate() {
+        one.push(if number == 0 { b'[' } else { b',' });
+        one.extend_from_slice(text);
+    }
+    one.push(b']');
+    one
+}
+
+/// How long the head of the frame at the start is, and what follows it; `None`: there is no whole
+/// frame.
+fn head_of(frames: &[u8]) -> Option<(usize, usize)> {
+    let (head, len) = match *frames.get(1)? {
+        126 => (
+            4,
+            u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into(),
+        ),
+        127 => (10, u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)),
+        len => (2, len.into()),
+    };
+    let len = usize::try_from(len).ok()?;
+    (frames.len().checked_sub(head)? >= len).then_some((head, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &str) -> Vec<u8> {
+        let mut frame = Head::message(Kind::Text, text.len()).as_bytes().to_vec();
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    }
+
+    #[test]
+    fn frames_become_one() {
+        let long = format!("\"{}\"", "x".repeat(70_000));
+        let middle = format!("\"{}\"", "y".repeat(200));
+        let all = ["{}", &long, "1", &middle];
+        for count in 0..=all.len() {
+            let parts: Vec<u8> = all[..count].iter().flat_map(|text| frame(text)).collect();
+            let expected = match count {
+                0 | 1 => parts.clone(),
+                _ => frame(&format!("[{}]", all[..count].join(","))),
+            };
+            assert_eq!(batch(&parts), expected, "{count}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use protocol::ids::Position;
 use protocol::output::{Full, Output};
 
 use crate::client::ToClient;
+use crate::frames;
 
 /// Bytes of the messages in one answer to `history`, about.
 const PAGE: usize = 256 << 10;
@@ -103,8 +104,18 @@ pub fn page(history: &Reader, room: Room<'_>, before: Option<Position>, limit: u
     history.newest(room.number, epoch, to, limit.into(), PAGE)
 }
 
-/// Puts the messages as they come from the room, each a frame.
-pub fn put(out: &mut impl Output, room: Room<'_>, messages: &Copied) -> Result<(), Full> {
+/// Puts the messages as they come from the room, each a frame, or (`batch`) all in one.
+pub fn put(
+    out: &mut impl Output,
+    room: Room<'_>,
+    messages: &Copied,
+    batch: bool,
+) -> Result<(), Full> {
+    if batch {
+        let mut frames = Vec::new();
+        put(&mut frames, room, messages, false)?;
+        return out.put(&frames::batch(&frames));
+    }
     for message in messages.iter() {
         ToClient::Message {
             room: room.name,

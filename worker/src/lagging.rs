@@ -184,6 +184,14 @@ impl Brain {
             return false;
         };
         let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
+        let batch;
+        let frames = match meta.has(Flag::Batch) {
+            true => {
+                batch = frames::batch(frames);
+                &batch
+            }
+            false => frames,
+        };
         if protocol::output::Output::put(&mut out, frames).is_err() {
             out.abandon();
             self.finish(slot, CloseReason::Overloaded);

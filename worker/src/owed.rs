@@ -356,6 +356,9 @@ impl Brain {
         if meta.has(Flag::Lagging) {
             return self.catch_up(slot);
         }
+        if meta.has(Flag::Batch) && first != 0 {
+            return self.flush_batch(slot, meta);
+        }
         let pending = buffers::unwritten(&self.arena, &self.slots, slot);
         let waiting = pending.len();
         let mut owed = 0;
@@ -394,6 +397,18 @@ impl Brain {
             // The socket is not full, so that it has room again is nothing that will be told.
             self.catch_up(slot);
         }
+    }
+
+    /// What becomes one frame is committed before it is written: it goes the way of those who lag.
+    fn flush_batch(&mut self, slot: u32, meta: Meta) {
+        let cursor = self.slots.get(slot, Field::Cursor).max(self.turn.from);
+        let mut record = Record::new();
+        let meta = meta.with(Flag::Lagging, true);
+        Slots::change(&mut record, slot, Field::Cursor, cursor);
+        Slots::change(&mut record, slot, Field::Meta, meta.pack());
+        self.journal.commit(&mut record);
+        self.begin_to_lag(slot);
+        self.catch_up(slot);
     }
 
     /// `n` bytes have gone out, of `waiting` own ones and `owed` of the turn's frames.

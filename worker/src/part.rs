@@ -194,6 +194,7 @@ impl Brain {
             },
             rooms: rooms.into_iter().map(membership).collect(),
             remote: is(Flag::Remote),
+            batch: is(Flag::Batch),
             pass: self
                 .slots
                 .pass(slot)

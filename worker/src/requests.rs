@@ -24,7 +24,7 @@ use crate::history;
 use crate::limits::Addresses;
 use crate::passes::{Passes, Spent};
 use crate::rooms::{RoomIx, Rooms};
-use crate::slots::{Meta, Slots};
+use crate::slots::{Flag, Meta, Slots};
 use crate::websocket::Rules;
 
 /// So many messages that are not JSON close a connection.
@@ -255,7 +255,8 @@ impl Client<'_> {
             let room = self.as_known(room, name);
             let most = self.settings.rooms.slow_bytes;
             let brought = history::on_join(self.history, room, since, last, most);
-            history::put(out, room, &brought.messages)?;
+            let batch = self.meta.has(Flag::Batch);
+            history::put(out, room, &brought.messages, batch)?;
             position.offset = brought.after;
             recovered = brought.recovered;
         }

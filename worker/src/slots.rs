@@ -105,6 +105,8 @@ pub enum Flag {
     Given = 512,
     /// It came through a listener that not only this machine can reach.
     Remote = 1024,
+    /// Messages that come together come in one frame.
+    Batch = 2048,
 }
 
 /// The first word of a slot.

@@ -57,6 +57,9 @@ pub struct Snapshot {
     /// It came through a listener that not only its machine can reach.
     #[serde(default)]
     pub remote: bool,
+    /// Messages that come together come in one frame.
+    #[serde(default)]
+    pub batch: bool,
     #[serde(default)]
     pub pass: Option<Pass>,
 }
@@ -174,6 +177,7 @@ mod tests {
                 total: 812,
             }],
             remote: true,
+            batch: false,
             pass: Some(Pass {
                 grant: ByteBuf::from(*b"\x02u7\x03\x01*"),
                 expires_ms: 1_700_000_000_000,

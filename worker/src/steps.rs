@@ -281,6 +281,8 @@ fn http_step(
                 Endpoint::Echo => (Phase::Echo, Took::Commit),
                 Endpoint::Rooms => {
                     let token = http::query_token(&input[..step.consumed]);
+                    let batch = http::wants_batches(&input[..step.consumed]);
+                    io.meta = io.meta.with(Flag::Batch, batch);
                     let flow = client.greet(&mut io.out, &mut io.record, token)?;
                     (Phase::Rooms, flowed(flow, &mut session, io)?)
                 }

@@ -111,14 +111,24 @@ pub fn step(
     Ok(step)
 }
 
+/// Does the request at the start of `head` ask for messages in batches, with `batch=1`?
+#[must_use]
+pub fn wants_batches(head: &[u8]) -> bool {
+    query(head).is_some_and(|query| query.split('&').any(|pair| pair == "batch=1"))
+}
+
 /// The token that the request at the start of `head` has in its query, as `token=`.
 #[must_use]
 pub fn query_token(head: &[u8]) -> Option<&str> {
-    let target = head.split(|byte| *byte == b' ').nth(1)?;
-    let (_, query) = std::str::from_utf8(target).ok()?.split_once('?')?;
-    query
+    query(head)?
         .split('&')
         .find_map(|pair| pair.strip_prefix("token="))
+}
+
+fn query(head: &[u8]) -> Option<&str> {
+    let target = head.split(|byte| *byte == b' ').nth(1)?;
+    let (_, query) = std::str::from_utf8(target).ok()?.split_once('?')?;
+    Some(query)
 }
 
 /// Ends a session whose deadline has passed (see [`State::waiting`]). One that waits in the middle
