@@ -126,7 +126,7 @@ impl Brain {
         let mut asked = 0;
         let read = |room: &mut [u8]| {
             asked = room.len();
-            nix::unistd::read(meta.socket(), room)
+            recv(meta.fd, room, MsgFlags::empty())
         };
         let Ok(read) =
             buffers::fill_input(&self.arena, &self.slots, &self.journal, slot, want, read)
@@ -219,7 +219,7 @@ impl Brain {
             Err(_) => return self.finish(slot, CloseReason::BadProxyHeader),
         };
         if read.is_empty() {
-            let read = |room: &mut [u8]| nix::unistd::read(meta.socket(), &mut room[..len]);
+            let read = |room: &mut [u8]| recv(meta.fd, &mut room[..len], MsgFlags::empty());
             match buffers::fill_input(&self.arena, &self.slots, &self.journal, slot, len, read) {
                 Ok(Ok(n)) if n == len => fault::point("worker:proxy"),
                 Ok(_) => return self.finish(slot, CloseReason::SocketError),

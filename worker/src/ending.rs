@@ -1,7 +1,7 @@
 //! How a connection ends: our last words, our FIN, the peer's FIN, and the deadlines for each.
 
 use mio::unix::SourceFd;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
@@ -172,7 +172,7 @@ impl Brain {
             if meta.has(Flag::PeerEnded) {
                 return self.end_if_all_is_said(slot);
             }
-            match nix::unistd::read(meta.socket(), &mut waste) {
+            match recv(meta.fd, &mut waste, MsgFlags::empty()) {
                 Ok(0) => self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true)),
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => {

@@ -7,6 +7,7 @@
 
 use std::io::IoSlice;
 
+use nix::sys::socket::{MsgFlags, send, sendmsg};
 use protocol::arena::Extent;
 use protocol::fault;
 use protocol::journal::Record;
@@ -303,13 +304,14 @@ impl Brain {
     }
 }
 
-/// One write, which is asked of the kernel again if a signal comes in between.
+/// One write, which is asked of the kernel again if a signal comes in between. (`send` is a shorter way
+/// through the kernel than `write`, which is for files of any kind.)
 pub(crate) fn write(meta: Meta, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
     loop {
         let written = match parts {
             [] => Ok(0),
-            [one] => nix::unistd::write(meta.socket(), one),
-            _ => nix::sys::uio::writev(meta.socket(), parts),
+            [one] => send(meta.fd, one, MsgFlags::MSG_NOSIGNAL),
+            _ => sendmsg::<()>(meta.fd, parts, &[], MsgFlags::MSG_NOSIGNAL, None),
         };
         if written != Err(nix::Error::EINTR) {
             return written;
