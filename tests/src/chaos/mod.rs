@@ -100,9 +100,15 @@ impl Naive {
     #[must_use]
     pub fn is_shown_by(self, kind: Kind) -> bool {
         match self {
+            // A request of which bytes are lost, or come twice, may be no request.
             Naive::Truth => matches!(
                 kind,
-                Kind::Wrong | Kind::Lost | Kind::Doubled | Kind::Disorder | Kind::Closed
+                Kind::Wrong
+                    | Kind::Lost
+                    | Kind::Doubled
+                    | Kind::Disorder
+                    | Kind::Closed
+                    | Kind::Refused
             ),
             Naive::Publish => kind == Kind::Doubled,
         }
