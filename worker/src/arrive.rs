@@ -21,6 +21,7 @@ use protocol::record::Down;
 use crate::brain::Brain;
 use crate::buffers::{self, held};
 use crate::close::CloseReason;
+use crate::encoding::Encoding;
 use crate::frames::is_full;
 use crate::rooms::{RoomIx, TableFull};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
@@ -90,13 +91,14 @@ impl Brain {
         fault::point("worker:arrive");
         self.slots.set(slot, Field::Cells, 0);
         let mut kept = Vec::new();
-        let made = self.buffers_of(snapshot, &mut kept).and_then(|buffers| {
-            self.enter_rooms(slot, given.cid, snapshot)?;
-            Ok(buffers)
-        });
         let meta = Meta::new(fd, snapshot.phase, snapshot.role)
             .with(Flag::Remote, snapshot.remote)
-            .with(Flag::Batch, snapshot.batch);
+            .with(Flag::Batch, snapshot.batch)
+            .with(Flag::Msgpack, snapshot.msgpack);
+        let made = self.buffers_of(snapshot, &mut kept).and_then(|buffers| {
+            self.enter_rooms((slot, meta.encoding()), given.cid, snapshot)?;
+            Ok(buffers)
+        });
         let made = made.and_then(|buffers| {
             let pass = self.pass_of(slot, meta, snapshot.pass.as_ref());
             Ok((buffers, pass.map_err(|_| Unfit::Pass)?))
@@ -178,10 +180,15 @@ impl Brain {
     }
 
     /// Its memberships, and the one for which it was waiting.
-    fn enter_rooms(&mut self, slot: u32, cid: Cid, snapshot: &Snapshot) -> Result<(), Unfit> {
+    fn enter_rooms(
+        &mut self,
+        who: (u32, Encoding),
+        cid: Cid,
+        snapshot: &Snapshot,
+    ) -> Result<(), Unfit> {
         for membership in &snapshot.rooms {
             let room = self.room_of(membership)?;
-            self.enter_room(slot, room, membership.after)?;
+            self.enter_room(who, room, membership.after)?;
         }
         if !snapshot.opening {
             return Ok(());
@@ -191,8 +198,8 @@ impl Brain {
         match answer.ok_or(Unfit::Overrun)? {
             Some(opened) => {
                 let room = self.room_of(&opened)?;
-                if !self.rooms.is_member(&self.slots, slot, room) {
-                    self.enter_room(slot, room, opened.after)?;
+                if !self.rooms.is_member(&self.slots, who.0, room) {
+                    self.enter_room(who, room, opened.after)?;
                 }
                 Ok(())
             }
@@ -202,10 +209,10 @@ impl Brain {
         }
     }
 
-    fn enter_room(&mut self, slot: u32, room: RoomIx, after: u64) -> Result<(), Unfit> {
+    fn enter_room(&mut self, who: (u32, Encoding), room: RoomIx, after: u64) -> Result<(), Unfit> {
         let mut record = Record::new();
         self.rooms
-            .join(&mut record, &self.slots, slot, room, after)?;
+            .join(&mut record, &self.slots, who, room, after)?;
         self.journal.commit(&mut record);
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::client::{Code, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
 use crate::passes::{Pass, PassIx, Passes, Spent, TableFull};
-use crate::requests::{self, Client, Flow, answer, error};
+use crate::requests::{self, Client, Flow};
 use crate::slots::{Flag, Meta, Phase};
 use crate::snapshot;
 
@@ -99,7 +99,8 @@ impl Client<'_> {
         record: &mut Record,
         token: Option<&str>,
     ) -> Result<Flow, Full> {
-        requests::hello(self.cid, self.worker, self.settings).put_frame(out)?;
+        requests::hello(self.cid, self.worker, self.settings)
+            .put_frame(out, self.meta.encoding())?;
         if let Some(token) = token {
             return self.authorize(out, record, b"", token);
         }
@@ -126,7 +127,7 @@ impl Client<'_> {
         let grant = match self.keys.check(token, self.unix_ms) {
             Ok(grant) => grant,
             Err(refused) => {
-                error(out, id, refused.code(), refused.message())?;
+                self.error(out, id, refused.code(), refused.message())?;
                 return Ok(match (user, refused) {
                     // The one that it has shown before counts as long as it lasts.
                     (Some(_), _) => self.count_error(record),
@@ -137,7 +138,7 @@ impl Client<'_> {
         };
         if user.is_some_and(|user| user != grant.user) {
             let message = "a connection stays its user's: the token is another's";
-            error(out, id, Code::Forbidden, message)?;
+            self.error(out, id, Code::Forbidden, message)?;
             return Ok(Flow::Next);
         }
         let pass = Pass {
@@ -147,7 +148,7 @@ impl Client<'_> {
         if let Some(room) = self.joined_against(&pass.bytes) {
             let room = String::from_utf8_lossy(&room);
             let message = format!("the token does not allow {room}, which must be left before");
-            error(out, id, Code::Forbidden, &message)?;
+            self.error(out, id, Code::Forbidden, &message)?;
             return Ok(Flow::Next);
         }
         let Ok(new) = self.passes.stage(self.slot, &pass) else {
@@ -188,13 +189,14 @@ impl Client<'_> {
         let is_in = self.rooms.is_member(self.slots, self.slot, room);
         let total = self.rooms.total(room);
         if !is_in && frames::is_full(name.as_bytes(), total, &self.settings.rates) {
-            error(out, id, Code::Limit, frames::FULL)?;
+            self.error(out, id, Code::Limit, frames::FULL)?;
             return Ok(Flow::Close(CloseReason::Overloaded));
         }
-        answer(out, id, ToClient::Authorized { id, user })?;
+        self.answer(out, id, ToClient::Authorized { id, user })?;
         if !is_in {
             let after = self.rooms.position(room).offset;
-            let joined = self.rooms.join(record, self.slots, self.slot, room, after);
+            let who = (self.slot, self.meta.encoding());
+            let joined = self.rooms.join(record, self.slots, who, room, after);
             if joined.is_err() {
                 return Ok(Flow::Close(CloseReason::Overloaded));
             }
@@ -295,7 +297,8 @@ impl Brain {
         let in_ms = expires.saturating_sub(self.date.unix_ms(self.now));
         let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
         let mut record = Record::new();
-        match (ToClient::Expires { in_ms }).put_frame(&mut out) {
+        let encoding = self.slots.encoding(slot);
+        match (ToClient::Expires { in_ms }).put_frame(&mut out, encoding) {
             Ok(()) => buffers::change_output(&out, &self.slots, slot, &mut record),
             // Without room for the question it is closed without having been asked.
             Err(Full) => return self.begin_close(slot, CloseReason::Overloaded),

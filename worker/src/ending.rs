@@ -79,7 +79,7 @@ impl Brain {
                     let bye = ToClient::Bye {
                         retry_after_ms: (after * spread) >> 32,
                     };
-                    self.put(slot, |out| bye.put_frame(out));
+                    self.put(slot, |out| bye.put_frame(out, meta.encoding()));
                 }
                 self.put_close(slot, meta, CloseReason::GoingAway);
                 let meta = meta

@@ -231,6 +231,7 @@ impl Brain {
                 continue;
             }
             let mut frames = Vec::new();
+            let encoding = member.encoding();
             let from = before.offset.max(member.after) + 1;
             if from <= to {
                 let gap = ToClient::Gap {
@@ -239,7 +240,7 @@ impl Brain {
                     to: offset(to),
                     why: Why::Overrun,
                 };
-                put(&mut frames, gap);
+                put(&mut frames, gap, encoding);
             }
             if let Some(down) = &then {
                 self.frames_for(member.slot, at, down, &mut frames);
@@ -305,12 +306,13 @@ impl Brain {
         self.journal.commit(&mut record);
         let here = self.is_here(asker);
         let rates = self.settings.rates.clone();
+        let who = (asker.slot, self.slots.encoding(asker.slot));
         let joined = room.and_then(|room| {
             self.rooms.mark(room);
             let is_full = is_full(name, total, &rates);
             if here && !is_full && !self.rooms.is_member(&self.slots, asker.slot, room) {
                 self.rooms
-                    .join(&mut record, &self.slots, asker.slot, room, position.offset)?;
+                    .join(&mut record, &self.slots, who, room, position.offset)?;
                 self.journal.commit(&mut record);
             }
             Ok(room)
@@ -367,7 +369,7 @@ impl Brain {
                     message: FULL,
                     retry_after_ms: None,
                 };
-                self.put(asker.slot, |out| full.put_frame(out));
+                self.put(asker.slot, |out| full.put_frame(out, meta.encoding()));
                 return self.begin_close(asker.slot, CloseReason::Overloaded);
             }
             self.slots

@@ -6,9 +6,10 @@ use protocol::settings::Rates;
 
 use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
+use crate::encoding::Encoding;
 use crate::limits::TOO_MUCH;
 use crate::rooms::RoomIx;
-use crate::websocket::{Head, Kind};
+use crate::websocket::{Head, MAX_HEAD};
 
 impl Brain {
     /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
@@ -22,6 +23,8 @@ impl Brain {
         into: &mut Vec<u8>,
     ) -> Option<(RoomIx, Position)> {
         let cid = self.slots.cid(slot);
+        let encoding = self.slots.encoding(slot);
+        let mut put = |message: ToClient<'_>| put(into, message, encoding);
         let mine = |asker: &Asker<'_>| asker.cid == cid && !asker.id.is_empty();
         match down {
             Down::Message {
@@ -32,13 +35,10 @@ impl Brain {
                 data,
             } => {
                 if mine(asker) {
-                    put(
-                        into,
-                        ToClient::Sent {
-                            id: asker.id,
-                            position: *position,
-                        },
-                    );
+                    put(ToClient::Sent {
+                        id: asker.id,
+                        position: *position,
+                    });
                 }
                 let room = self.rooms.numbered(*room)?;
                 let member = self
@@ -55,8 +55,8 @@ impl Brain {
                         data,
                     };
                     match self.is_given_up(at) {
-                        false => put(into, message),
-                        true => put(into, given_up(&name, *position)),
+                        false => put(message),
+                        true => put(given_up(&name, *position)),
                     }
                     return Some((room, *position));
                 }
@@ -64,7 +64,7 @@ impl Brain {
             Down::Opened { asker, .. } | Down::Count { asker, .. } | Down::Sent { asker, .. }
                 if mine(asker) && self.is_given_up(at) =>
             {
-                put(into, refused(asker.id, Refusal::Internal));
+                put(refused(asker.id, Refusal::Internal));
             }
             Down::Opened {
                 position,
@@ -74,26 +74,23 @@ impl Brain {
                 ..
             } if mine(asker) => {
                 let rates = &self.settings.rates;
-                put(into, opened(asker.id, name, *position, *total, rates));
+                put(opened(asker.id, name, *position, *total, rates));
             }
             Down::Count { total, asker } if mine(asker) => {
-                put(
-                    into,
-                    ToClient::Present {
-                        id: asker.id,
-                        count: *total,
-                    },
-                );
+                put(ToClient::Present {
+                    id: asker.id,
+                    count: *total,
+                });
             }
             Down::Sent { position, asker } if mine(asker) => {
                 let (id, position) = (asker.id, *position);
-                put(into, ToClient::Sent { id, position });
+                put(ToClient::Sent { id, position });
             }
             // The one is said also to who wants no answer.
             Down::Refused { reason, asker }
                 if mine(asker) || asker.cid == cid && matches!(reason, Refusal::Rate { .. }) =>
             {
-                put(into, refused(asker.id, *reason));
+                put(refused(asker.id, *reason));
             }
             Down::Opened { .. }
             | Down::Held { .. }
@@ -172,34 +169,49 @@ pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
 }
 
 /// Adds a message as a frame, where there is always room.
-pub fn put(into: &mut Vec<u8>, message: ToClient<'_>) {
-    let put = message.put_frame(into);
+pub fn put(into: &mut Vec<u8>, message: ToClient<'_>, encoding: Encoding) {
+    let put = message.put_frame(into, encoding);
     debug_assert!(put.is_ok(), "a Vec is never full");
 }
 
-/// Messages that are a frame each, as one frame: a JSON array of them. One alone stays as it is.
+/// Messages that are a frame each, as one frame: an array of them. One alone stays as it is.
 #[must_use]
-pub fn batch(frames: &[u8]) -> Vec<u8> {
-    let mut texts = Vec::new();
+pub fn batch(frames: &[u8], encoding: Encoding) -> Vec<u8> {
+    let mut messages = Vec::new();
     let mut rest = frames;
     while let Some((head, len)) = head_of(rest) {
-        let (text, behind) = rest[head..].split_at(len);
-        texts.push(text);
+        let (message, behind) = rest[head..].split_at(len);
+        messages.push(message);
         rest = behind;
     }
-    if texts.len() < 2 || !rest.is_empty() {
+    if messages.len() < 2 || !rest.is_empty() {
         return frames.to_vec();
     }
-    // Two brackets, and a comma between each two.
-    let len = texts.iter().map(|text| text.len() + 1).sum::<usize>() + 1;
-    let mut one = Vec::with_capacity(len + 10);
-    one.extend_from_slice(Head::message(Kind::Text, len).as_bytes());
-    for (number, text) in texts.iter().enumerate() {
-        one.push(if number == 0 { b'[' } else { b',' });
-        one.extend_from_slice(text);
+    let (begin, between, end) = match encoding {
+        Encoding::Json => (b"[".to_vec(), &b","[..], &b"]"[..]),
+        Encoding::Msgpack => (msgpack_array(messages.len()), &b""[..], &b""[..]),
+    };
+    let len = messages.iter().map(|message| message.len()).sum::<usize>()
+        + between.len() * (messages.len() - 1)
+        + begin.len()
+        + end.len();
+    let mut one = Vec::with_capacity(len + MAX_HEAD);
+    one.extend_from_slice(Head::message(encoding.kind(), len).as_bytes());
+    one.extend_from_slice(&begin);
+    for (number, message) in messages.iter().enumerate() {
+        one.extend_from_slice(if number == 0 { b"" } else { between });
+        one.extend_from_slice(message);
     }
-    one.push(b']');
+    one.extend_from_slice(end);
     one
+}
+
+/// What says that an array of so many values follows.
+fn msgpack_array(len: usize) -> Vec<u8> {
+    let mut head = Vec::new();
+    let put = rmp::encode::write_array_len(&mut head, len as u32);
+    debug_assert!(put.is_ok(), "a Vec is never full");
+    head
 }
 
 /// How long the head of the frame at the start is, and what follows it; `None`: there is no whole
@@ -220,6 +232,7 @@ fn head_of(frames: &[u8]) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::websocket::Kind;
 
     fn frame(text: &str) -> Vec<u8> {
         let mut frame = Head::message(Kind::Text, text.len()).as_bytes().to_vec();
@@ -238,7 +251,26 @@ mod tests {
                 0 | 1 => parts.clone(),
                 _ => frame(&format!("[{}]", all[..count].join(","))),
             };
-            assert_eq!(batch(&parts), expected, "{count}");
+            assert_eq!(batch(&parts, Encoding::Json), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn so_do_those_of_messagepack() {
+        let binary = |bytes: &[u8]| {
+            let mut frame = Vec::new();
+            crate::websocket::binary(&mut frame, bytes).unwrap();
+            frame
+        };
+        for count in [0, 1, 2, 15, 16, 70_000] {
+            let parts = binary(b"\x01").repeat(count);
+            let mut array = msgpack_array(count);
+            array.extend(vec![1; count]);
+            let expected = match count {
+                0 | 1 => parts.clone(),
+                _ => binary(&array),
+            };
+            assert_eq!(batch(&parts, Encoding::Msgpack), expected, "{count}");
         }
     }
 }

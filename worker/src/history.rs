@@ -11,6 +11,7 @@ use protocol::ids::Position;
 use protocol::output::{Full, Output};
 
 use crate::client::ToClient;
+use crate::encoding::Encoding;
 use crate::frames;
 
 /// Bytes of the messages in one answer to `history`, about.
@@ -109,12 +110,13 @@ pub fn put(
     out: &mut impl Output,
     room: Room<'_>,
     messages: &Copied,
+    encoding: Encoding,
     batch: bool,
 ) -> Result<(), Full> {
     if batch {
         let mut frames = Vec::new();
-        put(&mut frames, room, messages, false)?;
-        return out.put(&frames::batch(&frames));
+        put(&mut frames, room, messages, encoding, false)?;
+        return out.put(&frames::batch(&frames, encoding));
     }
     for message in messages.iter() {
         ToClient::Message {
@@ -126,7 +128,7 @@ pub fn put(
             from: message.from,
             data: message.data,
         }
-        .put_frame(out)?;
+        .put_frame(out, encoding)?;
     }
     Ok(())
 }

@@ -128,6 +128,7 @@ impl Brain {
             }
             if excess > 0 { Some(next) } else { None }
         });
+        let encoding = self.slots.encoding(slot);
         for (room, from, to) in gaps {
             let room = &self.rooms.name(room);
             frames::put(
@@ -138,6 +139,7 @@ impl Brain {
                     to,
                     why: Lost::Slow,
                 },
+                encoding,
             );
         }
         self.gaps += dropped;
@@ -187,7 +189,7 @@ impl Brain {
         let batch;
         let frames = match meta.has(Flag::Batch) {
             true => {
-                batch = frames::batch(frames);
+                batch = frames::batch(frames, meta.encoding());
                 &batch
             }
             false => frames,

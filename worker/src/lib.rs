@@ -12,7 +12,7 @@
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
 //! [`client`] (its words), [`auth`] and [`authorize`] (who may say what), [`limits`] (how much),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
-//! log, to the members in [`rooms`]), [`frames`], [`owed`]. And when a brain has died: [`recover`],
+//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]. And when a brain has died: [`recover`],
 //! [`checks`], [`poison`].
 
 pub mod arrive;
@@ -26,6 +26,7 @@ pub mod client;
 pub mod clock;
 pub mod close;
 pub mod connection;
+pub mod encoding;
 pub mod ending;
 pub mod fan_out;
 pub mod frames;

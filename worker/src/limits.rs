@@ -105,7 +105,7 @@ impl Client<'_> {
                     message: TOO_MUCH,
                     retry_after_ms: Some(ms),
                 }
-                .put_frame(out)?;
+                .put_frame(out, self.meta.encoding())?;
                 Ok(Some(self.strike().unwrap_or(Flow::Next)))
             }
         }

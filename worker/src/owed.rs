@@ -16,6 +16,7 @@ use crate::brain::Brain;
 use crate::buffers::{self, held};
 use crate::client::ToClient;
 use crate::close::CloseReason;
+use crate::encoding::{Each, Encoding};
 use crate::frames;
 use crate::poison::InHand;
 use crate::rooms::{Member, RoomIx};
@@ -31,8 +32,9 @@ pub struct Turn {
     /// The log from `from` to `read` is this turn's.
     pub from: u64,
     pub read: u64,
-    /// Frames of rooms, one behind the other, and those of answers.
-    frames: Vec<u8>,
+    /// Frames of rooms, one behind the other, in each encoding; and those of answers, each in that of
+    /// who asked.
+    frames: Each<Vec<u8>>,
     answers: Vec<u8>,
     said: Vec<Said>,
     run: Option<Run>,
@@ -90,11 +92,11 @@ impl Credits {
     }
 }
 
-/// A frame of a room.
+/// What was said in a room.
 #[derive(Clone, Copy, Debug)]
 struct Said {
-    /// Where in `frames` it ends.
-    end: u32,
+    /// Where in the `frames` of each encoding its frame ends. There is one where a member wants it.
+    ends: Each<u32>,
     /// Its record in the log, and the position behind it.
     at: u64,
     after: u64,
@@ -131,7 +133,7 @@ enum Piece {
 impl Turn {
     pub fn begin(&mut self, from: u64) {
         (self.from, self.read) = (from, from);
-        self.frames.clear();
+        self.frames.iter_mut().for_each(Vec::clear);
         self.answers.clear();
         self.said.clear();
         self.refs.clear();
@@ -140,7 +142,7 @@ impl Turn {
     /// Bytes of all frames that were made.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.frames.len() + self.answers.len()
+        self.frames.iter().map(Vec::len).sum::<usize>() + self.answers.len()
     }
 
     fn owe(&mut self, credit: &mut Credit, piece: Piece) {
@@ -158,22 +160,25 @@ impl Turn {
         std::iter::successors(get(first), move |r| get(r.next)).map(|r| r.piece)
     }
 
-    fn bytes(&self, piece: Piece) -> &[u8] {
+    fn bytes(&self, piece: Piece, encoding: Encoding) -> &[u8] {
         match piece {
             Piece::Said(first, end) => {
-                let start = first.checked_sub(1).map_or(0, |before| self.end(before));
-                &self.frames[start..self.end(end - 1)]
+                let frames = &self.frames[encoding];
+                &frames[self.start(first, encoding)..self.start(end, encoding)]
             }
             Piece::Answer(start, end, _) => &self.answers[start as usize..end as usize],
         }
     }
 
-    fn end(&self, said: u32) -> usize {
-        self.said[said as usize].end as usize
+    /// Where the frame begins of what was said.
+    fn start(&self, said: u32, encoding: Encoding) -> usize {
+        said.checked_sub(1).map_or(0, |before| {
+            self.said[before as usize].ends[encoding] as usize
+        })
     }
 
     /// The frames of these pieces, and the log position behind the record of each.
-    fn frames(&self, first: u32) -> impl Iterator<Item = (&[u8], u64)> {
+    fn frames(&self, first: u32, encoding: Encoding) -> impl Iterator<Item = (&[u8], u64)> {
         self.pieces(first).flat_map(move |piece| {
             let (from, to) = match piece {
                 Piece::Said(first, end) => (first, end),
@@ -182,9 +187,9 @@ impl Turn {
             (from..to).map(move |at| match piece {
                 Piece::Said(..) => {
                     let after = self.said[at as usize].after;
-                    (self.bytes(Piece::Said(at, at + 1)), after)
+                    (self.bytes(Piece::Said(at, at + 1), encoding), after)
                 }
-                Piece::Answer(.., after) => (self.bytes(piece), after),
+                Piece::Answer(.., after) => (self.bytes(piece, encoding), after),
             })
         })
     }
@@ -211,9 +216,13 @@ impl Brain {
             first,
             ahead: Vec::new(),
         });
-        frames::put(&mut turn.frames, message);
+        for encoding in Encoding::ALL {
+            if self.rooms.wants(room, encoding) {
+                frames::put(&mut turn.frames[encoding], message, encoding);
+            }
+        }
         turn.said.push(Said {
-            end: turn.frames.len() as u32,
+            ends: Each::new(|encoding| turn.frames[encoding].len() as u32),
             at,
             after,
             offset,
@@ -253,13 +262,14 @@ impl Brain {
             return 0;
         }
         if lags {
-            let before = first.checked_sub(1).map_or(0, |at| said[at as usize].end);
-            let mut start = before;
+            let encoding = member.encoding();
+            let mut start = self.turn.start(first, encoding) as u32;
             for said in &said[first as usize..] {
+                let end = said.ends[encoding];
                 if said.at >= credit.lags_from {
-                    credit.bytes += said.end - start;
+                    credit.bytes += end - start;
                 }
-                start = said.end;
+                start = end;
             }
         } else {
             self.turn.owe(credit, Piece::Said(first, end));
@@ -275,7 +285,8 @@ impl Brain {
             return;
         }
         let start = self.turn.answers.len() as u32;
-        frames::put(&mut self.turn.answers, answer);
+        let encoding = self.slots.encoding(slot);
+        frames::put(&mut self.turn.answers, answer, encoding);
         let end = self.turn.answers.len() as u32;
         let lags = self.local(slot).lagging;
         let credit = self.credits.of(slot);
@@ -371,7 +382,7 @@ impl Brain {
             count = 1;
         }
         for piece in self.turn.pieces(first) {
-            let bytes = self.turn.bytes(piece);
+            let bytes = self.turn.bytes(piece, meta.encoding());
             owed += bytes.len();
             if count < PARTS {
                 parts[count] = IoSlice::new(bytes);
@@ -455,7 +466,7 @@ impl Brain {
         let mut gone = n.saturating_sub(waiting);
         let mut cursor = self.turn.from.max(self.slots.get(slot, Field::Cursor));
         let mut rest = Vec::new();
-        for (frame, after) in self.turn.frames(first) {
+        for (frame, after) in self.turn.frames(first, meta.encoding()) {
             let whole = gone >= frame.len();
             // A record may have become two frames: its answer, and the message itself.
             if !whole && gone == 0 && cursor != after {

@@ -195,6 +195,7 @@ impl Brain {
             rooms: rooms.into_iter().map(membership).collect(),
             remote: is(Flag::Remote),
             batch: is(Flag::Batch),
+            msgpack: is(Flag::Msgpack),
             pass: self
                 .slots
                 .pass(slot)

@@ -111,7 +111,7 @@ impl Client<'_> {
                 if let Some(flow) = self.charge(out, id, None, message.len())? {
                     return Ok(flow);
                 }
-                ToClient::from(&bad).put_frame(out)?;
+                ToClient::from(&bad).put_frame(out, self.meta.encoding())?;
                 return Ok(match bad.fault {
                     Fault::NotJson => self.count_error(record),
                     _ => Flow::Next,
@@ -133,7 +133,7 @@ impl Client<'_> {
             Verb::Auth { token } => self.authorize(out, record, id, &token)?,
             Verb::Ping => {
                 let (worker, pid, life) = (self.worker, self.pid, self.life);
-                answer(
+                self.answer(
                     out,
                     id,
                     ToClient::Pong {
@@ -197,7 +197,7 @@ impl Client<'_> {
         let (room, right) = match verb {
             Verb::Auth { .. } | Verb::Ping => return Ok(None),
             _ if access == Access::Nobody(Anonymous::Nothing) => {
-                error(out, id, Code::Unauthorized, "a token is needed")?;
+                self.error(out, id, Code::Unauthorized, "a token is needed")?;
                 return Ok(Some(Flow::Close(CloseReason::Unauthorized)));
             }
             Verb::Leave { .. } => return Ok(None),
@@ -209,7 +209,7 @@ impl Client<'_> {
         match access.refuses(room, right) {
             None => Ok(None),
             Some(message) => {
-                error(out, id, Code::Forbidden, message)?;
+                self.error(out, id, Code::Forbidden, message)?;
                 Ok(Some(Flow::Next))
             }
         }
@@ -231,7 +231,7 @@ impl Client<'_> {
                 .find(name)
                 .is_some_and(|room| self.rooms.is_member(self.slots, self.slot, room))
         {
-            error(out, id, Code::Limit, "this connection is in too many rooms")?;
+            self.error(out, id, Code::Limit, "this connection is in too many rooms")?;
             return Ok(Flow::Next);
         }
         let Some(room) = self.rooms.find(name) else {
@@ -247,7 +247,7 @@ impl Client<'_> {
             .total(room)
             .max(self.rooms.members(room).len() as u32 + u32::from(!member));
         if !member && frames::is_full(name, self.rooms.total(room), &self.settings.rates) {
-            error(out, id, Code::Limit, frames::FULL)?;
+            self.error(out, id, Code::Limit, frames::FULL)?;
             return Ok(Flow::Next);
         }
         let mut recovered = since.map(|_| false);
@@ -256,11 +256,11 @@ impl Client<'_> {
             let most = self.settings.rooms.slow_bytes;
             let brought = history::on_join(self.history, room, since, last, most);
             let batch = self.meta.has(Flag::Batch);
-            history::put(out, room, &brought.messages, batch)?;
+            history::put(out, room, &brought.messages, self.meta.encoding(), batch)?;
             position.offset = brought.after;
             recovered = brought.recovered;
         }
-        answer(
+        self.answer(
             out,
             id,
             ToClient::Joined {
@@ -273,9 +273,10 @@ impl Client<'_> {
         if member {
             return Ok(Flow::Next);
         }
+        let who = (self.slot, self.meta.encoding());
         match self
             .rooms
-            .join(record, self.slots, self.slot, room, position.offset)
+            .join(record, self.slots, who, room, position.offset)
         {
             Ok(()) => Ok(Flow::Commit),
             Err(_) => Ok(Flow::Close(CloseReason::Overloaded)),
@@ -302,7 +303,7 @@ impl Client<'_> {
             epoch: room.position.epoch,
             messages,
         };
-        answer(out, id, page)?;
+        self.answer(out, id, page)?;
         Ok(Flow::Next)
     }
 
@@ -317,7 +318,7 @@ impl Client<'_> {
     /// The request is read again once this worker holds the room.
     fn hold(&mut self, out: &mut impl Output, id: &[u8], name: &[u8]) -> Result<Flow, Full> {
         if let Some(reason) = self.refused.take() {
-            refused(id, reason).put_frame(out)?;
+            refused(id, reason).put_frame(out, self.meta.encoding())?;
             return Ok(Flow::Next);
         }
         // The answer is for this worker: the client's comes later.
@@ -340,7 +341,7 @@ impl Client<'_> {
             .find(name)
             .filter(|room| self.rooms.is_member(self.slots, self.slot, *room));
         let Some(room) = room else {
-            error(
+            self.error(
                 out,
                 id,
                 Code::NotJoined,
@@ -348,7 +349,7 @@ impl Client<'_> {
             )?;
             return Ok(Flow::Next);
         };
-        answer(out, id, ToClient::Left { id })?;
+        self.answer(out, id, ToClient::Left { id })?;
         self.rooms.leave(record, self.slots, self.slot, room);
         Ok(Flow::Commit)
     }
@@ -378,28 +379,34 @@ impl Client<'_> {
             false => Flow::Commit,
         }
     }
-}
 
-/// Answers, if an answer is wanted.
-pub(crate) fn answer(out: &mut impl Output, id: &[u8], answer: ToClient<'_>) -> Result<(), Full> {
-    match id {
-        b"" => Ok(()),
-        _ => answer.put_frame(out),
+    /// Answers, if an answer is wanted.
+    pub(crate) fn answer(
+        &self,
+        out: &mut impl Output,
+        id: &[u8],
+        answer: ToClient<'_>,
+    ) -> Result<(), Full> {
+        match id {
+            b"" => Ok(()),
+            _ => answer.put_frame(out, self.meta.encoding()),
+        }
     }
-}
 
-/// Errors are said also to those who want no answer.
-pub(crate) fn error(
-    out: &mut impl Output,
-    id: &[u8],
-    code: Code,
-    message: &str,
-) -> Result<(), Full> {
-    ToClient::Error {
-        id,
-        code,
-        message,
-        retry_after_ms: None,
+    /// Errors are said also to those who want no answer.
+    pub(crate) fn error(
+        &self,
+        out: &mut impl Output,
+        id: &[u8],
+        code: Code,
+        message: &str,
+    ) -> Result<(), Full> {
+        ToClient::Error {
+            id,
+            code,
+            message,
+            retry_after_ms: None,
+        }
+        .put_frame(out, self.meta.encoding())
     }
-    .put_frame(out)
 }

@@ -12,6 +12,7 @@ use protocol::ids::Position;
 use protocol::journal::{Record, Word};
 use rustc_hash::FxHashMap;
 
+use crate::encoding::{Each, Encoding};
 use crate::slots::{Field, Slots};
 use crate::state::{CELLS, Head, MAX_CELLS, MAX_ROOMS, ROOMS, State};
 
@@ -35,9 +36,29 @@ pub struct RoomIx(u32);
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
     pub slot: u32,
+    /// Its cell (24 bits), and in which encoding it is told what is said.
     cell: u32,
     /// It joined at this offset: messages behind it are for it.
     pub after: u64,
+}
+
+const CELL_BITS: u32 = 24;
+const _: () = assert!(MAX_CELLS <= 1 << CELL_BITS);
+
+impl Member {
+    fn new(slot: u32, cell: u32, after: u64, encoding: Encoding) -> Member {
+        let cell = cell | (encoding as u32) << CELL_BITS;
+        Member { slot, cell, after }
+    }
+
+    fn cell(&self) -> u32 {
+        self.cell & ((1 << CELL_BITS) - 1)
+    }
+
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        Encoding::ALL[(self.cell >> CELL_BITS) as usize]
+    }
 }
 
 /// There is no room for another room or membership.
@@ -47,6 +68,8 @@ pub struct TableFull;
 #[derive(Debug, Default)]
 struct Room {
     members: Vec<Member>,
+    /// How many of them want each encoding.
+    encodings: Each<u32>,
     dirty: bool,
     /// Of the last message that was read, which its word says once it is [settled](Rooms::settle).
     offset: u64,
@@ -109,7 +132,8 @@ impl Rooms {
             match rooms.chain(slots, slot) {
                 Some(cells) => {
                     for (ix, cell) in cells {
-                        rooms.enter(ix, slot, cell, rooms.load(cell_word(cell, 1)));
+                        let after = rooms.load(cell_word(cell, 1));
+                        rooms.enter(ix, Member::new(slot, cell, after, slots.encoding(slot)));
                     }
                 }
                 None => {
@@ -175,7 +199,7 @@ impl Rooms {
                 .iter()
                 .find(|m| m.slot == slot)
             {
-                let cell = member.cell;
+                let cell = member.cell();
                 self.store(cell_word(cell, 0), 0);
                 self.exit(ix, cell);
             }
@@ -263,6 +287,12 @@ impl Rooms {
         &self.rooms[room.0 as usize].members
     }
 
+    /// Does a member want this encoding?
+    #[must_use]
+    pub fn wants(&self, room: RoomIx, encoding: Encoding) -> bool {
+        self.rooms[room.0 as usize].encodings[encoding] > 0
+    }
+
     /// From here on the room is held (once the record is committed).
     pub fn hold(
         &mut self,
@@ -310,12 +340,13 @@ impl Rooms {
         self.held -= 1;
     }
 
-    /// The connection becomes a member behind `after`. It is not one yet.
+    /// The connection becomes a member behind `after`. It is not one yet. Its slot need not say yet in
+    /// which encoding it hears.
     pub fn join(
         &mut self,
         record: &mut Record,
         slots: &Slots,
-        slot: u32,
+        (slot, encoding): (u32, Encoding),
         room: RoomIx,
         after: u64,
     ) -> Result<(), TableFull> {
@@ -343,7 +374,7 @@ impl Rooms {
             Field::Cells,
             (u64::from(cell) + 1) | count << 32,
         );
-        self.enter(room.0, slot, cell, after);
+        self.enter(room.0, Member::new(slot, cell, after, encoding));
         Ok(())
     }
 
@@ -392,6 +423,7 @@ impl Rooms {
                 .filter(|c| (*c as usize) < self.places.len())
         };
         let first = is_one(slots.get(slot, Field::Cells) as u32);
+        let encoding = slots.encoding(slot);
         let next = move |cell: &u32| is_one(self.load(cell_word(*cell, 2)) as u32);
         std::iter::successors(first, next)
             // There may be a loop in corrupt memory.
@@ -399,7 +431,7 @@ impl Rooms {
             .map(move |cell| {
                 let room = RoomIx((self.load(cell_word(cell, 0)) >> 32) as u32);
                 let after = self.load(cell_word(cell, 1));
-                (room, Member { slot, cell, after })
+                (room, Member::new(slot, cell, after, encoding))
             })
     }
 
@@ -441,19 +473,21 @@ impl Rooms {
         }
     }
 
-    fn enter(&mut self, ix: u32, slot: u32, cell: u32, after: u64) {
-        let members = &mut self.rooms[ix as usize].members;
-        self.places[cell as usize] = members.len() as u32;
-        members.push(Member { slot, cell, after });
+    fn enter(&mut self, ix: u32, member: Member) {
+        let room = &mut self.rooms[ix as usize];
+        self.places[member.cell() as usize] = room.members.len() as u32;
+        room.encodings[member.encoding()] += 1;
+        room.members.push(member);
         self.mark_dirty(ix);
     }
 
     fn exit(&mut self, ix: u32, cell: u32) {
-        let members = &mut self.rooms[ix as usize].members;
+        let room = &mut self.rooms[ix as usize];
         let place = self.places[cell as usize] as usize;
-        members.swap_remove(place);
-        if let Some(moved) = members.get(place) {
-            self.places[moved.cell as usize] = place as u32;
+        let member = room.members.swap_remove(place);
+        room.encodings[member.encoding()] -= 1;
+        if let Some(moved) = room.members.get(place) {
+            self.places[moved.cell() as usize] = place as u32;
         }
         self.free_cells.push(cell);
         self.mark_dirty(ix);

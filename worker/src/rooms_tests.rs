@@ -2,7 +2,7 @@ use protocol::ids::Role;
 use protocol::journal::Journal;
 
 use super::*;
-use crate::slots::{Meta, Phase};
+use crate::slots::{Flag, Meta, Phase};
 use crate::state::JOURNAL;
 
 struct Fixture {
@@ -18,7 +18,9 @@ fn fixture(connections: u32) -> Fixture {
     let mut slots = Slots::new(state.clone());
     for fd in 0..connections {
         let slot = slots.take().unwrap();
-        slots.set_meta(slot, Meta::new(fd as i32, Phase::Rooms, Role::Public));
+        let meta = Meta::new(fd as i32, Phase::Rooms, Role::Public);
+        // Every third speaks MessagePack.
+        slots.set_meta(slot, meta.with(Flag::Msgpack, fd % 3 == 0));
     }
     let rooms = Rooms::new(state.clone(), &slots);
     Fixture {
@@ -64,11 +66,18 @@ fn members_are_as_they_joined_and_left_over_brains() {
         let room = f.rooms.numbered(number + 100).unwrap();
         let member = f.rooms.is_member(&f.slots, slot, room);
         assert_eq!(member, model[number as usize].contains(&slot));
+        let wants = |slot: &u32| f.slots.encoding(*slot) == Encoding::Msgpack;
+        let msgpack = model[number as usize].iter().any(wants);
+        assert_eq!(f.rooms.wants(room, Encoding::Msgpack), msgpack);
         if member {
             f.step(|rooms, record, slots| assert!(rooms.leave(record, slots, slot, room)));
             model[number as usize].remove(&slot);
         } else {
-            f.step(|rooms, record, slots| rooms.join(record, slots, slot, room, turn).unwrap());
+            f.step(|rooms, record, slots| {
+                rooms
+                    .join(record, slots, (slot, slots.encoding(slot)), room, turn)
+                    .unwrap()
+            });
             model[number as usize].insert(slot);
         }
         if turn % 500 == 0 {
@@ -80,6 +89,10 @@ fn members_are_as_they_joined_and_left_over_brains() {
         let mut now: Vec<u32> = f.rooms.members(room).iter().map(|m| m.slot).collect();
         now.sort_unstable();
         assert!(now.iter().eq(members.iter()));
+        for encoding in Encoding::ALL {
+            let wants = |slot: &u32| f.slots.encoding(*slot) == encoding;
+            assert_eq!(f.rooms.wants(room, encoding), members.iter().any(wants));
+        }
     }
     for slot in 0..20 {
         let count = model.iter().filter(|m| m.contains(&slot)).count();
@@ -95,7 +108,11 @@ fn a_room_that_is_dropped_is_gone_and_its_place_is_used_again() {
         rooms.hold(record, 5, ORIGIN, 0, b"a").unwrap();
     });
     let room = f.rooms.find(b"a").unwrap();
-    f.step(|rooms, record, slots| rooms.join(record, slots, 0, room, 0).unwrap());
+    f.step(|rooms, record, slots| {
+        rooms
+            .join(record, slots, (0, Encoding::Json), room, 0)
+            .unwrap()
+    });
     assert_eq!(f.rooms.next_dirty(), Some(room));
     f.rooms.told(room);
     assert_eq!(f.rooms.next_dirty(), None);

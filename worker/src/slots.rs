@@ -20,6 +20,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::close::CloseReason;
+use crate::encoding::Encoding;
 use crate::passes::PassIx;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
 
@@ -107,6 +108,8 @@ pub enum Flag {
     Remote = 1024,
     /// Messages that come together come in one frame.
     Batch = 2048,
+    /// It speaks MessagePack.
+    Msgpack = 4096,
 }
 
 /// The first word of a slot.
@@ -145,6 +148,15 @@ impl Meta {
             self.flags & !(flag as u16)
         };
         self
+    }
+
+    /// In which it is told what it is told.
+    #[must_use]
+    pub fn encoding(self) -> Encoding {
+        match self.has(Flag::Msgpack) {
+            false => Encoding::Json,
+            true => Encoding::Msgpack,
+        }
     }
 
     #[must_use]
@@ -400,6 +412,11 @@ impl Slots {
     #[must_use]
     pub fn meta(&self, slot: u32) -> Option<Meta> {
         Meta::unpack(self.get(slot, Field::Meta))
+    }
+
+    #[must_use]
+    pub fn encoding(&self, slot: u32) -> Encoding {
+        self.meta(slot).map(Meta::encoding).unwrap_or_default()
     }
 
     pub fn set_meta(&self, slot: u32, meta: Meta) {

@@ -60,6 +60,9 @@ pub struct Snapshot {
     /// Messages that come together come in one frame.
     #[serde(default)]
     pub batch: bool,
+    /// It speaks MessagePack.
+    #[serde(default)]
+    pub msgpack: bool,
     #[serde(default)]
     pub pass: Option<Pass>,
 }
@@ -178,6 +181,7 @@ mod tests {
             }],
             remote: true,
             batch: false,
+            msgpack: false,
             pass: Some(Pass {
                 grant: ByteBuf::from(*b"\x02u7\x03\x01*"),
                 expires_ms: 1_700_000_000_000,

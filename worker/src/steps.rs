@@ -14,7 +14,7 @@ use protocol::row;
 use crate::brain::{Brain, RING};
 use crate::buffers::{self, Staged};
 use crate::close::CloseReason;
-use crate::http::{self, Endpoint};
+use crate::http::{self, Endpoint, Subprotocol};
 use crate::page;
 use crate::poison::InHand;
 use crate::requests::{self, Client, Flow};
@@ -282,7 +282,12 @@ fn http_step(
                 Endpoint::Rooms => {
                     let token = http::query_token(&input[..step.consumed]);
                     let batch = http::wants_batches(&input[..step.consumed]);
-                    io.meta = io.meta.with(Flag::Batch, batch);
+                    let msgpack = upgrade.subprotocol == Subprotocol::RoomsMsgpack;
+                    io.meta = io
+                        .meta
+                        .with(Flag::Batch, batch)
+                        .with(Flag::Msgpack, msgpack);
+                    client.meta = io.meta;
                     let flow = client.greet(&mut io.out, &mut io.record, token)?;
                     (Phase::Rooms, flowed(flow, &mut session, io)?)
                 }

@@ -6,6 +6,7 @@ use protocol::ids::Position;
 use protocol::settings::Rooms;
 use serde_json::Value;
 use worker::client::{Fault, Id, Request, ToClient, Verb, parse};
+use worker::encoding::Encoding;
 
 /// - Only what is no JSON is called so, and `data` keeps its bounds.
 /// - `data` is a slice of the input, byte for byte.
@@ -106,8 +107,8 @@ fn broadcast(room: &str, data: &str, value: &Value) {
 
 fn json(message: &ToClient<'_>) -> Value {
     let mut text = Vec::new();
-    message.put(&mut text).expect("a Vec is never full");
-    assert_eq!(text.len(), message.len());
+    message.put(&mut text, Encoding::Json).expect("a Vec is never full");
+    assert_eq!(text.len(), message.len(Encoding::Json));
     serde_json::from_slice(&text).expect("JSON")
 }
 

@@ -8,7 +8,9 @@
 //! `data` is never read into values and written again: the very bytes that came go to every
 //! subscriber, so that no number loses a digit. It is checked where it comes in, once.
 
+mod convert;
 pub mod fault;
+mod form;
 pub mod id;
 pub mod reply;
 pub mod request;

@@ -4,9 +4,11 @@ use protocol::history::Copied;
 use protocol::ids::{Cid, Position, Seat};
 use protocol::output::{Full, Output};
 
+use super::form::{Form, Json, Msgpack};
 use super::write::{Count, Fill, Sink};
 use super::{BadRequest, Code, Id};
-use crate::websocket::{Head, Kind};
+use crate::encoding::Encoding;
+use crate::websocket::Head;
 
 /// One message to a client. An `id` is the request's as JSON ([`Id::text`]), or empty if it had
 /// none; names are UTF-8, `data` is one JSON value: all this was checked where it came in.
@@ -124,33 +126,39 @@ impl<'a> From<&'a BadRequest<'_>> for ToClient<'a> {
 }
 
 impl ToClient<'_> {
-    /// Bytes of its text.
+    /// Bytes of it, without the frame.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "no message is empty")]
-    pub fn len(&self) -> usize {
+    pub fn len(&self, encoding: Encoding) -> usize {
         let mut count = Count(0);
-        self.write(&mut count);
+        self.write(&mut count, encoding);
         count.0
     }
 
-    /// Adds its text; nothing of it if there is no room.
-    pub fn put(&self, out: &mut impl Output) -> Result<(), Full> {
-        let room = out.space(self.len())?;
-        self.write(&mut Fill(room));
+    /// Adds it without a frame; nothing of it if there is no room.
+    pub fn put(&self, out: &mut impl Output, encoding: Encoding) -> Result<(), Full> {
+        let room = out.space(self.len(encoding))?;
+        self.write(&mut Fill(room), encoding);
         Ok(())
     }
 
     /// Adds it as a WebSocket frame; nothing of it if there is no room.
-    pub fn put_frame(&self, out: &mut impl Output) -> Result<(), Full> {
-        let len = self.len();
-        let head = Head::message(Kind::Text, len);
+    pub fn put_frame(&self, out: &mut impl Output, encoding: Encoding) -> Result<(), Full> {
+        let len = self.len(encoding);
+        let head = Head::message(encoding.kind(), len);
         let mut room = Fill(out.space(head.as_bytes().len() + len)?);
         room.add(head.as_bytes());
-        self.write(&mut room);
+        self.write(&mut room, encoding);
         Ok(())
     }
 
-    fn write(&self, to: &mut impl Sink) {
+    fn write(&self, to: &mut impl Sink, encoding: Encoding) {
+        match encoding {
+            Encoding::Json => self.say(&mut Json::new(to)),
+            Encoding::Msgpack => self.say(&mut Msgpack(to)),
+        }
+    }
+
+    fn say(&self, to: &mut impl Form) {
         match *self {
             ToClient::Hello {
                 cid,
@@ -159,47 +167,49 @@ impl ToClient<'_> {
                 max_data,
                 max_rooms,
             } => {
-                to.add(b"{\"hello\":{\"cid\":\"c");
-                to.number(cid.0);
-                to.add(b"\",\"worker\":");
+                to.object(1);
+                to.key("hello");
+                to.object(4);
+                to.key("cid");
+                to.cid(cid);
+                to.key("worker");
                 to.number(worker.0.into());
-                to.add(b",\"ping\":");
+                to.key("ping");
                 to.number(ping_ms.div_ceil(1000));
-                to.add(b",\"max\":{\"message\":");
+                to.key("max");
+                to.object(2);
+                to.key("message");
                 to.number(max_data as u64);
-                to.add(b",\"rooms\":");
+                to.key("rooms");
                 to.number(max_rooms.into());
-                to.add(b"}}}");
+                to.end_object();
+                to.end_object();
+                to.end_object();
             }
             ToClient::Joined {
                 id,
                 position,
                 count,
                 recovered,
-            } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"pos\":");
+            } => ok(to, id, 2 + usize::from(recovered.is_some()), |to| {
+                to.key("pos");
                 to.position(position);
-                to.add(b",\"count\":");
+                to.key("count");
                 to.number(count.into());
                 if let Some(recovered) = recovered {
-                    to.add(b",\"recovered\":");
+                    to.key("recovered");
                     to.bool(recovered);
                 }
-                to.add(b"}}");
-            }
+            }),
             ToClient::History {
                 id,
                 room,
                 epoch,
                 messages,
-            } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"messages\":[");
-                let mut between: &[u8] = b"";
+            } => ok(to, id, 1, |to| {
+                to.key("messages");
+                to.array(messages.iter().count());
                 for message in messages.iter() {
-                    to.add(between);
-                    between = b",";
                     let offset = message.offset;
                     ToClient::Message {
                         room,
@@ -207,67 +217,61 @@ impl ToClient<'_> {
                         from: message.from,
                         data: message.data,
                     }
-                    .write(to);
+                    .say(to);
                 }
-                to.add(b"]}}");
-            }
-            ToClient::Left { id } => {
-                open(to, id);
-                to.add(b"\"ok\":{}}");
-            }
-            ToClient::Authorized { id, user } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"user\":");
+                to.end_array();
+            }),
+            ToClient::Left { id } => ok(to, id, 0, |_| {}),
+            ToClient::Authorized { id, user } => ok(to, id, 1, |to| {
+                to.key("user");
                 to.string(user);
-                to.add(b"}}");
-            }
+            }),
             ToClient::Expires { in_ms } => {
-                to.add(b"{\"auth\":{\"expires_in_ms\":");
+                to.object(1);
+                to.key("auth");
+                to.object(1);
+                to.key("expires_in_ms");
                 to.number(in_ms);
-                to.add(b"}}");
+                to.end_object();
+                to.end_object();
             }
-            ToClient::Sent { id, position } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"pos\":");
+            ToClient::Sent { id, position } => ok(to, id, 1, |to| {
+                to.key("pos");
                 to.position(position);
-                to.add(b"}}");
-            }
-            ToClient::Present { id, count } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"count\":");
+            }),
+            ToClient::Present { id, count } => ok(to, id, 1, |to| {
+                to.key("count");
                 to.number(count.into());
-                to.add(b"}}");
-            }
+            }),
             ToClient::Pong {
                 id,
                 worker,
                 pid,
                 life,
-            } => {
-                open(to, id);
-                to.add(b"\"ok\":{\"worker\":");
+            } => ok(to, id, 3, |to| {
+                to.key("worker");
                 to.number(worker.0.into());
-                to.add(b",\"pid\":");
+                to.key("pid");
                 to.number(pid.into());
-                to.add(b",\"life\":");
+                to.key("life");
                 to.number(life.into());
-                to.add(b"}}");
-            }
+            }),
             ToClient::Message {
                 room,
                 position,
                 from,
                 data,
             } => {
-                to.add(b"{\"room\":");
+                to.object(4);
+                to.key("room");
                 to.string(room);
-                to.add(b",\"pos\":");
+                to.key("pos");
                 to.position(position);
-                to.add(b",\"from\":");
+                to.key("from");
                 to.string(from);
-                to.add(b",\"data\":");
-                to.add(data);
-                to.add(b"}");
+                to.key("data");
+                to.data(data);
+                to.end_object();
             }
             ToClient::Gap {
                 room,
@@ -275,50 +279,77 @@ impl ToClient<'_> {
                 to: last,
                 why,
             } => {
-                to.add(b"{\"room\":");
+                to.object(2);
+                to.key("room");
                 to.string(room);
-                to.add(b",\"gap\":{\"from\":");
+                to.key("gap");
+                to.object(3);
+                to.key("from");
                 to.position(from);
-                to.add(b",\"to\":");
+                to.key("to");
                 to.position(last);
-                to.add(b",\"why\":");
+                to.key("why");
                 to.string(why.as_str().as_bytes());
-                to.add(b"}}");
+                to.end_object();
+                to.end_object();
             }
             ToClient::Error {
                 id,
                 code,
                 message,
                 retry_after_ms,
-            } => {
-                open(to, id);
-                to.add(b"\"error\":{\"code\":");
-                to.string(code.as_str().as_bytes());
-                to.add(b",\"message\":");
-                to.string(message.as_bytes());
-                to.add(b",\"retry\":");
-                to.bool(code.retry());
-                if let Some(ms) = retry_after_ms {
-                    to.add(b",\"retry_after_ms\":");
-                    to.number(ms);
-                }
-                to.add(b"}}");
-            }
+            } => answer(
+                to,
+                id,
+                "error",
+                3 + usize::from(retry_after_ms.is_some()),
+                |to| {
+                    to.key("code");
+                    to.string(code.as_str().as_bytes());
+                    to.key("message");
+                    to.string(message.as_bytes());
+                    to.key("retry");
+                    to.bool(code.retry());
+                    if let Some(ms) = retry_after_ms {
+                        to.key("retry_after_ms");
+                        to.number(ms);
+                    }
+                },
+            ),
             ToClient::Bye { retry_after_ms } => {
-                to.add(b"{\"bye\":{\"retry_after_ms\":");
+                to.object(1);
+                to.key("bye");
+                to.object(1);
+                to.key("retry_after_ms");
                 to.number(retry_after_ms);
-                to.add(b"}}");
+                to.end_object();
+                to.end_object();
             }
         }
     }
 }
 
-/// The begin of an answer, and which request it is for.
-fn open(to: &mut impl Sink, id: &[u8]) {
-    to.add(b"{");
+/// An answer that says `ok`, with so many fields in it.
+fn ok<F: Form>(to: &mut F, id: &[u8], fields: usize, say: impl FnOnce(&mut F)) {
+    answer(to, id, "ok", fields, say);
+}
+
+/// An answer, which says to which request, if that wants to know.
+fn answer<F: Form>(
+    to: &mut F,
+    id: &[u8],
+    what: &'static str,
+    fields: usize,
+    say: impl FnOnce(&mut F),
+) {
+    to.object(1 + usize::from(!id.is_empty()));
     if !id.is_empty() {
-        to.add(b"\"id\":");
-        to.add(id);
-        to.add(b",");
+        to.key("id");
+        to.id(id);
     }
+    to.key(what);
+    to.object(fields);
+    say(to);
+    to.end_object();
+    to.end_object();
 }

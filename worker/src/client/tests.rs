@@ -1,10 +1,12 @@
 use protocol::ids::{Cid, Position, Seat};
 use protocol::output::{Full, Output};
 use protocol::settings::Rooms;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request::MAX_ROOM;
 use super::*;
+use crate::encoding::Encoding;
 
 fn ok(text: &str) -> Request<'_> {
     match parse(text.as_bytes(), &Rooms::default()) {
@@ -420,13 +422,30 @@ fn messages() -> Vec<(ToClient<'static>, &'static str)> {
 fn messages_look_as_promised() {
     for (message, text) in messages() {
         let mut out = Vec::new();
-        message.put(&mut out).unwrap();
+        message.put(&mut out, Encoding::Json).unwrap();
         assert_eq!(String::from_utf8_lossy(&out), text);
-        assert_eq!(message.len(), text.len());
+        assert_eq!(message.len(Encoding::Json), text.len());
         serde_json::from_str::<Value>(text).unwrap();
         let (mut frame, mut expected) = (Vec::new(), Vec::new());
-        message.put_frame(&mut frame).unwrap();
+        message.put_frame(&mut frame, Encoding::Json).unwrap();
         crate::websocket::text(&mut expected, text.as_bytes()).unwrap();
+        assert_eq!(frame, expected);
+    }
+}
+
+#[test]
+fn messagepack_says_the_same() {
+    for (message, text) in messages() {
+        let mut out = Vec::new();
+        message.put(&mut out, Encoding::Msgpack).unwrap();
+        assert_eq!(message.len(Encoding::Msgpack), out.len());
+        let mut rest = out.as_slice();
+        let said = Value::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+        assert_eq!(said.unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        assert!(rest.is_empty(), "{text}");
+        let (mut frame, mut expected) = (Vec::new(), Vec::new());
+        message.put_frame(&mut frame, Encoding::Msgpack).unwrap();
+        crate::websocket::binary(&mut expected, &out).unwrap();
         assert_eq!(frame, expected);
     }
 }
@@ -447,10 +466,10 @@ impl Output for Little {
 fn without_room_nothing_is_put() {
     for (message, text) in messages() {
         let mut out = Little(Vec::new(), text.len());
-        assert_eq!(message.put_frame(&mut out), Err(Full));
+        assert_eq!(message.put_frame(&mut out, Encoding::Json), Err(Full));
         assert!(out.0.is_empty());
-        assert_eq!(message.put(&mut out), Ok(()));
-        assert_eq!(message.put(&mut out), Err(Full));
+        assert_eq!(message.put(&mut out, Encoding::Json), Ok(()));
+        assert_eq!(message.put(&mut out, Encoding::Json), Err(Full));
         assert_eq!(out.0.len(), text.len());
     }
 }
@@ -459,7 +478,7 @@ fn without_room_nothing_is_put() {
 fn a_fault_is_told() {
     let bad = parse(br#"{"id":9,"join":"$x"}"#, &Rooms::default()).unwrap_err();
     let mut out = Vec::new();
-    ToClient::from(&bad).put(&mut out).unwrap();
+    ToClient::from(&bad).put(&mut out, Encoding::Json).unwrap();
     let told: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(told["id"], json!(9));
     assert_eq!(told["error"]["code"], json!("forbidden"));

@@ -1,27 +1,12 @@
 //! How JSON is written: in pieces, to whatever takes bytes. Once to count them, once to write them
 //! into room that is exactly as large.
 
-use protocol::ids::Position;
-
 /// Takes bytes. It cannot fail.
 pub(super) trait Sink {
     fn add(&mut self, bytes: &[u8]);
 
     fn number(&mut self, n: u64) {
         self.add(itoa::Buffer::new().format(n).as_bytes());
-    }
-
-    fn bool(&mut self, b: bool) {
-        self.add(if b { b"true" } else { b"false" });
-    }
-
-    /// `"e3:1051"`
-    fn position(&mut self, position: Position) {
-        self.add(b"\"e");
-        self.number(position.epoch);
-        self.add(b":");
-        self.number(position.offset);
-        self.add(b"\"");
     }
 
     /// A string, of UTF-8, in quotes and with its escapes.
@@ -100,17 +85,5 @@ mod tests {
             count.string(s.as_bytes());
             assert_eq!(count.0, json.len());
         }
-    }
-
-    #[test]
-    fn numbers_and_positions() {
-        let mut out = Vec::new();
-        out.number(0);
-        out.position(Position {
-            epoch: 3,
-            offset: u64::MAX,
-        });
-        out.bool(true);
-        assert_eq!(out, b"0\"e3:18446744073709551615\"true");
     }
 }

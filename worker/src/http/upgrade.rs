@@ -34,6 +34,8 @@ pub enum Subprotocol {
     None,
     /// `rooms.v1.json`: on `/rooms`, also where a client has offered none.
     RoomsJson,
+    /// `rooms.v1.msgpack`
+    RoomsMsgpack,
 }
 
 /// The subprotocols of `/rooms`, by name.

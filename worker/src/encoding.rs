@@ -1,0 +1,70 @@
+//! In which form a connection hears what it is told.
+//!
+//! A frame of a room is made once for each encoding that its members want, whatever their number:
+//! [`rooms`](crate::rooms) count their members by encoding, [`owed`](crate::owed) keeps the frames of
+//! each one behind the other. Another encoding is a variant here, its flag in
+//! [`Meta::encoding`](crate::slots::Meta::encoding), and its arm where
+//! [`ToClient::put_frame`](crate::client::ToClient::put_frame) makes the bytes.
+
+use std::ops::{Index, IndexMut};
+
+use crate::websocket::Kind;
+
+/// How many there are.
+const COUNT: usize = 2;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Encoding {
+    /// `rooms.v1.json`
+    #[default]
+    Json,
+    /// `rooms.v1.msgpack`
+    Msgpack,
+}
+
+impl Encoding {
+    pub const ALL: [Encoding; COUNT] = [Encoding::Json, Encoding::Msgpack];
+
+    /// Of the frames that carry it, both ways.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Encoding::Json => Kind::Text,
+            Encoding::Msgpack => Kind::Binary,
+        }
+    }
+}
+
+/// One for each encoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Each<T>([T; COUNT]);
+
+impl<T> Each<T> {
+    #[must_use]
+    pub fn new(of: impl FnMut(Encoding) -> T) -> Each<T> {
+        Each(Encoding::ALL.map(of))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
+    }
+}
+
+impl<T> Index<Encoding> for Each<T> {
+    type Output = T;
+
+    fn index(&self, encoding: Encoding) -> &T {
+        &self.0[encoding as usize]
+    }
+}
+
+impl<T> IndexMut<Encoding> for Each<T> {
+    fn index_mut(&mut self, encoding: Encoding) -> &mut T {
+        &mut self.0[encoding as usize]
+    }
+}
