@@ -225,7 +225,7 @@ impl History {
         let keep_from = (message.offset + 1).saturating_sub(rule.messages.into());
         let mut chain = self.evict(room, before, keep_from);
         chain = self.evict_old(room, chain, age_ms, usize::MAX);
-        let size = size(message.from.len(), message.data.len());
+        let size = size(message.from.len(), message.data.bytes.len());
         let new = loop {
             let left = chain.tail.map_or(0, Place::left);
             let new = size.saturating_sub(left).div_ceil(ROOM_IN_BLOCK) as u32;

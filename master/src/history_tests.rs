@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use protocol::format::Data;
 use protocol::history::{BLOCK, Reader};
 
 use super::*;
@@ -15,6 +16,14 @@ fn rule(name: &str, messages: u32, age_ms: u64, bytes: usize) -> Rule {
         messages,
         age_ms,
         bytes: bytes as u64,
+    }
+}
+
+/// Every third comes as MessagePack.
+fn as_sent(offset: u64, bytes: &[u8]) -> Data<'_> {
+    match offset % 3 {
+        0 => Data::msgpack(bytes),
+        _ => Data::json(bytes),
     }
 }
 
@@ -74,7 +83,7 @@ impl Table {
             offset,
             at_ms: self.now,
             from: FROM,
-            data: &data,
+            data: as_sent(offset, &data),
         };
         let name = rooms::name(&self.state, room);
         let mut record = Record::new();
@@ -119,7 +128,8 @@ impl Table {
         let mut offsets = Vec::new();
         for message in copied.iter() {
             assert_eq!(message.from, FROM);
-            assert!(message.data == data(room, message.offset));
+            let data = data(room, message.offset);
+            assert!(message.data == as_sent(message.offset, &data));
             offsets.push(message.offset);
         }
         assert_eq!(offsets, (first..=last).collect::<Vec<_>>());
@@ -346,7 +356,8 @@ fn a_reader_is_never_given_what_is_another_rooms() {
                             let mut expected = from;
                             for message in copied.iter() {
                                 assert_eq!(message.offset, expected);
-                                assert!(message.data == data(room, expected));
+                                let data = data(room, expected);
+                                assert!(message.data == as_sent(expected, &data));
                                 expected += 1;
                             }
                             assert_eq!(expected, last + 1);

@@ -349,7 +349,7 @@ impl Sequencer {
                 }
                 let name = room;
                 let room = self.open(state, name, asker)?;
-                if let Err(Wait(ms)) = self.limit(room, from, data.len() as u64) {
+                if let Err(Wait(ms)) = self.limit(room, from, data.bytes.len() as u64) {
                     let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
                     return Err((Refusal::Rate { after_ms }, asker));
                 }
@@ -507,6 +507,7 @@ fn describe(up: &Up<'_>) -> String {
         Up::Publish {
             asker, room, data, ..
         } => {
+            let data = data.bytes;
             let shown = &data[..data.len().min(SHOWN)];
             format!(
                 "a message for room \"{}\" by {}: \"{}\" ({} bytes)",

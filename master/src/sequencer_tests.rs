@@ -4,6 +4,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 
+use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
@@ -82,11 +83,19 @@ impl Worker {
             room: room.as_bytes(),
             from: b"u",
             key: b"",
-            data: &data,
+            data: as_sent(self.sent, &data),
         };
         let sent = self.send(state, &up);
         self.sent += u64::from(sent);
         sent
+    }
+}
+
+/// Every third comes as MessagePack.
+fn as_sent(number: u64, bytes: &[u8]) -> Data<'_> {
+    match number % 3 {
+        0 => Data::msgpack(bytes),
+        _ => Data::json(bytes),
     }
 }
 
@@ -124,7 +133,8 @@ impl Checker {
             {
                 let expected = self.next.entry(asker.ring).or_insert(0);
                 assert_eq!(asker.cid.0, *expected, "ring {}", asker.ring);
-                assert!(data.starts_with(expected.to_string().as_bytes()));
+                assert!(data.bytes.starts_with(expected.to_string().as_bytes()));
+                assert_eq!(data, as_sent(*expected, data.bytes));
                 *expected += 1;
                 let last = self.rooms.insert(room, position);
                 let after = last.map_or(1, |last| last.offset + 1);
@@ -162,7 +172,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
             room: b"r",
             from: b"u",
             key: b"",
-            data: b"1",
+            data: Data::json(b"1"),
         },
         Up::Open { asker, room: b"r" },
         Up::Members { room: 0, count: 2 },
@@ -191,7 +201,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
             position,
             asker,
             from: b"u",
-            data: b"1",
+            data: Data::json(b"1"),
         },
         Down::Opened {
             room: 0,
@@ -281,7 +291,7 @@ fn only_those_are_woken_whom_it_concerns() {
         room: b"r",
         from: b"u",
         key: b"",
-        data: b"1",
+        data: Data::json(b"1"),
     };
     // Nobody is there: who wants an answer gets it.
     assert_eq!(says(&mut sequencer, 1, message(1, b"")), RingSet::NONE);
@@ -318,7 +328,7 @@ fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
     let mut worker = Worker::new(5, 1 << 16);
     let asker = asker(5, 0);
     let (room, from) = (b"r", b"u");
-    for data in [&[b' '; 5000][..], b"1"] {
+    for data in [&[b' '; 5000][..], b"1"].map(Data::json) {
         assert!(worker.send(
             &state,
             &Up::Publish {
@@ -550,7 +560,7 @@ fn a_retry_is_answered_and_not_published() {
             room,
             from,
             key,
-            data: b"1",
+            data: Data::json(b"1"),
         };
         assert!(worker.send(&state, &up));
         assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);

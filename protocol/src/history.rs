@@ -14,13 +14,15 @@
 //! room:    epoch · last offset · first retained offset · its place · the end's place · unused
 //! block:   next + 1 and previous + 1 · offset of the first message that begins here (0: none)
 //!          · where it begins · bytes
-//! message: offset · when (ms) · lengths of sender and data (u32 each) · sender · data · padding to 8
+//! message: offset · when (ms) · lengths of sender and data (u32 each; the highest bit of the first
+//!          says that the data is MessagePack) · sender · data · padding to 8
 //! ```
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::format::{Data, Format};
 use crate::memory::Segment;
 
 /// Rooms that there can ever be.
@@ -123,7 +125,11 @@ pub struct Head {
     pub at_ms: u64,
     from: u32,
     data: u32,
+    format: Format,
 }
+
+/// With the length of a sender: the data is MessagePack.
+const MSGPACK: u32 = 1 << 31;
 
 impl Head {
     /// Bytes of the message with it.
@@ -138,8 +144,12 @@ impl Head {
         Head {
             offset: u64::from_le_bytes(words[0]),
             at_ms: u64::from_le_bytes(words[1]),
-            from: lengths as u32,
+            from: lengths as u32 & !MSGPACK,
             data: (lengths >> 32) as u32,
+            format: match lengths as u32 & MSGPACK {
+                0 => Format::Json,
+                _ => Format::Msgpack,
+            },
         }
     }
 }
@@ -150,7 +160,7 @@ pub struct Retained<'a> {
     pub offset: u64,
     pub at_ms: u64,
     pub from: &'a [u8],
-    pub data: &'a [u8],
+    pub data: Data<'a>,
 }
 
 /// The blocks, as they are now.
@@ -263,18 +273,23 @@ impl Blocks {
             self.set_head_word(place.block, 2, place.at.into());
             self.set_head_word(place.block, 1, message.offset);
         }
-        let lengths = message.from.len() as u64 | (message.data.len() as u64) << 32;
+        let Data { format, bytes } = message.data;
+        let format = match format {
+            Format::Json => 0,
+            Format::Msgpack => MSGPACK,
+        };
+        let lengths = (message.from.len() as u64 | u64::from(format)) | (bytes.len() as u64) << 32;
         let mut end = place;
         for part in [
             &message.offset.to_le_bytes()[..],
             &message.at_ms.to_le_bytes(),
             &lengths.to_le_bytes(),
             message.from,
-            message.data,
+            bytes,
         ] {
             end = self.copy_in(end, part)?;
         }
-        self.skip(place, size(message.from.len(), message.data.len()))
+        self.skip(place, size(message.from.len(), bytes.len()))
     }
 
     fn copy_in(&self, mut to: Place, mut bytes: &[u8]) -> Option<Place> {
@@ -486,7 +501,10 @@ impl Copied {
                 offset: head.offset,
                 at_ms: head.at_ms,
                 from,
-                data: data.get(..head.data as usize)?,
+                data: Data {
+                    format: head.format,
+                    bytes: data.get(..head.data as usize)?,
+                },
             })
         })
     }

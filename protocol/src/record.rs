@@ -4,6 +4,7 @@
 //! other: fast to write, fast to check, and nothing in it needs an allocation. `decode` trusts
 //! nothing: a record that lies about its lengths is `None`.
 
+use crate::format::{Data, Format};
 use crate::ids::{Cid, Position};
 
 /// The one that asked: an answer in the log is rendered by whoever holds connection `cid`; `ring`
@@ -27,7 +28,7 @@ pub enum Up<'a> {
         from: &'a [u8],
         /// By which a retry is known; empty: it has none.
         key: &'a [u8],
-        data: &'a [u8],
+        data: Data<'a>,
     },
     /// A connection wants to join a room that this worker does not hold yet; answered by
     /// [`Down::Opened`]. From here on the worker counts as holding it.
@@ -76,7 +77,7 @@ pub enum Down<'a> {
         position: Position,
         asker: Asker<'a>,
         from: &'a [u8],
-        data: &'a [u8],
+        data: Data<'a>,
     },
     /// The worker that asked holds the room from here on: every message of it behind `position`
     /// comes behind this record.
@@ -152,7 +153,8 @@ impl Up<'_> {
                 key,
                 data,
             } => {
-                put(into, 1, &asker.words(), &[asker.id, room, from, key, data]);
+                let parts = [asker.id, room, from, key, data.bytes];
+                put(into, with_data(1, data.format), &asker.words(), &parts);
             }
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room } => put(into, 3, &asker.words(), &[asker.id, room]),
@@ -168,8 +170,10 @@ impl Up<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Up<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            1 => {
-                let ([a, b], [id, room, from, key, data]) = rest.take()?;
+            1 | MSGPACK_1 => {
+                let ([a, b], [id, room, from, key, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                let data = Data { format, bytes };
                 Up::Publish {
                     asker: Asker::new(a, b, id),
                     room,
@@ -230,9 +234,9 @@ impl Down<'_> {
                 let [a, b] = asker.words();
                 put(
                     into,
-                    1,
+                    with_data(1, data.format),
                     &[a, b, room.into(), epoch, offset],
-                    &[asker.id, from, data],
+                    &[asker.id, from, data.bytes],
                 );
             }
             Down::Opened {
@@ -285,8 +289,10 @@ impl Down<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Down<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            1 => {
-                let ([a, b, room, epoch, offset], [id, from, data]) = rest.take()?;
+            1 | MSGPACK_1 => {
+                let ([a, b, room, epoch, offset], [id, from, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                let data = Data { format, bytes };
                 Down::Message {
                     room: room.try_into().ok()?,
                     position: Position { epoch, offset },
@@ -369,6 +375,24 @@ impl<'a> Asker<'a> {
     }
 }
 
+/// In a kind: the record's data is MessagePack. (Without it, it is what it was before there was any.)
+const MSGPACK: u64 = 1 << 32;
+const MSGPACK_1: u64 = 1 | MSGPACK;
+
+fn with_data(kind: u64, format: Format) -> u64 {
+    match format {
+        Format::Json => kind,
+        Format::Msgpack => kind | MSGPACK,
+    }
+}
+
+fn format_of(kind: u64) -> Format {
+    match kind & MSGPACK {
+        0 => Format::Json,
+        _ => Format::Msgpack,
+    }
+}
+
 /// kind · words · length of each part · the parts
 fn put(into: &mut Vec<u8>, kind: u64, words: &[u64], parts: &[&[u8]]) {
     into.extend_from_slice(&kind.to_le_bytes());
@@ -434,7 +458,14 @@ mod tests {
                 room: b"r",
                 from: b"c7",
                 key: b"k",
-                data: b"{}",
+                data: Data::json(b"{}"),
+            },
+            Up::Publish {
+                asker: ASKER,
+                room: b"r",
+                from: b"c7",
+                key: b"k",
+                data: Data::msgpack(b"\x80"),
             },
             Up::Open {
                 asker: ASKER,
@@ -467,7 +498,14 @@ mod tests {
                 position,
                 asker: ASKER,
                 from: b"u",
-                data: b"1",
+                data: Data::json(b"1"),
+            },
+            Down::Message {
+                room: 1,
+                position,
+                asker: ASKER,
+                from: b"u",
+                data: Data::msgpack(b"\x01"),
             },
             Down::Opened {
                 room: 1,
@@ -525,7 +563,8 @@ mod tests {
     #[test]
     fn lying_lengths_are_refused() {
         let mut bytes = Vec::new();
-        ups()[1].encode(&mut bytes);
+        let open = ups().remove(2);
+        open.encode(&mut bytes);
         bytes[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(Up::decode(&bytes), None);
     }

@@ -131,7 +131,7 @@ impl Default for WebSocket {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rooms {
-    /// Bytes of a message's `data`, as JSON; above, `too_large`.
+    /// Bytes of a message's `data`, as it comes; above, `too_large`.
     pub max_data: usize,
     /// How deep `data` may be nested.
     pub max_depth: usize,
@@ -141,6 +141,9 @@ pub struct Rooms {
     pub slow_bytes: usize,
     /// What happens to it above that.
     pub slow: Slow,
+    /// The master carries data that is MessagePack. One that does not know this word does not.
+    #[serde(default)]
+    pub msgpack: bool,
 }
 
 impl Default for Rooms {
@@ -151,6 +154,7 @@ impl Default for Rooms {
             max_rooms: 100,
             slow_bytes: 1 << 20,
             slow: Slow::Gap,
+            msgpack: true,
         }
     }
 }

@@ -8,6 +8,8 @@
 
 use std::ops::{Index, IndexMut};
 
+use protocol::format::Format;
+
 use crate::websocket::Kind;
 
 /// How many there are.
@@ -25,6 +27,15 @@ pub enum Encoding {
 
 impl Encoding {
     pub const ALL: [Encoding; COUNT] = [Encoding::Json, Encoding::Msgpack];
+
+    /// Of what it says, and hears.
+    #[must_use]
+    pub fn format(self) -> Format {
+        match self {
+            Encoding::Json => Format::Json,
+            Encoding::Msgpack => Format::Msgpack,
+        }
+    }
 
     /// Of the frames that carry it, both ways.
     #[must_use]

@@ -9,6 +9,7 @@
 //! has a cursor behind it.
 
 use protocol::fault;
+use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
 use protocol::record::{Asker, Down, Refusal, Up};
@@ -191,7 +192,7 @@ impl Brain {
         room: RoomIx,
         position: Position,
         from: &[u8],
-        data: &[u8],
+        data: Data<'_>,
     ) {
         let before = self.rooms.position(room);
         let name = self.rooms.name(room);
@@ -207,7 +208,7 @@ impl Brain {
             self.gaps += self.end_run();
             return;
         }
-        fault::poison("worker:poison-log", data);
+        fault::poison("worker:poison-log", data.bytes);
         let message = ToClient::Message {
             room: &name,
             position,

@@ -52,7 +52,7 @@ impl Brain {
                         room: &name,
                         position: *position,
                         from,
-                        data,
+                        data: *data,
                     };
                     match self.is_given_up(at) {
                         false => put(message),

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use protocol::format::Data;
 use protocol::history::{Blocks, Field, Place, Retained, create, word};
 use protocol::memory::Segment;
 
@@ -26,7 +27,7 @@ fn room(first: u64, last: u64) -> (Reader, Arc<Segment>) {
             offset,
             at_ms: 1,
             from: b"u7",
-            data: data.as_bytes(),
+            data: Data::json(data.as_bytes()),
         };
         if tail.left() < 64 {
             blocks.chain(block + 1, Some(block));

@@ -215,6 +215,7 @@ impl Brain {
                 ..
             } => {
                 let name = self.rooms.numbered(*room).map(|room| self.rooms.name(room));
+                let data = data.bytes;
                 let shown = &data[..data.len().min(SHOWN)];
                 format!(
                     "message {position} of room \"{}\" by {}: \"{}\" ({} bytes)",

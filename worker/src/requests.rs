@@ -27,7 +27,7 @@ use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, Meta, Slots};
 use crate::websocket::Rules;
 
-/// So many messages that are not JSON close a connection.
+/// So many messages that are not what a connection speaks close it.
 const MAX_ERRORS: u16 = 10;
 
 /// What follows a request.
@@ -104,20 +104,21 @@ impl Client<'_> {
         record: &mut Record,
     ) -> Result<Flow, Full> {
         fault::poison("worker:poison", message);
-        let request = match client::parse(message, &self.settings.rooms) {
-            Ok(request) => request,
-            Err(bad) => {
-                let id = bad.id.as_ref().map_or(&b""[..], client::Id::text);
-                if let Some(flow) = self.charge(out, id, None, message.len())? {
-                    return Ok(flow);
+        let request =
+            match client::parse(message, self.meta.encoding().format(), &self.settings.rooms) {
+                Ok(request) => request,
+                Err(bad) => {
+                    let id = bad.id.as_ref().map_or(&b""[..], client::Id::text);
+                    if let Some(flow) = self.charge(out, id, None, message.len())? {
+                        return Ok(flow);
+                    }
+                    ToClient::from(&bad).put_frame(out, self.meta.encoding())?;
+                    return Ok(match bad.fault {
+                        Fault::NotJson | Fault::NotMsgpack => self.count_error(record),
+                        _ => Flow::Next,
+                    });
                 }
-                ToClient::from(&bad).put_frame(out, self.meta.encoding())?;
-                return Ok(match bad.fault {
-                    Fault::NotJson => self.count_error(record),
-                    _ => Flow::Next,
-                });
-            }
-        };
+            };
         let id = request.id.as_ref().map_or(&b""[..], client::Id::text);
         let spent = *self.spent;
         if let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())? {
@@ -173,7 +174,7 @@ impl Client<'_> {
                     room: room.as_bytes(),
                     from: from.as_bytes(),
                     key: key.as_deref().unwrap_or_default().as_bytes(),
-                    data: data.as_bytes(),
+                    data,
                 };
                 self.stage(up)
             }

@@ -19,7 +19,7 @@ use crate::page;
 use crate::poison::InHand;
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
-use crate::websocket::{self, Kind, Rules, Session};
+use crate::websocket::{self, Rules, Session};
 
 /// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
 const MAX_OUTPUT: usize = 20 << 20;
@@ -373,9 +373,9 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
     let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
     let took = match step.next {
         websocket::Next::Message(kind) => {
-            let flow = match kind {
-                Kind::Text => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
-                Kind::Binary => Flow::Close(CloseReason::WrongKind),
+            let flow = match kind == io.meta.encoding().kind() {
+                true => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
+                false => Flow::Close(CloseReason::WrongKind),
             };
             // The step is taken again when the room is held, or when the ring has room.
             match flow {

@@ -313,6 +313,7 @@ fn rooms(s: &mut Section<'_, '_>) -> Rooms {
             d.slow,
             &[("gap", Slow::Gap), ("close", Slow::Close)],
         ),
+        msgpack: d.msgpack,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use protocol::format::{Data, Format};
 use protocol::ids::Position;
 use protocol::settings::Rooms;
 use serde_json::Value;
@@ -20,7 +21,7 @@ pub fn client_message(input: &[u8]) {
         ..Rooms::default()
     };
     let value = serde_json::from_slice::<Value>(input);
-    let request = match parse(input, &limits) {
+    let request = match parse(input, Format::Json, &limits) {
         Ok(request) => request,
         Err(bad) => {
             if let Ok(value) = value {
@@ -39,6 +40,7 @@ pub fn client_message(input: &[u8]) {
         }
     };
     if let Verb::Send { room, data, .. } = &request.verb {
+        let data = std::str::from_utf8(data.bytes).expect("data is a part of a text");
         assert!(data.len() <= limits.max_data);
         assert!(input.as_ptr_range().contains(&data.as_ptr()));
         if let Ok(value) = value {
@@ -48,7 +50,7 @@ pub fn client_message(input: &[u8]) {
     }
     let text = written(&request);
     assert_eq!(
-        parse(text.as_bytes(), &limits).as_ref(),
+        parse(text.as_bytes(), Format::Json, &limits).as_ref(),
         Ok(&request),
         "{text}"
     );
@@ -81,6 +83,7 @@ fn written(request: &Request<'_>) -> String {
         Verb::Send { room, key, data } => {
             let key = key.as_ref().map(|key| format!(",\"key\":{}", quoted(key)));
             let (room, key) = (quoted(room), key.unwrap_or_default());
+            let data = String::from_utf8_lossy(data.bytes);
             format!("\"data\":{data},\"send\":{room}{key}")
         }
         Verb::Auth { token } => format!("\"auth\":{}", quoted(token)),
@@ -97,7 +100,7 @@ fn broadcast(room: &str, data: &str, value: &Value) {
             offset: 1051,
         },
         from: data.as_bytes(),
-        data: data.as_bytes(),
+        data: Data::json(data.as_bytes()),
     });
     assert_eq!(message["room"], room);
     assert_eq!(message["pos"], "e3:1051");

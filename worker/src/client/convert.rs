@@ -1,13 +1,15 @@
-//! JSON as MessagePack. The same bytes always become the same bytes: a frame that a brain which died
-//! has written a part of is made again by the next one.
+//! JSON as MessagePack, and back. The same bytes always become the same bytes: a frame that a brain
+//! which died has written a part of is made again by the next one.
 //!
-//! - An integer that fits into 64 bits, with a sign or without, is one; any other number is the float
-//!   of 64 bits that is nearest to it, and none is infinite.
-//! - `{"$bin":"<base64>"}` is `bin`.
-//! - Half a surrogate pair, which is no character, is U+FFFD.
+//! - An integer that fits into 64 bits, with a sign or without, is one in both. Any other number is the
+//!   float of 64 bits that is nearest to it, and never infinite; in JSON it is the shortest text that
+//!   means this float, with a point or an exponent, so that it comes back as a float.
+//! - `bin` is `{"$bin":"<base64>"}` (RFC 4648, 4; padded), and back.
+//! - Half a surrogate pair, which JSON can name and which is no character, is U+FFFD.
+//! - A key that is there twice in an object is there twice.
 //!
-//! What is converted was found to be JSON where it came in. Of what is not, something is made that
-//! is as long or shorter.
+//! What is converted was found to be what it says where it came in. Of what is not, something is made
+//! that is not much longer.
 
 use std::borrow::Cow;
 
@@ -16,7 +18,8 @@ use base64::prelude::BASE64_STANDARD;
 use rmp::encode;
 
 use super::form::{Form, Msgpack};
-use super::request::behind_string;
+use super::json::behind_string;
+use super::msgpack::{Token, is_sound};
 use super::write::Sink;
 
 /// The key by which JSON says that its value is bytes.
@@ -62,6 +65,78 @@ pub(super) fn to_msgpack(json: &[u8], to: &mut impl Sink) {
             _ => {}
         }
         rest = behind;
+    }
+}
+
+/// Bytes of JSON that one byte of MessagePack becomes at most: a control character is `\u00XX`, and
+/// `false` has a comma.
+pub(super) const MOST_AS_JSON: usize = 6;
+
+/// An array or object that has begun.
+struct Open {
+    /// Values, and keys, that are still to come.
+    left: u64,
+    is_object: bool,
+    /// What stands between the last one and the next.
+    behind: &'static [u8],
+}
+
+/// Adds a MessagePack value, as JSON.
+pub(super) fn to_json(msgpack: &[u8], to: &mut impl Sink) {
+    if !is_sound(msgpack) {
+        return to.add(b"null");
+    }
+    let mut rest = msgpack;
+    let mut open: Vec<Open> = Vec::new();
+    while let Some(token) = Token::take(&mut rest) {
+        if let Some(last) = open.last_mut() {
+            to.add(last.behind);
+            last.behind = match last.is_object && last.left % 2 == 0 {
+                true => b":",
+                false => b",",
+            };
+        }
+        match token {
+            Token::Nil => to.add(b"null"),
+            Token::Bool(b) => to.add(if b { b"true" } else { b"false" }),
+            Token::Positive(n) => to.number(n),
+            Token::Negative(n) => to.add(itoa::Buffer::new().format(n).as_bytes()),
+            Token::Float(n) => to.add(&serde_json::to_vec(&n).unwrap_or_default()),
+            Token::Str(s) => to.string(s),
+            Token::Bin(bytes) => {
+                to.add(b"{\"$bin\":\"");
+                to.add(BASE64_STANDARD.encode(bytes).as_bytes());
+                to.add(b"\"}");
+            }
+            Token::Array(len) => {
+                to.add(b"[");
+                open.push(Open {
+                    left: len.into(),
+                    is_object: false,
+                    behind: b"",
+                });
+            }
+            Token::Map(len) => {
+                to.add(b"{");
+                open.push(Open {
+                    left: 2 * u64::from(len),
+                    is_object: true,
+                    behind: b"",
+                });
+            }
+            // It is not sound.
+            Token::Extension => {}
+        }
+        let mut has_ended = !matches!(token, Token::Array(_) | Token::Map(_));
+        while let Some(last) = open.last_mut() {
+            last.left -= u64::from(has_ended);
+            if last.left > 0 {
+                break;
+            }
+            to.add(if last.is_object { b"}" } else { b"]" });
+            open.pop();
+            has_ended = true;
+        }
     }
 }
 

@@ -48,8 +48,14 @@ impl Code {
 pub enum Fault {
     /// Not JSON at all: whoever sends that often speaks something else.
     NotJson,
-    /// JSON, but no object.
+    /// Not MessagePack at all.
+    NotMsgpack,
+    /// JSON or MessagePack, but no object.
     NotObject,
+    NotUtf8,
+    KeyNotString,
+    NotFinite,
+    Extension,
     DuplicateKey,
     BadId,
     NoVerb,
@@ -65,6 +71,8 @@ pub enum Fault {
     NoData,
     DataTooLarge,
     DataTooDeep,
+    /// It is said to others as JSON, too.
+    JsonTooLarge,
 }
 
 impl Fault {
@@ -72,7 +80,12 @@ impl Fault {
     pub fn code(self) -> Code {
         match self {
             Fault::NotJson
+            | Fault::NotMsgpack
             | Fault::NotObject
+            | Fault::NotUtf8
+            | Fault::KeyNotString
+            | Fault::NotFinite
+            | Fault::Extension
             | Fault::DuplicateKey
             | Fault::BadId
             | Fault::NoVerb
@@ -86,7 +99,7 @@ impl Fault {
             | Fault::BadKey
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
-            Fault::DataTooLarge | Fault::DataTooDeep => Code::TooLarge,
+            Fault::DataTooLarge | Fault::DataTooDeep | Fault::JsonTooLarge => Code::TooLarge,
         }
     }
 
@@ -95,7 +108,12 @@ impl Fault {
     pub fn message(self) -> &'static str {
         match self {
             Fault::NotJson => "not JSON",
-            Fault::NotObject => "a message is one JSON object",
+            Fault::NotMsgpack => "not MessagePack",
+            Fault::NotObject => "a message is one object",
+            Fault::NotUtf8 => "a string is not UTF-8; bin takes any bytes",
+            Fault::KeyNotString => "a key is not a string",
+            Fault::NotFinite => "a number is not finite",
+            Fault::Extension => "extension types are not spoken here",
             Fault::DuplicateKey => "a key is there twice",
             Fault::BadId => "an id is an integer from 0 to 2^53-1, or a string of up to 64 bytes",
             Fault::NoVerb => "none of auth, join, leave, send, who, history, ping",
@@ -115,6 +133,7 @@ impl Fault {
             Fault::NoData => "send needs data",
             Fault::DataTooLarge => "data is too large",
             Fault::DataTooDeep => "data is nested too deep",
+            Fault::JsonTooLarge => "as JSON, which others are given, data is too large",
         }
     }
 }

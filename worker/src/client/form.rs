@@ -2,6 +2,7 @@
 
 use std::io;
 
+use protocol::format::{Data, Format};
 use protocol::ids::{Cid, Position};
 use rmp::encode;
 
@@ -24,8 +25,8 @@ pub(super) trait Form {
     fn word(&mut self, parts: &[&[u8]]);
     /// A request's, which is JSON.
     fn id(&mut self, id: &[u8]);
-    /// What was published, which is JSON.
-    fn data(&mut self, data: &[u8]);
+    /// What was published.
+    fn data(&mut self, data: Data<'_>);
 
     /// `"e3:1051"`
     fn position(&mut self, position: Position) {
@@ -119,9 +120,12 @@ impl<S: Sink> Form for Json<'_, S> {
         self.to.add(id);
     }
 
-    fn data(&mut self, data: &[u8]) {
+    fn data(&mut self, data: Data<'_>) {
         self.begin();
-        self.to.add(data);
+        match data.format {
+            Format::Json => self.to.add(data.bytes),
+            Format::Msgpack => convert::to_json(data.bytes, self.to),
+        }
     }
 }
 
@@ -179,7 +183,10 @@ impl<S: Sink> Form for Msgpack<'_, S> {
         convert::to_msgpack(id, self.0);
     }
 
-    fn data(&mut self, data: &[u8]) {
-        convert::to_msgpack(data, self.0);
+    fn data(&mut self, data: Data<'_>) {
+        match data.format {
+            Format::Json => convert::to_msgpack(data.bytes, self.0),
+            Format::Msgpack => self.0.add(data.bytes),
+        }
     }
 }

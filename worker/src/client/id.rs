@@ -16,17 +16,20 @@ const MAX_INTEGER: u64 = (1 << 53) - 1;
 pub struct Id<'a>(Cow<'a, str>);
 
 impl<'a> Id<'a> {
+    /// Bytes of one that is a string.
+    pub(super) const MAX_STRING: usize = MAX_STRING;
+
     /// Bytes of [`text`](Id::text) at most: the quotes, and each byte as `\u00XX`.
     pub const MAX_TEXT: usize = 2 + 6 * MAX_STRING;
 
     /// From one JSON value, without whitespace around it.
     pub(super) fn parse(json: &'a str) -> Option<Id<'a>> {
         if json.starts_with('"') {
-            let string = super::request::string(json, MAX_STRING)?;
+            let string = super::json::string(json, MAX_STRING)?;
             let text = match string {
                 // Without escapes, what stands there is the only way to write it.
                 Cow::Borrowed(_) => Cow::Borrowed(json),
-                Cow::Owned(string) => Cow::Owned(write::quoted(&string)),
+                Cow::Owned(string) => return Some(Id::string(&string)),
             };
             return Some(Id(text));
         }
@@ -34,6 +37,15 @@ impl<'a> Id<'a> {
         let digits = json.bytes().all(|b| b.is_ascii_digit());
         let integer: u64 = json.parse().ok()?;
         (digits && integer <= MAX_INTEGER).then_some(Id(Cow::Borrowed(json)))
+    }
+
+    /// This string, of up to [`MAX_STRING`](Id::MAX_STRING) bytes.
+    pub(super) fn string(string: &str) -> Id<'static> {
+        Id(Cow::Owned(write::quoted(string)))
+    }
+
+    pub(super) fn number(n: u64) -> Option<Id<'static>> {
+        (n <= MAX_INTEGER).then(|| Id(Cow::Owned(n.to_string())))
     }
 
     /// As JSON: `3`, `"a"`.

@@ -1,21 +1,29 @@
-//! What clients say and hear on `/rooms`, as `rooms.v1.json`: text in, a [`Request`] out; a
-//! [`ToClient`] in, text out. Nothing here remembers anything.
+//! What clients say and hear on `/rooms`, as `rooms.v1.json` or `rooms.v1.msgpack`: bytes in, a
+//! [`Request`] out; a [`ToClient`] in, bytes out. Nothing here remembers anything.
 //!
-//! Read in this order: [`request`] (what a client may ask, and how it is read), [`id`] and
-//! [`fault`] (what comes back with an answer), [`reply`] (all that a client hears), [`write`]
-//! (how JSON is written).
+//! Read in this order: [`request`] (what a client may ask), [`fields`], [`json`] and [`msgpack`] (how
+//! it is read), [`id`] and [`fault`] (what comes back with an answer), [`reply`] (all that a client
+//! hears), [`form`] and [`write`] (how it is written), [`convert`] (`data` in the other format).
 //!
-//! `data` is never read into values and written again: the very bytes that came go to every
-//! subscriber, so that no number loses a digit. It is checked where it comes in, once.
+//! `data` is never read into values and written again for those who speak the sender's format: the
+//! very bytes that came go to them, so that no number loses a digit. It is checked where it comes in,
+//! once.
 
 mod convert;
 pub mod fault;
+mod fields;
 mod form;
 pub mod id;
+mod json;
+mod msgpack;
 pub mod reply;
 pub mod request;
 mod write;
 
+#[cfg(test)]
+mod convert_tests;
+#[cfg(test)]
+mod msgpack_tests;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,6 @@
 //! All that a client hears.
 
+use protocol::format::{Data, Format};
 use protocol::history::Copied;
 use protocol::ids::{Cid, Position, Seat};
 use protocol::output::{Full, Output};
@@ -11,7 +12,7 @@ use crate::encoding::Encoding;
 use crate::websocket::Head;
 
 /// One message to a client. An `id` is the request's as JSON ([`Id::text`]), or empty if it had
-/// none; names are UTF-8, `data` is one JSON value: all this was checked where it came in.
+/// none; names are UTF-8, `data` is one value: all this was checked where it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToClient<'a> {
     /// The first.
@@ -71,7 +72,7 @@ pub enum ToClient<'a> {
         room: &'a [u8],
         position: Position,
         from: &'a [u8],
-        data: &'a [u8],
+        data: Data<'a>,
     },
     /// These messages, both ends included, are lost for this client.
     Gap {
@@ -143,12 +144,30 @@ impl ToClient<'_> {
 
     /// Adds it as a WebSocket frame; nothing of it if there is no room.
     pub fn put_frame(&self, out: &mut impl Output, encoding: Encoding) -> Result<(), Full> {
+        if self.is_converted(encoding.format()) {
+            let mut bytes = Vec::new();
+            self.write(&mut bytes, encoding);
+            let head = Head::message(encoding.kind(), bytes.len());
+            let mut room = Fill(out.space(head.as_bytes().len() + bytes.len())?);
+            room.add(head.as_bytes());
+            room.add(&bytes);
+            return Ok(());
+        }
         let len = self.len(encoding);
         let head = Head::message(encoding.kind(), len);
         let mut room = Fill(out.space(head.as_bytes().len() + len)?);
         room.add(head.as_bytes());
         self.write(&mut room, encoding);
         Ok(())
+    }
+
+    /// Is it said with data that came in another format? That is not to be made twice.
+    fn is_converted(&self, format: Format) -> bool {
+        match self {
+            ToClient::Message { data, .. } => data.format != format,
+            ToClient::History { messages, .. } => messages.iter().any(|m| m.data.format != format),
+            _ => false,
+        }
     }
 
     fn write(&self, to: &mut impl Sink, encoding: Encoding) {

@@ -1,3 +1,4 @@
+use protocol::format::{Data, Format};
 use protocol::ids::{Cid, Position, Seat};
 use protocol::output::{Full, Output};
 use protocol::settings::Rooms;
@@ -9,7 +10,7 @@ use super::*;
 use crate::encoding::Encoding;
 
 fn ok(text: &str) -> Request<'_> {
-    match parse(text.as_bytes(), &Rooms::default()) {
+    match parse(text.as_bytes(), Format::Json, &Rooms::default()) {
         Ok(request) => request,
         Err(bad) => panic!("{text}: {bad:?}"),
     }
@@ -24,7 +25,7 @@ fn join(room: &str) -> Verb<'_> {
 
 /// The fault, and the id as the answer carries it.
 fn bad(text: impl AsRef<[u8]>) -> (Fault, String) {
-    match parse(text.as_ref(), &Rooms::default()) {
+    match parse(text.as_ref(), Format::Json, &Rooms::default()) {
         Ok(request) => panic!("{request:?}"),
         Err(bad) => {
             let id = bad.id.as_ref().map_or(&b""[..], Id::text);
@@ -68,7 +69,7 @@ fn each_verb() {
     let sent = Verb::Send {
         room: room(),
         key: None,
-        data,
+        data: Data::json(data.as_bytes()),
     };
     assert_eq!(ok(r#"{"send":"r","data":{"a": [1]}}"#).verb, sent);
     // Wherever `data` stands, and with all whitespace that JSON has.
@@ -97,7 +98,7 @@ fn data_is_not_touched() {
         let Verb::Send { data: got, .. } = ok(&text).verb else {
             panic!();
         };
-        assert_eq!(got, data);
+        assert_eq!(got, Data::json(data.as_bytes()));
     }
 }
 
@@ -117,7 +118,7 @@ fn ids() {
     }
     // One way to write each.
     let escaped = r#"{"id":"\u0061\/\n\"\ud83d\ude00","ping":true}"#;
-    assert_eq!(id(escaped).as_deref(), Some(r#""a/\u000a\"😀""#));
+    assert_eq!(id(escaped).as_deref(), Some(r#""a/\n\"😀""#));
     let longest = format!(r#"{{"id":"{}","ping":true}}"#, r"\u0001".repeat(64));
     assert_eq!(id(&longest).unwrap().len(), Id::MAX_TEXT);
 
@@ -187,7 +188,7 @@ fn names_of_rooms() {
         Verb::Send {
             room,
             key: None,
-            data: "1",
+            data: Data::json(b"1"),
         }
     );
     let text = r#"{"send":"@","data":1}"#;
@@ -375,9 +376,9 @@ fn messages() -> Vec<(ToClient<'static>, &'static str)> {
                 room: "a\"弾".as_bytes(),
                 position: AT,
                 from: b"u\n7",
-                data: b"{\"x\": 1.50}",
+                data: Data::json(b"{\"x\": 1.50}"),
             },
-            r#"{"room":"a\"弾","pos":"e3:1051","from":"u\u000a7","data":{"x": 1.50}}"#,
+            r#"{"room":"a\"弾","pos":"e3:1051","from":"u\n7","data":{"x": 1.50}}"#,
         ),
         (
             ToClient::Gap {
@@ -476,7 +477,7 @@ fn without_room_nothing_is_put() {
 
 #[test]
 fn a_fault_is_told() {
-    let bad = parse(br#"{"id":9,"join":"$x"}"#, &Rooms::default()).unwrap_err();
+    let bad = parse(br#"{"id":9,"join":"$x"}"#, Format::Json, &Rooms::default()).unwrap_err();
     let mut out = Vec::new();
     ToClient::from(&bad).put(&mut out, Encoding::Json).unwrap();
     let told: Value = serde_json::from_slice(&out).unwrap();

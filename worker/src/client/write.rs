@@ -18,6 +18,9 @@ pub(super) trait Sink {
             let b = rest[at];
             match b {
                 b'"' | b'\\' => self.add(&[b'\\', b]),
+                b'\n' => self.add(b"\\n"),
+                b'\r' => self.add(b"\\r"),
+                b'\t' => self.add(b"\\t"),
                 _ => {
                     let hex = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
                     self.add(&[b'\\', b'u', b'0', b'0', hex(b >> 4), hex(b & 15)]);

@@ -201,7 +201,10 @@ fn words(reason: CloseReason) -> (&'static str, &'static str) {
         CloseReason::BadTransferCoding => (BAD, "The last transfer coding must be chunked."),
         CloseReason::BadChunk => (BAD, "A chunk is malformed."),
         CloseReason::BadUpgrade => (BAD, "The WebSocket handshake is malformed."),
-        CloseReason::NoSubprotocol => (BAD, "The subprotocols spoken here: rooms.v1.json"),
+        CloseReason::NoSubprotocol => (
+            BAD,
+            "The subprotocols spoken here: rooms.v1.json, rooms.v1.msgpack",
+        ),
         CloseReason::BadOrigin => (
             "403 Forbidden",
             "This origin may not open a WebSocket here.",

@@ -39,7 +39,10 @@ pub enum Subprotocol {
 }
 
 /// The subprotocols of `/rooms`, by name.
-const ROOMS: [(&str, Subprotocol); 1] = [("rooms.v1.json", Subprotocol::RoomsJson)];
+const ROOMS: [(&str, Subprotocol); 2] = [
+    ("rooms.v1.json", Subprotocol::RoomsJson),
+    ("rooms.v1.msgpack", Subprotocol::RoomsMsgpack),
+];
 
 /// Checks the handshake of `request`, which asks for a WebSocket, and answers it by a 101.
 pub(super) fn open(
@@ -59,7 +62,7 @@ pub(super) fn open(
     check_origin(request, &cx.settings.websocket.origins)?;
     let (name, subprotocol) = match endpoint {
         Endpoint::Echo => (None, Subprotocol::None),
-        Endpoint::Rooms => choose(request)?,
+        Endpoint::Rooms => choose(request, cx.settings.rooms.msgpack)?,
     };
     let (field, name, end): (&[u8], &[u8], &[u8]) = match name {
         Some(name) => (b"Sec-WebSocket-Protocol: ", name.as_bytes(), b"\r\n"),
@@ -113,7 +116,12 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 /// The first of the client's subprotocols that we speak, and its name for the answer.
-fn choose(request: &Request) -> Result<(Option<&'static str>, Subprotocol), CloseReason> {
+///
+/// `msgpack`: the master can carry it.
+fn choose(
+    request: &Request,
+    msgpack: bool,
+) -> Result<(Option<&'static str>, Subprotocol), CloseReason> {
     let mut offered = false;
     for value in values(request, "sec-websocket-protocol") {
         for element in list(value) {
@@ -121,7 +129,9 @@ fn choose(request: &Request) -> Result<(Option<&'static str>, Subprotocol), Clos
                 return Err(CloseReason::BadUpgrade);
             }
             offered = true;
-            if let Some(&(name, known)) = ROOMS.iter().find(|(name, _)| name.as_bytes() == element)
+            let known = ROOMS.iter().find(|(name, _)| name.as_bytes() == element);
+            if let Some(&(name, known)) = known
+                && (msgpack || known != Subprotocol::RoomsMsgpack)
             {
                 return Ok((Some(name), known));
             }

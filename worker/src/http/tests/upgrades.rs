@@ -14,9 +14,13 @@ fn handshake(path: &str, more: &str) -> String {
 }
 
 fn rooms() -> End {
+    speaking(Subprotocol::RoomsJson)
+}
+
+fn speaking(subprotocol: Subprotocol) -> End {
     End::Upgraded(Upgrade {
         endpoint: Endpoint::Rooms,
-        subprotocol: Subprotocol::RoomsJson,
+        subprotocol,
     })
 }
 
@@ -64,16 +68,42 @@ fn the_subprotocol_is_the_first_that_we_speak() {
             Some("rooms.v1.json"),
         ),
         (
+            "Sec-WebSocket-Protocol: rooms.v1.msgpack\r\n",
+            Some("rooms.v1.msgpack"),
+        ),
+        (
+            "Sec-WebSocket-Protocol: rooms.v2.msgpack, rooms.v1.msgpack, rooms.v1.json\r\n",
+            Some("rooms.v1.msgpack"),
+        ),
+        (
             "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: rooms.v1.json\r\n",
             Some("rooms.v1.json"),
         ),
     ] {
         let (answer, end) = answer(&handshake("/rooms", offer));
-        assert_eq!(end, rooms(), "{offer}");
+        let spoken = match chosen {
+            Some("rooms.v1.msgpack") => Subprotocol::RoomsMsgpack,
+            _ => Subprotocol::RoomsJson,
+        };
+        assert_eq!(end, speaking(spoken), "{offer}");
         let (_, fields, _) = parts(&answer);
         let said = fields.iter().find(|(n, _)| *n == "Sec-WebSocket-Protocol");
         assert_eq!(said.map(|(_, v)| *v), chosen, "{offer}");
     }
+}
+
+/// A master of the version before knows of JSON only.
+#[test]
+fn what_the_master_cannot_carry_is_not_spoken() {
+    let mut settings = Settings::default();
+    settings.rooms.msgpack = false;
+    let end = |offer: &str| {
+        let offer = format!("Sec-WebSocket-Protocol: {offer}\r\n");
+        play_all(&handshake("/rooms", &offer), &context(&settings)).end
+    };
+    assert_eq!(end("rooms.v1.msgpack, rooms.v1.json"), rooms());
+    let refused = End::Closed(CloseReason::NoSubprotocol);
+    assert_eq!(end("rooms.v1.msgpack"), refused);
 }
 
 #[test]
@@ -152,7 +182,7 @@ fn a_bad_handshake_is_refused() {
             assert_eq!(field(&fields, "Upgrade"), "websocket");
         }
         if reason == NoSubprotocol {
-            assert!(content.contains("rooms.v1.json"));
+            assert!(content.contains("rooms.v1.json, rooms.v1.msgpack"));
         }
     }
 }

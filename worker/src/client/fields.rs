@@ -1,0 +1,119 @@
+//! The fields of a client's message that have a meaning, whatever format it came in.
+
+use std::borrow::Cow;
+
+use protocol::format::Data;
+use protocol::settings::Rooms;
+
+use super::{Fault, Id};
+
+/// One value of a message, as it stands there.
+pub(super) trait Value<'a>: Copy {
+    /// The string that it is, if it is one, of up to `max` bytes.
+    fn string(self, max: usize) -> Option<Cow<'a, str>>;
+    /// A whole number from 0.
+    fn number(self) -> Option<u64>;
+    fn bool(self) -> Option<bool>;
+    fn id(self) -> Option<Id<'a>>;
+    /// To be published, if it keeps to the limits.
+    fn data(self, limits: &Rooms) -> Result<Data<'a>, Fault>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Id,
+    Join,
+    Leave,
+    Send,
+    Who,
+    Auth,
+    History,
+    Ping,
+    Data,
+    Since,
+    Last,
+    Before,
+    Limit,
+    Retry,
+}
+
+/// An object's fields: the values as they stand, in whatever order they came.
+#[derive(Debug)]
+pub(super) struct Fields<V> {
+    pub id: Option<V>,
+    pub verb: Option<(Key, V)>,
+    pub data: Option<V>,
+    pub since: Option<V>,
+    pub last: Option<V>,
+    pub before: Option<V>,
+    pub limit: Option<V>,
+    pub key: Option<V>,
+    /// What is wrong with the fields.
+    pub fault: Option<Fault>,
+}
+
+impl<V> Default for Fields<V> {
+    fn default() -> Self {
+        Fields {
+            id: None,
+            verb: None,
+            data: None,
+            since: None,
+            last: None,
+            before: None,
+            limit: None,
+            key: None,
+            fault: None,
+        }
+    }
+}
+
+impl<V> Fields<V> {
+    pub fn add(&mut self, key: Key, value: V) {
+        let place = match key {
+            Key::Id => &mut self.id,
+            Key::Data => &mut self.data,
+            Key::Since => &mut self.since,
+            Key::Last => &mut self.last,
+            Key::Before => &mut self.before,
+            Key::Limit => &mut self.limit,
+            Key::Retry => &mut self.key,
+            verb => {
+                match self.verb {
+                    None => self.verb = Some((verb, value)),
+                    Some((first, _)) if first == verb => self.fault = Some(Fault::DuplicateKey),
+                    Some(_) => self.find(Fault::TwoVerbs),
+                }
+                return;
+            }
+        };
+        if place.replace(value).is_some() {
+            self.fault = Some(Fault::DuplicateKey);
+        }
+    }
+
+    /// Something is wrong: what is found first is said.
+    pub fn find(&mut self, fault: Fault) {
+        self.fault = self.fault.or(Some(fault));
+    }
+}
+
+pub(super) fn key(name: &str) -> Option<Key> {
+    Some(match name {
+        "id" => Key::Id,
+        "join" => Key::Join,
+        "leave" => Key::Leave,
+        "send" => Key::Send,
+        "who" => Key::Who,
+        "auth" => Key::Auth,
+        "history" => Key::History,
+        "ping" => Key::Ping,
+        "data" => Key::Data,
+        "since" => Key::Since,
+        "last" => Key::Last,
+        "before" => Key::Before,
+        "limit" => Key::Limit,
+        "key" => Key::Retry,
+        _ => return None,
+    })
+}
