@@ -21,6 +21,12 @@ pub enum Figure {
     Gaps,
     /// Where in the log it reads.
     LogRead,
+    /// Questions that back ends have been asked ([`Hook`](crate::settings::Hook)).
+    HookAsked,
+    /// Those that were answered with a refusal.
+    HookDenied,
+    /// Those that were not answered, and decided by the hook's `fail`.
+    HookFailed,
 }
 
 impl Figure {

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::PerSecond;
 
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
+pub use self::hook::{Event, Fail, Hook, Server};
 
 mod auth;
+mod hook;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -17,6 +19,8 @@ pub struct Settings {
     pub rooms: Rooms,
     pub auth: Auth,
     pub rates: Rates,
+    /// The first that matches is asked.
+    pub hooks: Vec<Hook>,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -44,6 +48,7 @@ impl Default for Settings {
             rooms: Rooms::default(),
             auth: Auth::default(),
             rates: Rates::default(),
+            hooks: Vec::new(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,

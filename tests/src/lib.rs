@@ -4,7 +4,7 @@
 //!    kernel chose. When it is dropped, every process of it must be gone.
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`], [`rooms`]: clients, each with a deadline on every read; [`tokens`],
-//!    that they show.
+//!    that they show; [`back_end`], that baton asks.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst;
 //!    [`crowd`]: many that are idle.
@@ -16,6 +16,7 @@
 //! the clients of `tests/clients`, which are written in other languages, against a daemon;
 //! `src/bin/chaos.rs` and `src/bin/bench.rs` are what `scripts/chaos` and `scripts/bench` run.
 
+pub mod back_end;
 pub mod baton;
 pub mod bench;
 pub mod chaos;

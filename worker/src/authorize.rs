@@ -8,13 +8,15 @@ use protocol::output::{Full, Output};
 use protocol::record::Up;
 use protocol::settings::{Anonymous, Right, Rights, Settings};
 
-use crate::auth::Refused;
 use crate::auth::grant::Packed;
+use crate::auth::{Grant, Refused};
 use crate::brain::Brain;
 use crate::buffers;
 use crate::client::{Code, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
+use crate::hook::consult::Asked;
+use crate::http;
 use crate::passes::{Pass, PassIx, Passes, Spent, TableFull};
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Flag, Meta, Phase};
@@ -92,17 +94,31 @@ pub fn first_pass(settings: &Settings, meta: Meta, unix_ms: u64) -> Option<Pass>
 }
 
 impl Client<'_> {
-    /// The connection is one at `/rooms` from here on, and has perhaps brought a token.
+    /// The connection is one at `/rooms` from here on, and has perhaps brought a token; `head` is
+    /// its handshake's.
     pub fn greet(
         &mut self,
         out: &mut impl Output,
         record: &mut Record,
-        token: Option<&str>,
+        head: &[u8],
     ) -> Result<Flow, Full> {
         requests::hello(self.cid, self.worker, self.settings)
             .put_frame(out, self.meta.encoding())?;
-        if let Some(token) = token {
-            return self.authorize(out, record, b"", token);
+        let mut grant = match http::query_token(head).map(|token| self.check(token)) {
+            None => None,
+            Some(Ok(grant)) => Some(grant),
+            Some(Err(refused)) => return self.refuse_token(out, record, b"", None, refused),
+        };
+        if self.hooks.is_some() {
+            let user = grant.as_ref().map(|grant| grant.user.as_str());
+            match self.ask_to_connect(out, head, user)? {
+                Asked::On(given) => grant = given.map(|given| *given).or(grant),
+                Asked::Ends(flow) => return Ok(flow),
+            }
+            self.forget_answer();
+        }
+        if let Some(grant) = grant {
+            return self.admit(out, record, b"", &grant);
         }
         if let Some(pass) = first_pass(self.settings, self.meta, self.unix_ms) {
             let Ok(pass) = self.passes.stage(self.slot, &pass) else {
@@ -124,26 +140,52 @@ impl Client<'_> {
         let old = self.slots.pass(self.slot);
         let bytes = old.map(|old| self.passes.bytes(old)).unwrap_or_default();
         let user = Packed::read(&bytes).map(|packed| packed.user);
-        let grant = match self.keys.check(token, self.unix_ms) {
+        let grant = match self.check(token) {
             Ok(grant) => grant,
-            Err(refused) => {
-                self.error(out, id, refused.code(), refused.message())?;
-                return Ok(match (user, refused) {
-                    // The one that it has shown before counts as long as it lasts.
-                    (Some(_), _) => self.count_error(record),
-                    (None, Refused::Expired) => Flow::Close(CloseReason::Expired),
-                    (None, _) => Flow::Close(CloseReason::Unauthorized),
-                });
-            }
+            Err(refused) => return self.refuse_token(out, record, id, user, refused),
         };
         if user.is_some_and(|user| user != grant.user) {
             let message = "a connection stays its user's: the token is another's";
             self.error(out, id, Code::Forbidden, message)?;
             return Ok(Flow::Next);
         }
+        self.admit(out, record, id, &grant)
+    }
+
+    fn check(&self, token: &str) -> Result<Grant, Refused> {
+        self.keys.check(token, self.unix_ms)
+    }
+
+    /// `user`: whose token it has shown before.
+    fn refuse_token(
+        &self,
+        out: &mut impl Output,
+        record: &mut Record,
+        id: &[u8],
+        user: Option<&str>,
+        refused: Refused,
+    ) -> Result<Flow, Full> {
+        self.error(out, id, refused.code(), refused.message())?;
+        Ok(match (user, refused) {
+            // That one counts as long as it lasts.
+            (Some(_), _) => self.count_error(record),
+            (None, Refused::Expired) => Flow::Close(CloseReason::Expired),
+            (None, _) => Flow::Close(CloseReason::Unauthorized),
+        })
+    }
+
+    /// From here on it may do what is granted.
+    fn admit(
+        &mut self,
+        out: &mut impl Output,
+        record: &mut Record,
+        id: &[u8],
+        grant: &Grant,
+    ) -> Result<Flow, Full> {
+        let old = self.slots.pass(self.slot);
         let pass = Pass {
             spent: *self.spent,
-            ..Pass::from(&grant)
+            ..Pass::from(grant)
         };
         if let Some(room) = self.joined_against(&pass.bytes) {
             let room = String::from_utf8_lossy(&room);

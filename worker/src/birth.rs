@@ -28,6 +28,7 @@ use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
+use crate::hook::Hooks;
 use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -128,6 +129,7 @@ impl Brain {
             rooms,
             passes,
             keys: Keys::new(&settings.auth),
+            hooks: Hooks::new(&settings, |figure| ring_segment.word(figure.word())),
             addresses: Addresses::default(),
             ring_segment,
             log_segment,

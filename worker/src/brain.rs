@@ -34,6 +34,7 @@ use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
+use crate::hook::Hooks;
 use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -116,6 +117,8 @@ pub struct Brain {
     pub(crate) rooms: Rooms,
     pub(crate) passes: Passes,
     pub(crate) keys: Keys,
+    /// Nobody is asked, nearly always.
+    pub(crate) hooks: Option<Box<Hooks>>,
     pub(crate) addresses: Addresses,
     pub(crate) ring: Writer,
     pub(crate) ring_segment: Arc<Segment>,
@@ -218,6 +221,7 @@ impl Brain {
                 self.fan_out();
                 self.flush();
                 self.on_time();
+                self.tend_hooks();
                 self.settle_down();
             }
             // A brain that dies from here on, or while it waits, dies of nothing that it has in hand.
@@ -269,6 +273,9 @@ impl Brain {
         if let Some(by) = self.ring_by {
             at = at.min(by);
         }
+        if let Some(next) = self.next_of_hooks() {
+            at = at.min(next);
+        }
         let retire_by = self.state.get(Head::RetireBy);
         if retire_by != 0 {
             at = at.min(retire_by);
@@ -288,6 +295,7 @@ impl Brain {
             LOG_BELL => {}
             GUARD_BELL => self.on_signals(),
             GUARD_DEATH => self.become_guard(),
+            token if self.on_hook_event(token) => {}
             Token(token) => {
                 let (slot, generation) = (token as u32, (token >> 32) as u32);
                 let Some(local) = self.locals.get_mut(slot as usize) else {
@@ -409,6 +417,9 @@ impl Brain {
             .store(self.gaps, Ordering::Relaxed);
         self.figure(Figure::LogRead)
             .store(self.state.get(Head::LogRead), Ordering::Relaxed);
+        if let Some(hooks) = &self.hooks {
+            hooks.show(|figure| self.figure(figure));
+        }
     }
 
     /// Says something of so many connections, which can wait a moment. `false`: the ring is full.

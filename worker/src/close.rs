@@ -118,6 +118,10 @@ pub enum CloseReason {
     TooSlow,
     /// Better served elsewhere: come back at once.
     Reconnect,
+    /// The user's back end did not let it in.
+    HookDenied,
+    /// The back end that decides who is let in gave no answer.
+    HookUnavailable,
     /// Our fault: its state is in doubt.
     Internal,
 }
@@ -179,6 +183,8 @@ impl CloseReason {
         CloseReason::Overloaded,
         CloseReason::TooSlow,
         CloseReason::Reconnect,
+        CloseReason::HookDenied,
+        CloseReason::HookUnavailable,
         CloseReason::Internal,
     ];
 
@@ -269,6 +275,8 @@ impl CloseReason {
             CloseReason::Overloaded => "overloaded",
             CloseReason::TooSlow => "too_slow",
             CloseReason::Reconnect => "reconnect",
+            CloseReason::HookDenied => "hook_denied",
+            CloseReason::HookUnavailable => "hook_unavailable",
             CloseReason::Internal => "internal",
         }
     }
@@ -325,11 +333,11 @@ impl CloseReason {
             | CloseReason::TooManyErrors => 1008,
             CloseReason::MessageTooLarge => 1009,
             CloseReason::Internal => 1011,
-            CloseReason::Unauthorized => 4000,
+            CloseReason::Unauthorized | CloseReason::HookDenied => 4000,
             CloseReason::Expired => 4001,
             CloseReason::Kicked => 4003,
             CloseReason::Banned => 4004,
-            CloseReason::Overloaded => 4100,
+            CloseReason::Overloaded | CloseReason::HookUnavailable => 4100,
             CloseReason::TooSlow => 4101,
             CloseReason::Reconnect => 4200,
         })

@@ -65,7 +65,7 @@ impl Brain {
                     self.local(slot).waits = true;
                     return;
                 }
-                Progress::WaitsForMaster => return,
+                Progress::WaitsForOthers => return,
                 Progress::NeedInput(want) => {
                     if self.has_said_all(slot) {
                         return self.begin_close(slot, CloseReason::GoingAway);
@@ -111,8 +111,8 @@ impl Brain {
         } else if meta.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(meta.phase)
         {
             Some(Progress::Waits)
-        } else if meta.has(Flag::Opening) {
-            Some(Progress::WaitsForMaster)
+        } else if meta.has(Flag::Opening) || self.is_asked(slot) {
+            Some(Progress::WaitsForOthers)
         } else {
             None
         }

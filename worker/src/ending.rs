@@ -17,6 +17,8 @@ use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::websocket::{self, Session};
 
+/// A connection for which a back end is asked is looked at again after this.
+const ASKED_MS: u64 = 1_000;
 /// Bytes that a goodbye may add.
 const LAST_WORDS: usize = 16 << 20;
 
@@ -258,6 +260,9 @@ impl Brain {
     fn strip(&mut self, slot: u32) -> Option<Meta> {
         let meta = self.slots.meta(slot)?;
         self.unwatch(slot, meta);
+        if let Some(hooks) = &mut self.hooks {
+            hooks.forget(self.slots.cid(slot));
+        }
         buffers::release_all(&self.arena, &self.slots, slot);
         self.release_pass(slot);
         self.begin_anew(slot, false);
@@ -342,6 +347,10 @@ impl Brain {
         let Some(meta) = self.slots.meta(slot).filter(|m| !m.has(Flag::Given)) else {
             return;
         };
+        if self.is_asked(slot) {
+            // What it has said is not read for as long: that it says nothing is no fault of its own.
+            return self.timers.schedule(slot, self.now + ASKED_MS);
+        }
         self.note_in_hand(InHand::Connection(slot));
         let (at, due) = self.due(slot, meta);
         if at > self.now {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use protocol::fault;
+use protocol::format::Data;
 use protocol::history::Reader;
 use protocol::ids::{Cid, Position, Seat};
 use protocol::journal::Record;
@@ -21,6 +22,8 @@ use crate::client::{self, Code, Fault, ToClient, Verb, Wants};
 use crate::close::CloseReason;
 use crate::frames::{self, refused};
 use crate::history;
+use crate::hook::Hooks;
+use crate::hook::consult::Asked;
 use crate::limits::Addresses;
 use crate::passes::{Passes, Spent};
 use crate::rooms::{RoomIx, Rooms};
@@ -42,6 +45,8 @@ pub enum Flow {
     Holding,
     /// Nothing was done; again when the ring has room.
     RingFull,
+    /// Nothing was done; again when a back end has answered.
+    Asking,
     Close(CloseReason),
 }
 
@@ -75,6 +80,10 @@ pub struct Client<'a> {
     pub rooms: &'a mut Rooms,
     pub passes: &'a mut Passes,
     pub keys: &'a Keys,
+    /// The place of the request in the connection's input.
+    pub offset: u64,
+    /// Whom else to ask.
+    pub hooks: Option<&'a mut Hooks>,
     /// Of what is limited, with what the record does not hold yet.
     pub spent: &'a mut Spent,
     pub addresses: &'a mut Addresses,
@@ -121,7 +130,10 @@ impl Client<'_> {
             };
         let id = request.id.as_ref().map_or(&b""[..], client::Id::text);
         let spent = *self.spent;
-        if let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())? {
+        // What is read again has been paid for.
+        if !self.is_known()
+            && let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())?
+        {
             return Ok(flow);
         }
         let pass = self.slots.pass(self.slot);
@@ -130,6 +142,16 @@ impl Client<'_> {
         if let Some(flow) = self.refuse(out, id, &request.verb, access)? {
             return Ok(flow);
         }
+        let instead = match self.ask(out, id, &request.verb, access.user())? {
+            Asked::On(instead) => instead,
+            Asked::Ends(flow) => {
+                if flow != Flow::Asking {
+                    self.forget_answer();
+                    *self.messages_in += 1;
+                }
+                return Ok(flow);
+            }
+        };
         let flow = match request.verb {
             Verb::Auth { token } => self.authorize(out, record, id, &token)?,
             Verb::Ping => {
@@ -174,7 +196,9 @@ impl Client<'_> {
                     room: room.as_bytes(),
                     from: from.as_bytes(),
                     key: key.as_deref().unwrap_or_default().as_bytes(),
-                    data,
+                    data: instead
+                        .as_deref()
+                        .map_or(data, |json| Data::json(json.as_bytes())),
                 };
                 self.stage(up)
             }
@@ -182,7 +206,10 @@ impl Client<'_> {
         match flow {
             // It is asked again, and paid for then.
             Flow::RingFull | Flow::Holding => *self.spent = spent,
-            _ => *self.messages_in += 1,
+            _ => {
+                self.forget_answer();
+                *self.messages_in += 1;
+            }
         }
         Ok(flow)
     }

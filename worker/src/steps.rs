@@ -35,8 +35,9 @@ pub(crate) enum Progress {
     More,
     /// Nothing more before its output has gone.
     Waits,
-    /// Nothing more before the master has opened its room, or read of the ring.
-    WaitsForMaster,
+    /// Nothing more before the master has opened its room or read of the ring, or a back end has
+    /// answered.
+    WaitsForOthers,
     /// It is being closed.
     Ends,
 }
@@ -63,7 +64,7 @@ impl Brain {
         let mut spent = was_spent;
         // What becomes a client at `/rooms`, or is one.
         macro_rules! client {
-            () => {
+            ($offset:expr) => {
                 Client {
                     slot,
                     cid: self.slots.cid(slot),
@@ -72,6 +73,8 @@ impl Brain {
                     rooms: &mut self.rooms,
                     passes: &mut self.passes,
                     keys: &self.keys,
+                    offset: $offset,
+                    hooks: self.hooks.as_deref_mut(),
                     spent: &mut spent,
                     addresses: &mut self.addresses,
                     now: self.now,
@@ -93,6 +96,7 @@ impl Brain {
             };
         }
         let mut at = 0;
+        let parsed = self.slots.get(slot, Field::Parsed);
         let mut progress = Progress::More;
         let mut end = None;
         let high_water = self.high_water(before.phase);
@@ -116,13 +120,13 @@ impl Brain {
                         page: page::INDEX,
                         refuse: before.has(Flag::Refuse),
                     };
-                    http_step(&input[at..], &mut io, &cx, &mut client!())
+                    http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64))
                 }
                 Phase::Echo => {
                     let rules = Rules::echo(&self.settings.websocket);
                     echo_steps(&input[at..], &mut io, &rules, high_water, most)
                 }
-                Phase::Rooms => frame_step(&input[at..], &mut io, &mut client!()),
+                Phase::Rooms => frame_step(&input[at..], &mut io, &mut client!(parsed + at as u64)),
                 Phase::Proxy | Phase::Closing => Ok((0, Took::Ends(CloseReason::Internal))),
             };
             let took = match step {
@@ -145,18 +149,24 @@ impl Brain {
                 Took::Commit => {}
                 Took::NeedInput(total) => progress = Progress::NeedInput(total),
                 Took::Waits => progress = Progress::Waits,
-                Took::Opening => progress = Progress::WaitsForMaster,
+                Took::Opening => progress = Progress::WaitsForOthers,
                 Took::Holding => {
                     io.out.rollback(marks.0);
                     io.message.rollback(marks.1);
                     io.meta = io.meta.with(Flag::Opening, true);
-                    progress = Progress::WaitsForMaster;
+                    progress = Progress::WaitsForOthers;
+                }
+                Took::Asking => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    fault::point("worker:asking");
+                    progress = Progress::WaitsForOthers;
                 }
                 Took::RingFull => {
                     io.out.rollback(marks.0);
                     io.message.rollback(marks.1);
                     self.ring_waiters.push(slot);
-                    progress = Progress::WaitsForMaster;
+                    progress = Progress::WaitsForOthers;
                 }
                 Took::Ends(reason) => end = Some(reason),
             }
@@ -256,6 +266,7 @@ enum Took {
     Opening,
     Holding,
     RingFull,
+    Asking,
     Ends(CloseReason),
 }
 
@@ -280,20 +291,20 @@ fn http_step(
             let (phase, took) = match upgrade.endpoint {
                 Endpoint::Echo => (Phase::Echo, Took::Commit),
                 Endpoint::Rooms => {
-                    let token = http::query_token(&input[..step.consumed]);
-                    let batch = http::wants_batches(&input[..step.consumed]);
+                    let head = &input[..step.consumed];
+                    let batch = http::wants_batches(head);
                     let msgpack = upgrade.subprotocol == Subprotocol::RoomsMsgpack;
                     io.meta = io
                         .meta
                         .with(Flag::Batch, batch)
                         .with(Flag::Msgpack, msgpack);
                     client.meta = io.meta;
-                    let flow = client.greet(&mut io.out, &mut io.record, token)?;
+                    let flow = client.greet(&mut io.out, &mut io.record, head)?;
                     (Phase::Rooms, flowed(flow, &mut session, io)?)
                 }
             };
-            // The step is taken again when the ring has room.
-            if matches!(took, Took::RingFull) {
+            // The step is taken again when the ring has room, or a back end has answered.
+            if matches!(took, Took::RingFull | Took::Asking) {
                 return Ok((0, took));
             }
             io.meta.phase = phase;
@@ -358,6 +369,7 @@ fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Fu
         }
         Flow::Holding => Took::Holding,
         Flow::RingFull => Took::RingFull,
+        Flow::Asking => Took::Asking,
         Flow::Close(reason) => {
             session.close(&mut io.out, reason)?;
             Took::Ends(reason)
@@ -377,10 +389,12 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
                 true => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
                 false => Flow::Close(CloseReason::WrongKind),
             };
-            // The step is taken again when the room is held, or when the ring has room.
+            // The step is taken again when the room is held, the ring has room or a back end has
+            // answered.
             match flow {
                 Flow::Holding => return Ok((0, Took::Holding)),
                 Flow::RingFull => return Ok((0, Took::RingFull)),
+                Flow::Asking => return Ok((0, Took::Asking)),
                 _ => {}
             }
             let took = flowed(flow, &mut session, io)?;

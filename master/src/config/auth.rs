@@ -88,6 +88,11 @@ fn key(s: &mut Section<'_, '_>) -> Option<Key> {
     }
 }
 
+/// A secret that a file holds.
+pub(super) fn secret(file: &Path) -> Result<Material, String> {
+    read(file).and_then(|bytes| material(Algorithm::HS256, &bytes))
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, String> {
     let size = std::fs::metadata(file).map(|found| found.len());
     if size.map_err(|error| error.to_string())? > MAX_FILE {
@@ -106,7 +111,7 @@ fn material(algorithm: Algorithm, bytes: &[u8]) -> Result<Material, String> {
             let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
             if secret.starts_with(b"-----BEGIN") {
                 // Who takes a public key for a secret lets everybody make tokens.
-                return Err("is PEM; for HS256 it must hold a secret".to_owned());
+                return Err("is PEM; it must hold a secret".to_owned());
             }
             if !SECRET.contains(&secret.len()) {
                 let (least, most) = SECRET.into_inner();

@@ -3,10 +3,11 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), [`cidr`], `auth` (keys).
+//! and an error is said), [`units`] (sizes and durations), [`cidr`], `auth` (keys), `hook` (back ends).
 
 mod auth;
 pub mod cidr;
+mod hook;
 mod identity;
 mod reader;
 mod schema;
@@ -49,7 +50,7 @@ pub struct Config {
     pub log: Log,
     /// What rooms retain: the first that matches a name counts.
     pub rooms: Vec<Rule>,
-    /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, `[auth]`, and those of the limits that
+    /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, `[auth]`, `[[hook]]`, and those of the limits that
     /// workers keep.
     pub settings: Settings,
 }

@@ -6,10 +6,11 @@ use log::LevelFilter;
 use protocol::bucket::PerSecond;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
-use protocol::settings::{Http, Rates, Rooms, Settings, Slow, WebSocket};
+use protocol::settings::{Hook, Http, Rates, Rooms, Settings, Slow, WebSocket};
 
 use super::auth::auth;
 use super::cidr::Cidr;
+use super::hook::{MAX_HOOKS, hook};
 use super::identity::Identity;
 use super::reader::{Report, Section};
 use super::units::show_size;
@@ -85,6 +86,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
                 per_room: of_limits.per_room,
                 ..s.section("rates", rates)
             },
+            hooks: hooks(s),
             max_connections,
             memory: of_worker,
             retry_spread_ms,
@@ -332,6 +334,14 @@ fn room(s: &mut Section<'_, '_>) -> Rule {
         age_ms: s.duration("history_age", 0, 0..=30 * DAY),
         bytes: s.size("history_bytes", HISTORY_BYTES, 4 * KIB..=GIB),
     }
+}
+
+fn hooks(s: &mut Section<'_, '_>) -> Vec<Hook> {
+    let hooks = s.sections("hook", hook).unwrap_or_default();
+    if hooks.len() > MAX_HOOKS {
+        s.wrong("hook", format!("there may be {MAX_HOOKS} of them"));
+    }
+    hooks.into_iter().flatten().collect()
 }
 
 fn log(s: &mut Section<'_, '_>) -> Log {

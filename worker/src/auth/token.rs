@@ -198,7 +198,8 @@ impl Keys {
 }
 
 /// A user's name: the rest of a room's behind its `@`, and not to be taken for a connection's.
-fn is_user(name: &str) -> bool {
+#[must_use]
+pub fn is_user(name: &str) -> bool {
     let is_cid = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
     name.len() <= MAX_USER && is_name(name) && !name.strip_prefix('c').is_some_and(is_cid)
 }

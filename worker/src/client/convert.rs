@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use protocol::format::{Data, Format};
 use rmp::encode;
 
 use super::form::{Form, Msgpack};
@@ -79,6 +80,19 @@ struct Open {
     is_object: bool,
     /// What stands between the last one and the next.
     behind: &'static [u8],
+}
+
+/// The same value as JSON.
+#[must_use]
+pub fn as_json(data: Data<'_>) -> Cow<'_, [u8]> {
+    match data.format {
+        Format::Json => Cow::Borrowed(data.bytes),
+        Format::Msgpack => {
+            let mut json = Vec::new();
+            to_json(data.bytes, &mut json);
+            Cow::Owned(json)
+        }
+    }
 }
 
 /// Adds a MessagePack value, as JSON.

@@ -48,6 +48,11 @@ impl<'a> Value<'a> for Json<'a> {
     }
 }
 
+/// May this JSON value be published?
+pub fn check_data(json: &str, limits: &Rooms) -> Result<(), Fault> {
+    Json(json).data(limits).map(drop)
+}
+
 /// A message's fields.
 pub(super) fn fields(message: &[u8]) -> Result<Fields<Json<'_>>, Fault> {
     let text = std::str::from_utf8(message).map_err(|_| Fault::NotJson)?;

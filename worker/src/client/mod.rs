@@ -18,7 +18,7 @@ mod json;
 mod msgpack;
 pub mod reply;
 pub mod request;
-mod write;
+pub(crate) mod write;
 
 #[cfg(test)]
 mod convert_tests;
@@ -27,7 +27,9 @@ mod msgpack_tests;
 #[cfg(test)]
 mod tests;
 
+pub use convert::as_json;
 pub use fault::{BadRequest, Code, Fault};
 pub use id::Id;
+pub use json::check_data;
 pub use reply::{Lost, ToClient};
 pub use request::{Request, Verb, Wants, is_name, parse};

@@ -2,7 +2,7 @@
 //! into room that is exactly as large.
 
 /// Takes bytes. It cannot fail.
-pub(super) trait Sink {
+pub(crate) trait Sink {
     fn add(&mut self, bytes: &[u8]);
 
     fn number(&mut self, n: u64) {

@@ -10,7 +10,7 @@ use crate::close::CloseReason;
 
 /// Where we are in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     at: At,
     /// Of the current chunk: its size as far as it is read, then what is still to come.
     left: u32,
@@ -66,7 +66,7 @@ const ALL: [At; 13] = [
 
 /// What one body may hold, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Of data.
     pub data: u64,
     /// Of all that is neither data nor the sizes' digits.

@@ -13,17 +13,19 @@
 //! answered?), `chunks` (chunked bodies), [`upgrade`] (to a WebSocket), `answer` (the bytes).
 
 mod answer;
-mod chunks;
+pub(crate) mod chunks;
 mod head;
 mod routes;
 mod scan;
 pub mod state;
 mod target;
-mod turn;
+pub(crate) mod turn;
 pub mod upgrade;
 
 #[cfg(test)]
 mod tests;
+
+use std::mem::MaybeUninit;
 
 use protocol::ids::{Role, Seat};
 use protocol::output::{Buffer, Full, Output};
@@ -125,10 +127,26 @@ pub fn query_token(head: &[u8]) -> Option<&str> {
         .find_map(|pair| pair.strip_prefix("token="))
 }
 
-fn query(head: &[u8]) -> Option<&str> {
+/// The query of the request at the start of `head`.
+#[must_use]
+pub fn query(head: &[u8]) -> Option<&str> {
     let target = head.split(|byte| *byte == b' ').nth(1)?;
     let (_, query) = std::str::from_utf8(target).ok()?.split_once('?')?;
     Some(query)
+}
+
+/// The values of a field of the request at the start of `head`; what of them is not UTF-8 is not
+/// as it came.
+#[must_use]
+pub fn values(head: &[u8], name: &str) -> Vec<String> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    // It has been parsed before: what it says there is known to be sound.
+    let _ = parsed.parse_with_uninit_headers(head, &mut fields);
+    (parsed.headers.iter())
+        .filter(|field| field.name.eq_ignore_ascii_case(name))
+        .map(|field| String::from_utf8_lossy(field.value).into_owned())
+        .collect()
 }
 
 /// Ends a session whose deadline has passed (see [`State::waiting`]). One that waits in the middle

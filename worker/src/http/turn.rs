@@ -21,7 +21,7 @@ pub(super) struct Turn<'a, B, O> {
 }
 
 /// Why a step goes no further.
-pub(super) enum Stop {
+pub(crate) enum Stop {
     Full,
     Close(CloseReason),
 }

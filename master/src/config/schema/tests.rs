@@ -1,3 +1,5 @@
+use protocol::settings::{Event, Fail, Server};
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../../scripts/baton.toml");
@@ -135,6 +137,90 @@ fn rooms_retain_what_their_pattern_says() {
             "[[room]]\nmatch = \"a\"\nhistory = 3\nhistory_bytes = \"1 GiB\"",
             "b.toml:4: room.history_bytes: room.history_bytes must not be more than \
              memory.history, which is for all rooms",
+        ),
+    ]);
+}
+
+#[test]
+fn hooks_are_where_they_say() {
+    let config = load(
+        r#"
+        [[hook]]
+        on = ["connect", "send"]
+        url = "http://localhost:9000/hook?key=x"
+        timeout = "500ms"
+        fail = "open"
+        headers = ["X-Key: a", "X-Other: b"]
+        [[hook]]
+        on = ["join"]
+        match = "vip.*"
+        url = "unix:/run/app.sock"
+        "#,
+    )
+    .unwrap();
+    let [first, second] = &config.settings.hooks[..] else {
+        panic!("{:?}", config.settings.hooks);
+    };
+    assert_eq!(first.on, [Event::Connect, Event::Send]);
+    let Server::Tcp(address) = &first.server else {
+        panic!("{first:?}");
+    };
+    assert!(address.ip().is_loopback() && address.port() == 9000);
+    assert_eq!(
+        (first.host.as_str(), first.fail),
+        ("localhost:9000", Fail::Open)
+    );
+    assert_eq!(first.fields.bytes(), b"X-Key: a\r\nX-Other: b\r\n");
+    assert_eq!(first.to_string(), "http://localhost:9000/hook");
+    assert_eq!(second.to_string(), "unix:/run/app.sock:/");
+    assert!(second.rooms.matches(b"vip.a") && !second.rooms.matches(b"a"));
+    assert_eq!(second.fail, Fail::Closed);
+}
+
+#[test]
+fn hooks_that_cannot_be() {
+    let many = "[[hook]]\non = [\"send\"]\nurl = \"unix:/a\"\n".repeat(9);
+    assert_eq!(
+        load(&many).unwrap_err(),
+        ["b.toml:1: hook: there may be 8 of them"]
+    );
+    refused(&[
+        (
+            "[[hook]]\nurl = \"unix:/a\"",
+            "b.toml:1: hook.on: is missing, such as [\"send\"]",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]",
+            "b.toml:1: hook.url: is missing, such as \"http://127.0.0.1:9000/hook\"",
+        ),
+        (
+            "[[hook]]\nurl = \"unix:/a\"\non = [\"sent\"]",
+            "b.toml:3: hook.on: must hold \"connect\", \"join\", \"send\", not \"sent\"",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]\nurl = \"https://127.0.0.1/\"",
+            "b.toml:3: hook.url: must begin with http: or unix:; for TLS put a proxy in front of \
+             the back end",
+        ),
+        (
+            "[[hook]]\non = [\"connect\"]\nurl = \"unix:/a\"\nmatch = \"x\"",
+            "b.toml:4: hook.match: means nothing for \"connect\", which is for no room",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]\nurl = \"unix:/a\"\ntimeout = \"1s\"\nwait = \"1s\"",
+            "b.toml:5: hook.wait: must be less than timeout",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]\nurl = \"unix:/a\"\nheaders = [\"Host: x\"]",
+            "b.toml:4: hook.headers: Host is set by baton",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]\nurl = \"unix:/a\"\nsecret = \"/nowhere\"",
+            "b.toml:4: hook.secret: /nowhere: No such file or directory (os error 2)",
+        ),
+        (
+            "[[hook]]\non = [\"send\"]\nurl = \"unix:/a\"\nfail = \"ajar\"",
+            "b.toml:4: hook.fail: must be \"open\" or \"closed\", not \"ajar\"",
         ),
     ]);
 }

@@ -1,0 +1,824 @@
+//! A back end of the user's is asked on connect, join and send: what it decides happens, in order and
+//! once, whatever dies or moves meanwhile; and nobody waits for it but those who ask.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use harness::back_end::{self, BackEnd};
+use harness::faults::Faults;
+use harness::rooms::{Client, SUBPROTOCOL};
+use harness::socket::Options;
+use harness::tokens::{Key, claims};
+use harness::websocket::WebSocket;
+use harness::{Baton, baton, eventually, process, wait};
+use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+/// A hook on these events, with more keys.
+fn hook(back_end: &str, on: &str, more: &str) -> String {
+    format!("[[hook]]\nurl = \"{back_end}\"\non = {on}\n{more}\n")
+}
+
+fn builder(config: &str) -> baton::Builder {
+    Baton::builder().config(config)
+}
+
+fn yes(_: &Value) -> Value {
+    json!({ "allow": true })
+}
+
+/// Allows all but what holds "bad"; what holds "mild" becomes something else.
+fn moderate(event: &Value) -> Value {
+    let text = event["data"].to_string();
+    if text.contains("bad") {
+        return json!({ "allow": false, "message": "no \"bad\" words" });
+    }
+    match text.contains("mild") {
+        true => json!({ "allow": true, "data": { "text": "***" } }),
+        false => json!({ "allow": true }),
+    }
+}
+
+/// `/rooms` with more header fields.
+fn connect_with(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Client {
+    let mut all = vec![("Sec-WebSocket-Protocol", SUBPROTOCOL)];
+    all.extend(fields);
+    let socket = WebSocket::try_connect(to, path, &all, Options::default());
+    Client::greet(socket.unwrap_or_else(|error| panic!("{path}: {error}")))
+}
+
+#[test]
+fn what_is_sent_is_decided() {
+    let back_end = BackEnd::start(moderate);
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", "match = \"chat.*\"")).start();
+    let mut member = Client::connect(baton.public);
+    member.join("chat.a");
+    member.join("free");
+    let mut client = Client::connect(baton.public);
+    client.ok(json!({"send": "chat.a", "data": {"text": "good", "n": 1.50}, "key": "k"}));
+    let denied = client.ask(json!({"send": "chat.a", "data": "bad"}));
+    let error = json!({"code": "rejected", "message": "no \"bad\" words", "retry": false});
+    assert_eq!(denied["error"], error);
+    client.ok(json!({"send": "chat.a", "data": "mild"}));
+    client.ok(json!({"send": "free", "data": "bad"}));
+    let got: Vec<Value> = (0..3).map(|_| member.message()["data"].clone()).collect();
+    assert_eq!(
+        got,
+        [
+            json!({"text": "good", "n": 1.5}),
+            json!({"text": "***"}),
+            json!("bad")
+        ]
+    );
+    member.nothing();
+    let asked = back_end.events();
+    assert_eq!(
+        asked.len(),
+        3,
+        "what matches nothing is not asked about: {asked:?}"
+    );
+    let first = &asked[0];
+    let expected = json!({"n": 0, "event": "send", "ask": first["ask"], "cid": client.cid(),
+        "address": "127.0.0.1", "room": "chat.a", "key": "k", "data": {"text": "good", "n": 1.5}});
+    assert_eq!(*first, expected);
+    let asks: BTreeSet<_> = asked.iter().map(|event| event["ask"].to_string()).collect();
+    assert_eq!(asks.len(), 3, "{asked:?}");
+    // What is sent byte for byte is asked byte for byte.
+    let body = &back_end.requests()[0].body;
+    assert!(
+        String::from_utf8_lossy(body).contains("1.5"),
+        "{}",
+        body.escape_ascii()
+    );
+    eventually("the figures say so", || back_end.connections() <= 4);
+}
+
+/// Those behind the one that is asked about wait for it, whether they are asked about or not.
+#[test]
+fn order_is_kept() {
+    let back_end = BackEnd::start(moderate);
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", "match = \"asked\"")).start();
+    let mut member = Client::connect(baton.public);
+    member.join("asked");
+    member.join("free");
+    let mut client = Client::connect(baton.public);
+    back_end.hold();
+    for n in 0..200 {
+        let room = if n % 3 == 0 { "asked" } else { "free" };
+        let data = if n % 10 == 9 {
+            json!(["bad", n])
+        } else {
+            json!(["good", n])
+        };
+        client.tell(json!({"id": n, "send": room, "data": data}));
+    }
+    client.tell(json!({"id": 200, "ping": true}));
+    back_end.wait_for("the first", 1, |_| true);
+    member.nothing();
+    back_end.release();
+    for n in 0..=200 {
+        let reply = client.reply(&json!(n));
+        let is_denied = n % 3 == 0 && n % 10 == 9;
+        assert_eq!(reply["error"]["code"] == "rejected", is_denied, "{reply}");
+    }
+    let expected = (0..200).filter(|n| n % 3 != 0 || n % 10 != 9);
+    for n in expected {
+        assert_eq!(member.message()["data"][1], json!(n));
+    }
+    member.nothing();
+}
+
+#[test]
+fn joins_are_decided() {
+    let back_end = BackEnd::start(|event| match event["room"].as_str() {
+        Some("vip") => json!({"allow": false}),
+        _ => json!({"allow": true}),
+    });
+    let key = Key::secret(1);
+    let config = hook(&back_end.url(), "[\"join\"]", "") + &key.section("k", "k");
+    let baton = builder(&config).file("k", &key.file()).start();
+    let mut client = Client::connect(baton.public);
+    client.ok(json!({"auth": key.token("k", &claims("u7", 600))}));
+    client.join("all");
+    let denied = client.ask(json!({"join": "vip"}));
+    let error = json!({"code": "forbidden", "message": "this is not allowed", "retry": false});
+    assert_eq!(denied["error"], error);
+    assert_eq!(client.error(json!({"leave": "vip"})), "not_joined");
+    // Sending there is not asked about here.
+    client.publish("vip", json!(1));
+    client.publish("all", json!(2));
+    assert_eq!(client.message()["data"], json!(2));
+    client.nothing();
+    let asked = back_end.events();
+    let whom: Vec<_> = asked.iter().map(|e| (&e["user"], &e["room"])).collect();
+    assert_eq!(
+        whom,
+        [(&json!("u7"), &json!("all")), (&json!("u7"), &json!("vip"))]
+    );
+    // With a position, too, where the room is not held by this worker yet.
+    let mut other = Client::connect(baton.public);
+    let reply = other.ok(json!({"join": "all", "since": "e1:0", "last": true}));
+    assert!(reply["recovered"].is_boolean(), "{reply}");
+    assert_eq!(back_end.events().len(), 3, "once");
+}
+
+#[test]
+fn a_session_of_the_back_end_says_who_a_connection_is() {
+    let back_end = BackEnd::start(|event| match event["headers"]["cookie"].as_str() {
+        Some("session=7") => json!({"allow": true, "user": "u7",
+            "rooms": {"a.*": ["join", "send"], "b": ["join"]}}),
+        Some("session=8") => json!({"allow": true, "user": "u8"}),
+        Some("session=9") => json!({"allow": true, "user": "u9", "exp": 1}),
+        Some(_) => json!({"allow": false, "message": "log in first"}),
+        None => json!({"allow": true}),
+    });
+    let key = Key::secret(1);
+    let config = "[auth]\nanonymous = \"none\"\ntimeout = \"1s\"\n".to_owned()
+        + &hook(&back_end.url(), "[\"connect\"]", "")
+        + &key.section("k", "k");
+    let baton = builder(&config).file("k", &key.file()).start();
+    let to = baton.public;
+    let mut u7 = connect_with(
+        to,
+        "/rooms?x=y",
+        &[("Cookie", "session=7"), ("X-Other", "z")],
+    );
+    u7.join("a.x");
+    assert_eq!(u7.error(json!({"send": "b", "data": 1})), "forbidden");
+    assert_eq!(u7.error(json!({"join": "c"})), "forbidden");
+    let mut u8 = connect_with(to, "/rooms", &[("Cookie", "session=8")]);
+    u8.join("a.x");
+    u8.publish("a.x", json!(1));
+    assert_eq!(u7.message()["from"], "u8");
+    // What is sent to the user reaches the connection, and it stays its user's.
+    let both = json!({"sub": "u1", "exp": 4_000_000_000_u64, "rooms": {"@*": ["send"]}});
+    let mut server = Client::with_token(to, &key.token("k", &both));
+    server.publish("@u7", json!("to you"));
+    assert_eq!(u7.message()["data"], "to you");
+    assert_eq!(
+        u7.error(json!({"auth": key.token("k", &claims("u8", 600))})),
+        "forbidden"
+    );
+    u7.ok(json!({"auth": key.token("k", &claims("u7", 600))}));
+    // It may show a token instead; a wrong one is not even asked about.
+    let token = key.token("k", &claims("u5", 600));
+    let mut u5 = connect_with(to, &format!("/rooms?token={token}"), &[]);
+    u5.join("c");
+    let asked = back_end.events().len();
+    let mut wrong = connect_with(to, "/rooms?token=x", &[]);
+    assert_eq!(
+        (wrong.read()["error"]["code"].clone(), wrong.close_code()),
+        (json!("unauthorized"), 4000)
+    );
+    assert_eq!(back_end.events().len(), asked);
+    let mut denied = connect_with(to, "/rooms", &[("Cookie", "session=1")]);
+    let error = json!({"code": "unauthorized", "message": "log in first", "retry": false});
+    assert_eq!(denied.read()["error"], error);
+    assert_eq!(denied.close_code(), 4000);
+    let mut expired = connect_with(to, "/rooms", &[("Cookie", "session=9")]);
+    assert_eq!(expired.close_code(), 4001);
+    // Let in, but still nobody.
+    let mut nobody = connect_with(to, "/rooms", &[]);
+    assert_eq!(nobody.close_code(), 4000);
+    let asked = back_end.events();
+    let headers = json!({"cookie": "session=7"});
+    assert_eq!(
+        (&asked[0]["query"], &asked[0]["headers"]),
+        (&json!("x=y"), &headers)
+    );
+    let of_token = asked.iter().find(|event| event["user"] == "u5");
+    assert!(of_token.is_some(), "{asked:?}");
+    // It lives on, over moves and deaths.
+    baton.expect(&["reload"], 0);
+    process::kill(baton.status().worker(u8.worker()).pid);
+    u8.publish("a.x", json!(2));
+    assert_eq!(u7.message()["data"], json!(2));
+    assert_eq!(
+        back_end.events().len(),
+        asked.len(),
+        "nobody is asked again"
+    );
+    let log = baton.log_lines().collect::<Vec<_>>().join("\n");
+    assert!(log.contains("hook_denied"), "{log}");
+}
+
+/// Nobody answers: those who ask are decided by the hook, in its time; all others are served as ever.
+#[test]
+fn a_back_end_that_hangs_holds_up_nobody_else() {
+    let slow = BackEnd::start(yes);
+    slow.hold();
+    let more =
+        |fail: &str, room: &str| format!("fail = \"{fail}\"\nmatch = \"{room}\"\ntimeout = \"1s\"");
+    let config = hook(&slow.url(), "[\"send\"]", &more("open", "open"))
+        + &hook(
+            &slow.url(),
+            "[\"send\", \"join\"]",
+            &more("closed", "closed"),
+        );
+    let baton = builder(&config).workers(1).start();
+    let mut member = Client::connect(baton.public);
+    member.join("open");
+    member.join("free");
+    let mut open = Client::connect(baton.public);
+    let mut closed = Client::connect(baton.public);
+    let mut joins = Client::connect(baton.public);
+    open.tell(json!({"id": "x", "send": "open", "data": 1}));
+    closed.tell(json!({"id": "x", "send": "closed", "data": 1}));
+    joins.tell(json!({"id": "x", "join": "closed"}));
+    slow.wait_for("all three", 3, |_| true);
+    let begin = std::time::Instant::now();
+    let mut other = Client::connect(baton.public);
+    for n in 0..100 {
+        other.publish("free", json!(n));
+        assert_eq!(member.message()["data"], json!(n));
+    }
+    // All of that while the others still wait. (They may have been asked a while before.)
+    let free = begin.elapsed();
+    assert!(free < Duration::from_secs(1), "{free:?}");
+    assert!(open.reply(&json!("x"))["ok"].is_object());
+    for client in [&mut closed, &mut joins] {
+        let error = &client.reply(&json!("x"))["error"];
+        assert_eq!(
+            (&error["code"], &error["retry"]),
+            (&json!("unavailable"), &json!(true))
+        );
+    }
+    assert_eq!(member.message()["data"], json!(1));
+    member.nothing();
+    baton.wait_for_log("worker-1", "it has not answered in time");
+}
+
+#[test]
+fn a_back_end_that_is_down_and_comes_back() {
+    let back_end = BackEnd::start(yes);
+    let url = back_end.url();
+    let on = "[\"send\", \"connect\"]";
+    let baton = builder(&hook(&url, on, "timeout = \"2s\""))
+        .workers(1)
+        .start();
+    let mut client = Client::connect(baton.public);
+    client.publish("r", json!(1));
+    // Back within its time: nobody has noticed.
+    let address = back_end.stop();
+    client.tell(json!({"id": "x", "send": "r", "data": 2}));
+    let back_end = wait::until("it is tried again", Duration::from_secs(2), || {
+        baton
+            .log("worker-1")
+            .contains("cannot be reached")
+            .then(|| BackEnd::at(address, yes))
+    });
+    assert!(client.reply(&json!("x"))["ok"].is_object());
+    client.publish("r", json!(3));
+    // Away for good: after its time it is not waited for.
+    back_end.stop();
+    assert_eq!(client.error(json!({"send": "r", "data": 4})), "unavailable");
+    baton.wait_for_log("worker-1", "it is down: ");
+    let begin = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.error(json!({"send": "r", "data": 4})), "unavailable");
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    let mut refused = Client::connect(baton.public);
+    assert_eq!(refused.read()["error"]["code"], "unavailable");
+    assert_eq!(refused.close_code(), 4100);
+    let _back_end = BackEnd::at(address, yes);
+    eventually("it is asked again", || {
+        client.ask(json!({"send": "r", "data": 5}))["ok"].is_object()
+    });
+    baton.wait_for_log("worker-1", "it answers again");
+    for n in 0..100 {
+        client.publish("r", json!(n));
+    }
+}
+
+#[test]
+fn answers_that_are_none() {
+    for answer in [
+        back_end::ok("<html>not what was asked for</html>"),
+        back_end::ok("{\"results\":[]}"),
+        back_end::ok("{\"results\":[{\"n\":0,\"allow\":true},{\"n\":0,\"allow\":false}]}"),
+        back_end::ok("{\"results\":[{\"n\":5,\"allow\":true}]}"),
+        back_end::ok(&" ".repeat(1 << 20)),
+        b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+    ] {
+        let shown = answer[..answer.len().min(100)].escape_ascii().to_string();
+        let back_end = BackEnd::with(move |_| answer.clone());
+        let on = "[\"send\"]";
+        let config = hook(&back_end.url(), on, "match = \"closed\"")
+            + &hook(&back_end.url(), on, "match = \"open\"\nfail = \"open\"");
+        let baton = builder(&config).workers(1).start();
+        let mut client = Client::connect(baton.public);
+        let code = client.error(json!({"send": "closed", "data": 1}));
+        assert_eq!(code, "unavailable", "{shown}");
+        client.publish("open", json!(1));
+        client.nothing();
+        baton.wait_for_log("worker-1", "answer");
+    }
+}
+
+/// Ways to say where an answer ends that others use.
+#[test]
+fn answers_in_other_forms() {
+    let body = |request: &back_end::Request| back_end::decided(request, yes);
+    let to_end = BackEnd::with(move |request| {
+        format!(
+            "HTTP/1.0 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
+            body(request).len(),
+            body(request)
+        )
+        .into_bytes()
+    });
+    let chunked = BackEnd::with(move |request| {
+        let body = body(request);
+        let (first, second) = body.split_at(5);
+        format!(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+             5\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+            second.len()
+        )
+        .into_bytes()
+    });
+    let closes = BackEnd::with(move |request| {
+        let body = body(request);
+        format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    });
+    let config = hook(&to_end.url(), "[\"send\"]", "match = \"a\"")
+        + &hook(&chunked.url(), "[\"send\"]", "match = \"b\"")
+        + &hook(&closes.url(), "[\"send\"]", "match = \"c\"");
+    let baton = builder(&config).workers(1).start();
+    let mut client = Client::connect(baton.public);
+    for n in 0..20 {
+        for room in ["a", "b", "c"] {
+            client.publish(room, json!(n));
+        }
+    }
+    assert_eq!(chunked.connections(), 1, "it is kept");
+    assert_eq!(closes.connections(), 20);
+}
+
+/// Many that come together share requests, and no more of these are made at once than is said.
+#[test]
+fn many_questions_share_a_request() {
+    let back_end = BackEnd::start(yes);
+    let more = "in_flight = 1\nbatch = 50\ntimeout = \"20s\"";
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", more))
+        .workers(1)
+        .start();
+    let mut clients: Vec<_> = (0..100).map(|_| Client::connect(baton.public)).collect();
+    back_end.hold();
+    clients[0].tell(json!({"id": "x", "send": "r", "data": 0}));
+    back_end.wait_for("the first", 1, |_| true);
+    for client in &mut clients[1..] {
+        client.tell(json!({"id": "x", "send": "r", "data": 1}));
+    }
+    // All of them are read by now: a worker reads in the order in which it is told.
+    for _ in 0..3 {
+        let mut last = Client::connect(baton.public);
+        last.ok(json!({"ping": true}));
+    }
+    back_end.release();
+    for client in &mut clients {
+        assert!(client.reply(&json!("x"))["ok"].is_object());
+    }
+    let sizes: Vec<_> = back_end
+        .requests()
+        .iter()
+        .map(|r| r.events().len())
+        .collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 100);
+    assert!(sizes.iter().all(|size| *size <= 50), "{sizes:?}");
+    assert!(sizes.len() <= 6, "{sizes:?}");
+    assert_eq!(back_end.connections(), 1);
+}
+
+#[test]
+fn too_many_questions_are_decided_at_once() {
+    let back_end = BackEnd::start(yes);
+    let more = "in_flight = 1\nbatch = 1\nqueue = 5\ntimeout = \"20s\"";
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", more))
+        .workers(1)
+        .start();
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(baton.public)).collect();
+    back_end.hold();
+    for client in &mut clients {
+        client.tell(json!({"id": "x", "send": "r", "data": 0}));
+    }
+    baton.wait_for_log("worker-1", "too many questions wait for it");
+    back_end.wait_for("the first", 1, |_| true);
+    back_end.release();
+    let replies: Vec<_> = clients.iter_mut().map(|c| c.reply(&json!("x"))).collect();
+    let refused = replies
+        .iter()
+        .filter(|r| r["error"]["code"] == "unavailable");
+    let refused = refused.count();
+    assert!((1..=15).contains(&refused), "{refused}: {replies:?}");
+    let done = replies
+        .iter()
+        .filter(|reply| reply["ok"].is_object())
+        .count();
+    assert_eq!(done + refused, 20);
+}
+
+/// A brain dies while a question is in flight: the next one asks again, and it happens once.
+#[test]
+fn a_brain_that_dies_while_it_asks() {
+    let back_end = BackEnd::start(yes);
+    let on = "[\"connect\", \"join\", \"send\"]";
+    let more = "timeout = \"20s\"";
+    let baton = builder(&hook(&back_end.url(), on, more)).workers(1).start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let mut client = Client::connect(baton.public);
+    let mut joins = Client::connect(baton.public);
+    let sockets = baton.sockets();
+    for n in 0..3 {
+        back_end.hold();
+        let before = back_end.events().len();
+        client.tell(json!({"id": n, "send": "r", "data": n}));
+        // What comes behind it, and in pieces, waits.
+        client.tell(json!({"id": 100 + n, "ping": true}));
+        joins.tell(json!({"id": n, "join": format!("j{n}")}));
+        let public = baton.public;
+        let connects = thread::spawn(move || Client::connect(public));
+        let mut asked = Vec::new();
+        eventually("all are asked", || {
+            asked = back_end.events()[before..].to_vec();
+            asked.len() == 3
+        });
+        let pid = baton.status().worker(1).pid;
+        process::kill(pid);
+        eventually("the brain is gone", || !process::is_alive(pid));
+        for event in &asked {
+            back_end.wait_for("the same again", 2, |other| other["ask"] == event["ask"]);
+        }
+        back_end.release();
+        for id in [n, 100 + n] {
+            assert!(client.reply(&json!(id))["ok"].is_object());
+        }
+        assert!(joins.reply(&json!(n))["ok"].is_object());
+        let mut new = connects.join().expect("it is let in");
+        new.publish("other", json!(n));
+        assert_eq!(member.message()["data"], json!(n));
+        member.nothing();
+    }
+    // Whatever dead brains had open is closed.
+    back_end.hold();
+    eventually("no socket is left", || baton.sockets()[1] <= sockets[1] + 4);
+    back_end.release();
+}
+
+/// A brain dies at the place where it has just asked, or is about to go on with the answer.
+#[test]
+fn deaths_at_every_place() {
+    let faults = Faults::new();
+    let back_end = BackEnd::start(yes);
+    let on = "[\"connect\", \"join\", \"send\"]";
+    let config = hook(&back_end.url(), on, "timeout = \"20s\"");
+    let baton = faults.builder().config(&config).workers(1).start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let mut client = Client::connect(baton.public);
+    let points = [
+        "worker:asking",
+        "worker:answered",
+        "worker:step",
+        "worker:publish",
+        "worker:commit",
+    ];
+    for (n, point) in points.into_iter().enumerate() {
+        faults.arm(point, 1);
+        client.publish("r", json!(n));
+        faults.wait_for(point);
+        assert_eq!(member.message()["data"], json!(n), "{point}");
+        member.nothing();
+        if point == "worker:asking" || point == "worker:answered" {
+            faults.arm(point, 1);
+            let mut new = Client::connect(baton.public);
+            faults.wait_for(point);
+            faults.arm(point, 1);
+            new.join("r");
+            faults.wait_for(point);
+            new.nothing();
+            new.socket.close();
+        }
+    }
+}
+
+/// It moves while it waits: the new worker asks, and it happens once.
+#[test]
+fn reload_and_scale_while_it_is_asked() {
+    let back_end = BackEnd::start(yes);
+    let on = "[\"connect\", \"join\", \"send\"]";
+    let baton = builder(&hook(
+        &back_end.url(),
+        on,
+        "timeout = \"30s\"\nin_flight = 16",
+    ))
+    .start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(baton.public)).collect();
+    for (round, command) in [
+        &["reload"][..],
+        &["scale", "1"],
+        &["scale", "3"],
+        &["reload"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        back_end.hold();
+        let before = back_end.events().len();
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.tell(json!({"id": round, "send": "r", "data": [round, n]}));
+        }
+        let public = baton.public;
+        let connects = thread::spawn(move || Client::connect(public));
+        eventually("all are asked", || back_end.events().len() >= before + 11);
+        baton.expect(command, 0);
+        back_end.release();
+        for client in &mut clients {
+            let reply = client.reply(&json!(round));
+            assert!(reply["ok"].is_object(), "{reply}");
+        }
+        connects
+            .join()
+            .expect("it is let in")
+            .publish("other", json!(1));
+        let got: BTreeSet<_> = (0..10)
+            .map(|_| member.message()["data"].to_string())
+            .collect();
+        assert_eq!(got.len(), 10, "{got:?}");
+        member.nothing();
+    }
+}
+
+/// While everything happens, each message that was allowed is there once, and in order.
+#[test]
+fn under_kills_nothing_is_lost_or_doubled() {
+    let back_end = BackEnd::start(|event| json!({"allow": event["data"][1].as_u64() != Some(7)}));
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", "timeout = \"30s\"")).start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let public = baton.public;
+    let senders: Vec<_> = (0..8)
+        .map(|s| {
+            thread::spawn(move || {
+                let mut client = Client::connect(public);
+                for n in 0..200 {
+                    client.tell(json!({"id": n, "send": "r", "data": [s, n % 10, n]}));
+                }
+                for n in 0..200 {
+                    let reply = client.reply(&json!(n));
+                    assert_eq!(reply["error"].is_object(), n % 10 == 7, "{reply}");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let before = back_end.events().len();
+        eventually("some more is asked", || {
+            back_end.events().len() > before + 20 || senders.iter().all(|s| s.is_finished())
+        });
+        for worker in baton.status().workers {
+            process::kill(worker.pid);
+        }
+    }
+    baton.expect(&["reload"], 0);
+    for sender in senders {
+        sender.join().expect("all is answered");
+    }
+    let mut next = [0; 8];
+    for _ in 0..8 * 180 {
+        let data = &member.message()["data"];
+        let (s, n) = (
+            data[0].as_u64().unwrap() as usize,
+            data[2].as_u64().unwrap(),
+        );
+        while next[s] % 10 == 7 {
+            next[s] += 1;
+        }
+        assert_eq!(next[s], n, "of {s}");
+        next[s] += 1;
+    }
+    member.nothing();
+}
+
+/// A client that is gone, or another one in its place, hears nothing of the answer.
+#[test]
+fn an_answer_comes_too_late() {
+    let back_end = BackEnd::start(yes);
+    let baton = builder(&hook(
+        &back_end.url(),
+        "[\"send\"]",
+        "timeout = \"20s\"\nin_flight = 16",
+    ))
+    .workers(1)
+    .start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    back_end.hold();
+    for _ in 0..5 {
+        let mut client = Client::connect(baton.public);
+        client.tell(json!({"id": 1, "send": "r", "data": "late"}));
+    }
+    back_end.wait_for("all", 5, |_| true);
+    let mut others: Vec<_> = (0..5).map(|_| Client::connect(baton.public)).collect();
+    back_end.release();
+    for other in &mut others {
+        other.nothing();
+    }
+    // What was sent before its client went is sent.
+    for _ in 0..5 {
+        assert_eq!(member.message()["data"], "late");
+    }
+    member.nothing();
+}
+
+#[test]
+fn the_configuration_is_reloaded() {
+    let first = BackEnd::start(yes);
+    let second = BackEnd::start(|_| json!({"allow": false}));
+    let baton = builder(&hook(&first.url(), "[\"send\"]", "")).start();
+    let mut client = Client::connect(baton.public);
+    client.publish("r", json!(1));
+    baton.write_config(&hook(&second.url(), "[\"send\"]", ""));
+    baton.expect(&["reload"], 0);
+    assert_eq!(client.error(json!({"send": "r", "data": 2})), "rejected");
+    let wrong = hook("http://no.such.host.invalid:80/", "[\"send\"]", "");
+    for (config, error) in [
+        (
+            wrong,
+            "hook.url: no.such.host.invalid:80 cannot be looked up",
+        ),
+        (
+            hook("ftp://x", "[\"send\"]", ""),
+            "baton.toml:2: hook.url: must be such as",
+        ),
+        (
+            hook("unix:/x", "[\"leave\"]", ""),
+            "baton.toml:3: hook.on: must hold",
+        ),
+        (
+            hook("unix:/x", "[\"join\"]", "timeout = \"1h\""),
+            "baton.toml:4: hook.timeout: must be",
+        ),
+    ] {
+        baton.write_config(&config);
+        let said = baton.expect(&["reload"], 2);
+        assert!(said.contains(error), "{said}");
+        assert_eq!(client.error(json!({"send": "r", "data": 2})), "rejected");
+    }
+    baton.write_config("");
+    baton.expect(&["reload"], 0);
+    client.publish("r", json!(3));
+    assert_eq!(first.events().len(), 1);
+}
+
+#[test]
+fn requests_are_signed_and_carry_what_is_configured() {
+    let back_end = BackEnd::start(yes);
+    let secret = "s".repeat(40);
+    let more = "secret = \"hook.key\"\nheaders = [\"Authorization: Bearer x\", \"X-Y: z\"]";
+    let config = hook(&back_end.url(), "[\"send\"]", more);
+    let baton = builder(&config)
+        .file("hook.key", &format!("{secret}\n"))
+        .start();
+    Client::connect(baton.public).publish("r", json!("ü"));
+    let request = &back_end.requests()[0];
+    assert!(
+        request.head.starts_with("POST /hook HTTP/1.1\r\n"),
+        "{}",
+        request.head
+    );
+    assert_eq!(request.field("authorization"), Some("Bearer x"));
+    assert_eq!(request.field("x-y"), Some("z"));
+    assert_eq!(request.field("content-type"), Some("application/json"));
+    assert_eq!(
+        request.field("host"),
+        Some(back_end.address.to_string().as_str())
+    );
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    let digest = mac.chain_update(&request.body).finalize().into_bytes();
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        request.field("baton-signature"),
+        Some(format!("sha256={digest}").as_str())
+    );
+    let log = baton.log_lines().collect::<String>();
+    assert!(!log.contains("Bearer") && !log.contains(&secret), "{log}");
+}
+
+/// Programs of others: what the README shows.
+struct Program {
+    child: Child,
+    port: u16,
+}
+
+impl Program {
+    fn start(program: &str, file: &str) -> Program {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let file = format!("{}/clients/{file}", env!("CARGO_MANIFEST_DIR"));
+        let child = Command::new(program)
+            .args([&file, &port.to_string()])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        Program { child, port }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn back_ends_in_other_languages() {
+    let python = Program::start("python3", "back_end.py");
+    let node = Program::start("node", "back-end.mjs");
+    for program in [&python, &node] {
+        let url = format!("http://127.0.0.1:{}/", program.port);
+        eventually("it listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", program.port)).is_ok()
+        });
+        let baton = builder(&hook(&url, "[\"connect\", \"send\"]", "timeout = \"20s\"")).start();
+        let mut denied = connect_with(baton.public, "/rooms", &[]);
+        assert_eq!(denied.read()["error"]["message"], "who are you?");
+        assert_eq!(denied.close_code(), 4000);
+        let mut ada = connect_with(baton.public, "/rooms", &[("Cookie", "user=ada")]);
+        ada.join("r");
+        for n in 0..200 {
+            ada.tell(json!({"send": "r", "data": {"text": "hello", "n": n}}));
+        }
+        for n in 0..200 {
+            let message = ada.message();
+            assert_eq!(
+                (&message["from"], &message["data"]["n"]),
+                (&json!("ada"), &json!(n))
+            );
+        }
+        let reply = ada.ask(json!({"send": "r", "data": {"text": "buy spam now"}}));
+        assert_eq!(reply["error"]["code"], "rejected", "{reply}");
+    }
+}
