@@ -10,6 +10,7 @@
 
 mod channel_message;
 mod client_message;
+mod hook_answer;
 mod http_head;
 mod ring_record;
 mod token;
@@ -17,6 +18,7 @@ mod websocket;
 
 pub use channel_message::channel_message;
 pub use client_message::client_message;
+pub use hook_answer::hook_answer;
 pub use http_head::http_head;
 pub use ring_record::ring_record;
 pub use token::token;
@@ -29,6 +31,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("channel_message", channel_message),
     ("client_message", client_message),
+    ("hook_answer", hook_answer),
     ("http_head", http_head),
     ("ring_record", ring_record),
     ("token", token),
