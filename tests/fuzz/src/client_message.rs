@@ -110,7 +110,9 @@ fn broadcast(room: &str, data: &str, value: &Value) {
 
 fn json(message: &ToClient<'_>) -> Value {
     let mut text = Vec::new();
-    message.put(&mut text, Encoding::Json).expect("a Vec is never full");
+    message
+        .put(&mut text, Encoding::Json)
+        .expect("a Vec is never full");
     assert_eq!(text.len(), message.len(Encoding::Json));
     serde_json::from_slice(&text).expect("JSON")
 }

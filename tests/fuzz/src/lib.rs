@@ -12,6 +12,7 @@ mod channel_message;
 mod client_message;
 mod hook_answer;
 mod http_head;
+mod msgpack;
 mod ring_record;
 mod token;
 mod websocket;
@@ -20,6 +21,7 @@ pub use channel_message::channel_message;
 pub use client_message::client_message;
 pub use hook_answer::hook_answer;
 pub use http_head::http_head;
+pub use msgpack::msgpack;
 pub use ring_record::ring_record;
 pub use token::token;
 pub use websocket::websocket;
@@ -33,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("client_message", client_message),
     ("hook_answer", hook_answer),
     ("http_head", http_head),
+    ("msgpack", msgpack),
     ("ring_record", ring_record),
     ("token", token),
     ("websocket", websocket),
