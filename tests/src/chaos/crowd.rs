@@ -102,11 +102,13 @@ impl Crowd {
         let random = self.random();
         let rooms = load.world.ledger.rooms();
         let number = self.come / 6;
+        // Of each part some.
+        let packs = number % 3 == 1;
         let slow = random.clone().between(4_000, 20_000);
         let (part, think) = match number % 10 {
             0 => {
                 let room = number / 10 % rooms;
-                let publisher = load.world.ledger.add_publisher(room);
+                let publisher = load.world.ledger.add_publisher(room, packs);
                 (Part::Publisher { publisher, room }, 400)
             }
             1..=2 => (Part::Wanderer, 500),
@@ -118,7 +120,7 @@ impl Crowd {
             in_pieces: true,
             reads_slowly: (part == Part::SlowSubscriber).then_some(slow),
         };
-        let member = Member::new(number as u64, part, random, rooms);
+        let member = Member::new(number as u64, part, packs, random, rooms);
         (Box::new(member), manner)
     }
 

@@ -1,8 +1,11 @@
 //! What has been published, and at which place of its room it is: what one client has been told
 //! must be what all others are told.
 
+use serde_json::Value;
+
 use super::world::same;
 use crate::load::{Fault, Kind, Random};
+use crate::rooms::packed;
 
 #[derive(Debug)]
 pub struct Ledger {
@@ -23,6 +26,8 @@ struct Room {
 #[derive(Debug)]
 struct Publisher {
     room: usize,
+    /// It speaks MessagePack.
+    packs: bool,
     /// What its messages are `from`.
     cid: Option<String>,
     /// The offset of each of its messages, as far as anybody has been told.
@@ -34,6 +39,32 @@ struct Publisher {
 pub struct Message {
     pub publisher: usize,
     pub number: usize,
+}
+
+/// How a message's data came to a member.
+#[derive(Clone, Debug)]
+pub enum Came<'a> {
+    Json(&'a str),
+    /// The value that it is, and the message of which it is the end.
+    Packed(Value, &'a [u8]),
+}
+
+impl Came<'_> {
+    fn message(&self) -> Option<Message> {
+        match self {
+            Came::Json(data) => parse(data).or_else(|| named(&serde_json::from_str(data).ok()?)),
+            Came::Packed(value, _) => named(value),
+        }
+    }
+
+    /// In bytes, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Came::Json(data) => data.len(),
+            Came::Packed(_, message) => message.len(),
+        }
+    }
 }
 
 impl Ledger {
@@ -72,9 +103,11 @@ impl Ledger {
         self.rooms[room].order.len() as u64
     }
 
-    pub fn add_publisher(&mut self, room: usize) -> usize {
+    /// `packs`: it speaks MessagePack.
+    pub fn add_publisher(&mut self, room: usize, packs: bool) -> usize {
         self.publishers.push(Publisher {
             room,
+            packs,
             cid: None,
             offsets: Vec::new(),
         });
@@ -96,7 +129,7 @@ impl Ledger {
         }
     }
 
-    /// The `data` of a message.
+    /// The `data` of a message, as JSON.
     pub fn put_data(&self, message: Message, out: &mut Vec<u8>) {
         let Message { publisher, number } = message;
         out.extend(format!("{{\"p\":{publisher},\"n\":{number},").as_bytes());
@@ -116,28 +149,55 @@ impl Ledger {
         out.extend(b"\"}");
     }
 
+    /// The message's publisher speaks another format than a member of this kind.
+    #[must_use]
+    pub fn is_converted(&self, message: Message, packs: bool) -> bool {
+        self.publishers[message.publisher].packs != packs
+    }
+
+    /// Byte for byte what was sent, if it was sent in the same format; else the same value.
+    fn compare(
+        &self,
+        name: &str,
+        message: Message,
+        came: &Came<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        scratch.clear();
+        self.put_data(message, scratch);
+        let value = || serde_json::from_slice::<Value>(scratch).expect("JSON of ours");
+        let is_right = match (self.publishers[message.publisher].packs, came) {
+            (false, Came::Json(data)) => return same(name, scratch, data.as_bytes()),
+            (true, Came::Packed(_, message)) => message.ends_with(&packed(&value())),
+            (true, Came::Json(data)) => serde_json::from_str(data).ok() == Some(value()),
+            (false, Came::Packed(came, _)) => *came == value(),
+        };
+        is_right
+            .then_some(())
+            .ok_or_else(|| Fault::new(Kind::Wrong, format!("{name} came as another value")))
+    }
+
     /// A message that a subscriber was sent: who said it, and its offset.
     pub fn delivered(
         &mut self,
         room: usize,
         position: &str,
         from: &str,
-        data: &str,
+        came: &Came<'_>,
         scratch: &mut Vec<u8>,
     ) -> Result<(u64, Message), Fault> {
-        let message = parse(data)
+        let message = came
+            .message()
             .filter(|message| {
                 let publisher = self.publishers.get(message.publisher);
                 publisher.is_some_and(|publisher| message.number < publisher.offsets.len())
             })
             .ok_or_else(|| {
-                let start: String = data.chars().take(60).collect();
-                Fault::new(Kind::Wrong, format!("nobody has published {start:?}"))
+                let start: String = format!("{came:?}").chars().take(80).collect();
+                Fault::new(Kind::Wrong, format!("nobody has published {start}"))
             })?;
         let name = format!("message {} of {}", message.number, message.publisher);
-        scratch.clear();
-        self.put_data(message, scratch);
-        same(&name, scratch, data.as_bytes())?;
+        self.compare(&name, message, came, scratch)?;
         let publisher = &self.publishers[message.publisher];
         if publisher.cid.as_deref() != Some(from) {
             let what = format!("{name} is from {from}, not {:?}", publisher.cid);
@@ -225,6 +285,15 @@ fn parse(data: &str) -> Option<Message> {
     })
 }
 
+/// The same, of a value whose fields are in any order.
+fn named(data: &Value) -> Option<Message> {
+    let number = |name: &str| usize::try_from(data.get(name)?.as_u64()?).ok();
+    Some(Message {
+        publisher: number("p")?,
+        number: number("n")?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +301,7 @@ mod tests {
     /// A ledger with one publisher, who has published three times.
     fn three() -> Ledger {
         let mut ledger = Ledger::new(1, 1);
-        ledger.add_publisher(0);
+        ledger.add_publisher(0, false);
         ledger.greeted(0, "c1");
         for _ in 0..3 {
             ledger.publish(0);
@@ -255,9 +324,13 @@ mod tests {
                 let position = format!("e1:{}", number + 1);
                 let mut data = Vec::new();
                 ledger.put_data(said(number), &mut data);
-                let data = String::from_utf8(data).unwrap();
-                let heard = ledger.delivered(0, &position, "c1", &data, &mut Vec::new());
-                assert_eq!(heard.unwrap(), (number as u64 + 1, said(number)));
+                let value: Value = serde_json::from_slice(&data).unwrap();
+                let text = String::from_utf8(data).unwrap();
+                let message = packed(&value);
+                for came in [Came::Json(&text), Came::Packed(value, &message)] {
+                    let heard = ledger.delivered(0, &position, "c1", &came, &mut Vec::new());
+                    assert_eq!(heard.unwrap(), (number as u64 + 1, said(number)));
+                }
                 ledger.place(&position, said(number)).unwrap();
             }
         }
@@ -289,9 +362,38 @@ mod tests {
         let mut ledger = three();
         let mut data = Vec::new();
         ledger.put_data(said(1), &mut data);
+        let mut value: Value = serde_json::from_slice(&data).unwrap();
         data[20] ^= 1;
-        let data = String::from_utf8(data).unwrap();
-        let fault = ledger.delivered(0, "e1:2", "c1", &data, &mut Vec::new());
-        assert_eq!(fault.unwrap_err().kind, Kind::Wrong);
+        let text = String::from_utf8(data).unwrap();
+        value["v"] = 7.into();
+        for came in [Came::Json(&text), Came::Packed(value, b"")] {
+            let fault = ledger.delivered(0, "e1:2", "c1", &came, &mut Vec::new());
+            assert_eq!(fault.unwrap_err().kind, Kind::Wrong);
+        }
+    }
+
+    /// Who speaks the publisher's MessagePack gets its bytes, and who does not the same value.
+    #[test]
+    fn what_was_packed_is_compared_in_its_own_way() {
+        let mut ledger = Ledger::new(1, 1);
+        ledger.add_publisher(0, true);
+        ledger.greeted(0, "c1");
+        ledger.publish(0);
+        let mut data = Vec::new();
+        ledger.put_data(said(0), &mut data);
+        let value: Value = serde_json::from_slice(&data).unwrap();
+        let bytes = packed(&value);
+        let mut heard = |came: Came<'_>| {
+            let heard = ledger.delivered(0, "e1:1", "c1", &came, &mut Vec::new());
+            heard.map_err(|fault| fault.kind)
+        };
+        assert!(heard(Came::Json(&value.to_string())).is_ok());
+        assert!(heard(Came::Packed(value.clone(), &bytes)).is_ok());
+        // The same value, but not what was sent.
+        let other = [b"\xde\0\x04", &bytes[1..]].concat();
+        let other = heard(Came::Packed(value.clone(), &other));
+        assert_eq!(other, Err(Kind::Wrong));
+        let text = value.to_string().replace("\"v\":1", "\"v\":2");
+        assert_eq!(heard(Came::Json(&text)), Err(Kind::Wrong));
     }
 }

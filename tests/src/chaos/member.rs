@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ledger::Message;
+use super::ledger::{Came, Message};
 use super::world::{World, closed};
 use crate::load::wire::{self, Incomer, Incoming};
 use crate::load::{Fault, Heard, Kind, Random, Talk};
+use crate::rooms::{MSGPACK, packed, try_unpacked};
 
 /// Publishes that may wait for their `ok`.
 const IN_FLIGHT: usize = 4;
@@ -33,6 +34,8 @@ pub enum Part {
 pub struct Member {
     number: u64,
     part: Part,
+    /// It speaks MessagePack.
+    packs: bool,
     random: Random,
     incoming: Incoming,
     asked: bool,
@@ -102,7 +105,7 @@ struct Hello<'a> {
 }
 
 impl Member {
-    pub fn new(number: u64, part: Part, mut random: Random, rooms: usize) -> Member {
+    pub fn new(number: u64, part: Part, packs: bool, mut random: Random, rooms: usize) -> Member {
         let to_join = match part {
             Part::Publisher { room, .. } if random.percent(50) => vec![room],
             Part::Publisher { .. } | Part::Wanderer => Vec::new(),
@@ -116,6 +119,7 @@ impl Member {
         Member {
             number,
             part,
+            packs,
             random,
             incoming: Incoming::default(),
             asked: false,
@@ -241,12 +245,18 @@ impl Member {
         } else {
             1
         };
+        if self.packs {
+            let value = serde_json::from_slice(text).expect("JSON of ours");
+            let bytes = packed(&value);
+            return wire::put_message(random, wire::BINARY, &bytes, frames, out, |_, _| {});
+        }
         wire::put_message(random, wire::TEXT, text, frames, out, |_, _| {});
     }
 
     fn hear_one(&mut self, world: &mut World, heard: &Incomer) -> Result<Heard, Fault> {
         match heard.opcode {
-            wire::TEXT => {}
+            wire::TEXT if !self.packs => {}
+            wire::BINARY if self.packs => {}
             wire::PING => {
                 self.pongs.push(heard.payload.clone());
                 return Ok(Heard::On);
@@ -258,13 +268,21 @@ impl Member {
             wire::CLOSE => return Err(closed(&heard.payload)),
             opcode => return Err(wrong(format!("opcode {opcode}"))),
         }
+        // What is packed is read as if it had come as text.
+        let unpacked = self.packs.then(|| try_unpacked(&heard.payload));
+        let unpacked = unpacked.map(|value| value.ok_or_else(|| wrong("no MessagePack".into())));
+        let mut unpacked = unpacked.transpose()?;
+        let payload = match &unpacked {
+            Some(value) => value.to_string().into_bytes(),
+            None => heard.payload.clone(),
+        };
         let text = || {
-            String::from_utf8_lossy(&heard.payload)
+            String::from_utf8_lossy(&payload)
                 .chars()
                 .take(200)
                 .collect::<String>()
         };
-        let said: Said = serde_json::from_slice(&heard.payload)
+        let said: Said = serde_json::from_slice(&payload)
             .map_err(|error| wrong(format!("{error}: {}", text())))?;
         match said {
             Said {
@@ -284,7 +302,11 @@ impl Member {
                 ..
             } => {
                 let room = world.ledger.room(room)?;
-                self.hear_message(world, room, pos, from, data.get())?;
+                let came = match &mut unpacked {
+                    Some(value) => Came::Packed(value["data"].take(), &heard.payload),
+                    None => Came::Json(data.get()),
+                };
+                self.hear_message(world, room, pos, from, &came)?;
             }
             Said {
                 room: Some(room),
@@ -354,14 +376,15 @@ impl Member {
         room: usize,
         position: &str,
         from: &str,
-        data: &str,
+        came: &Came<'_>,
     ) -> Result<(), Fault> {
         let (offset, message) =
             world
                 .ledger
-                .delivered(room, position, from, data, &mut world.scratch)?;
+                .delivered(room, position, from, came, &mut world.scratch)?;
         world.counts.delivered += 1;
-        world.counts.bytes_verified += data.len() as u64;
+        world.counts.converted += u64::from(world.ledger.is_converted(message, self.packs));
+        world.counts.bytes_verified += came.size() as u64;
         self.expect(room, offset, offset, position)?;
         let own = matches!(self.part, Part::Publisher { publisher, .. } if publisher == message.publisher);
         let unanswered = |ask: &Ask| matches!(ask, Ask::Publish(asked) if *asked == message);
@@ -427,7 +450,10 @@ impl Talk<World> for Member {
     fn speak(&mut self, world: &mut World, out: &mut Vec<u8>) {
         if !self.asked {
             self.asked = true;
-            wire::put_handshake(world.to, "/rooms", out);
+            match self.packs {
+                true => wire::put_handshake_for(world.to, "/rooms", MSGPACK, out),
+                false => wire::put_handshake(world.to, "/rooms", out),
+            }
             return;
         }
         for pong in self.pongs.drain(..) {

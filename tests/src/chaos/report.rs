@@ -111,6 +111,7 @@ impl fmt::Display for Report {
             bytes_verified,
             published,
             delivered,
+            converted,
             joins,
             leaves,
             gaps,
@@ -127,7 +128,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "rooms                {published} published, {delivered} delivered, {joins} joins, {leaves} leaves, {gaps} told as gaps"
+            "rooms                {published} published, {delivered} delivered ({converted} in another format), {joins} joins, {leaves} leaves, {gaps} told as gaps"
         )?;
         if self.figures.is_some() {
             writeln!(f, "kills                {}", self.kills)?;

@@ -50,6 +50,8 @@ pub struct Counts {
     pub bytes_verified: u64,
     pub published: u64,
     pub delivered: u64,
+    /// Of these, those that were sent in another format.
+    pub converted: u64,
     pub joins: u64,
     pub leaves: u64,
     /// What slow readers were told that they missed.

@@ -17,6 +17,14 @@ pub fn put_handshake(to: SocketAddr, path: &str, out: &mut Vec<u8>) {
     out.extend(handshake(to, path).as_bytes());
 }
 
+/// The same, in which this subprotocol is to be spoken.
+pub fn put_handshake_for(to: SocketAddr, path: &str, subprotocol: &str, out: &mut Vec<u8>) {
+    put_handshake(to, path, out);
+    // The field comes before the empty line.
+    out.truncate(out.len() - 2);
+    out.extend(format!("Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n").as_bytes());
+}
+
 /// Appends one masked frame.
 pub fn put_frame(random: &mut Random, first: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.push(first);
