@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 
+import msgpack
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -71,6 +72,55 @@ async def rooms_cross_workers():
         assert other["data"] == {"text": "häß 你好 🎉", "n": 12345678901234567890}, other
 
 
+async def messagepack_and_json_hear_the_same():
+    rooms = URL + "/rooms"
+    async with (
+        connect(rooms, subprotocols=["rooms.v1.msgpack"]) as packs,
+        connect(rooms, subprotocols=["rooms.v1.json"]) as speaks,
+    ):
+        assert packs.subprotocol == "rooms.v1.msgpack", packs.subprotocol
+
+        async def say(message):
+            await packs.send(msgpack.packb(message))
+
+        async def hear():
+            return msgpack.unpackb(await packs.recv())
+
+        assert (await hear())["hello"]["max"]["message"] == 65536
+        await speaks.recv()
+        await say({"id": "j", "join": "packed"})
+        assert (await hear())["id"] == "j"
+        await speaks.send('{"id":1,"join":"packed"}')
+        await speaks.recv()
+        for data, as_json in (
+            ({"text": "häß 你好 🎉\n", "list": [1, -1, 0.5, None, True]}, None),
+            ([0, 2**53 + 1, 2**64 - 1, -(2**63), 1.5e300, 5e-324], None),
+            ({"blob": b"\0\xff\x7f"}, {"blob": {"$bin": "AP9/"}}),
+            (b"", {"$bin": ""}),
+        ):
+            as_json = data if as_json is None else as_json
+            await say({"send": "packed", "data": data})
+            own, other = await hear(), json.loads(await speaks.recv())
+            assert own["data"] == data, own
+            assert other["data"] == as_json, other
+            assert own | {"data": as_json} == other, (own, other)
+            # And back.
+            await speaks.send(json.dumps({"send": "packed", "data": as_json}))
+            back, own = await hear(), json.loads(await speaks.recv())
+            assert (back["data"], own["data"]) == (data, as_json), (back, own)
+            assert [type(value) for value in data] == [type(value) for value in back["data"]]
+        await say({"id": 2**53 - 1, "send": "packed", "data": msgpack.Timestamp(0)})
+        error = await hear()
+        assert (error["id"], error["error"]["code"]) == (2**53 - 1, "bad_request"), error
+        await packs.send("{}")
+        try:
+            await packs.recv()
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None and closed.rcvd.code == 1003, closed
+        else:
+            raise AssertionError("text was taken for MessagePack")
+
+
 async def an_unknown_path_is_refused():
     try:
         async with connect(URL + "/nowhere"):
@@ -87,6 +137,7 @@ async def main():
         a_ping_is_answered,
         too_large_is_closed_1009,
         rooms_cross_workers,
+        messagepack_and_json_hear_the_same,
         an_unknown_path_is_refused,
     ]
     for number, check in enumerate(checks, 1):

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
+import { decode, encode } from '@msgpack/msgpack';
 import WebSocket from 'ws';
 import { check, done, url } from './tap.mjs';
 
@@ -81,6 +82,41 @@ await check('200 clients in one room see one order', async () => {
   offsets.forEach((offset, i) => assert.equal(offset, offsets[0] + i));
   await Promise.all(clients.map(client => close(client)));
 }, 60);
+
+await check('MessagePack and JSON hear the same', async () => {
+  const packs = await open('/rooms', 'rooms.v1.msgpack');
+  const speaks = await open('/rooms', 'rooms.v1.json');
+  const hear = async () => decode(await packs.next());
+  const say = message => packs.send(encode(message));
+  assert.equal((await hear()).hello.max.message, 65_536);
+  await speaks.next();
+  say({ id: 'j', join: 'packed' });
+  assert.equal((await hear()).id, 'j');
+  speaks.send('{"id":1,"join":"packed"}');
+  await speaks.next();
+  const bytes = new Uint8Array([0, 255, 127]);
+  for (const [data, asJson] of [
+    [{ text: 'häß 你好 🎉\n', list: [1, -1, 0.5, null, true, [], {}] }],
+    [[0, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER, 1.5e300, 5e-324, -0.1]],
+    [{ blob: bytes }, { blob: { $bin: 'AP9/' } }],
+  ]) {
+    say({ send: 'packed', data });
+    const [own, other] = [await hear(), JSON.parse(await speaks.next())];
+    assert.deepEqual(own.data, data);
+    assert.deepEqual(other, { ...own, data: asJson ?? data });
+    speaks.send(JSON.stringify({ send: 'packed', data: asJson ?? data }));
+    assert.deepEqual((await hear()).data, data);
+    assert.deepEqual(JSON.parse(await speaks.next()).data, asJson ?? data);
+  }
+  // A date is an extension type.
+  say({ id: 2, send: 'packed', data: new Date() });
+  const { id, error } = await hear();
+  assert.deepEqual([id, error.code], [2, 'bad_request']);
+  packs.send('{}');
+  const [code] = await once(packs, 'close');
+  assert.equal(code, 1003);
+  await close(speaks);
+});
 
 await check('an unknown subprotocol is refused', async () => {
   const socket = new WebSocket(url('/rooms'), 'chat.v9');

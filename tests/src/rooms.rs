@@ -1,14 +1,36 @@
-//! A client of `/rooms` that speaks `rooms.v1.json`.
+//! A client of `/rooms` that speaks `rooms.v1.json`, or `rooms.v1.msgpack`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::socket::Options;
 use crate::websocket::{Message, WebSocket};
 
 pub const SUBPROTOCOL: &str = "rooms.v1.json";
+pub const MSGPACK: &str = "rooms.v1.msgpack";
+
+/// A value as MessagePack, by a library that the server does not use for that.
+#[must_use]
+pub fn packed(value: &Value) -> Vec<u8> {
+    rmp_serde::to_vec(value).expect("whatever is JSON can be packed")
+}
+
+/// One MessagePack value, without `bin`; `None`: it is none, or more than one.
+#[must_use]
+pub fn try_unpacked(mut bytes: &[u8]) -> Option<Value> {
+    let value = Value::deserialize(&mut rmp_serde::Deserializer::new(&mut bytes)).ok();
+    value.filter(|_| bytes.is_empty())
+}
+
+#[track_caller]
+#[must_use]
+pub fn unpacked(bytes: &[u8]) -> Value {
+    let shown = &bytes[..bytes.len().min(200)];
+    try_unpacked(bytes).unwrap_or_else(|| panic!("no MessagePack: {shown:x?}"))
+}
 
 /// A place in a room's sequence: `e3:1051`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +59,7 @@ pub struct Client {
     pub socket: WebSocket,
     /// What the server said at the beginning: the object in `hello`.
     pub hello: Value,
+    speaks_msgpack: bool,
     next_id: u64,
     /// Read while a reply was waited for.
     inbox: VecDeque<Value>,
@@ -50,9 +73,20 @@ impl Client {
 
     #[track_caller]
     pub fn connect_with(to: SocketAddr, options: Options) -> Client {
-        let fields = [("Sec-WebSocket-Protocol", SUBPROTOCOL)];
-        let socket = WebSocket::try_connect(to, "/rooms", &fields, options)
-            .unwrap_or_else(|error| panic!("/rooms: {error}"));
+        Client::open(to, "/rooms", SUBPROTOCOL, options)
+    }
+
+    /// One that speaks MessagePack.
+    #[track_caller]
+    pub fn msgpack(to: SocketAddr) -> Client {
+        Client::open(to, "/rooms", MSGPACK, Options::default())
+    }
+
+    #[track_caller]
+    pub fn open(to: SocketAddr, path: &str, subprotocol: &str, options: Options) -> Client {
+        let fields = [("Sec-WebSocket-Protocol", subprotocol)];
+        let socket = WebSocket::try_connect(to, path, &fields, options)
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
         Client::greet(socket)
     }
 
@@ -78,12 +112,15 @@ impl Client {
 
     #[track_caller]
     pub fn greet(mut socket: WebSocket) -> Client {
-        let first: Value = serde_json::from_str(&socket.receive_text()).expect("JSON");
+        let spoken = socket.response.headers().get("sec-websocket-protocol");
+        let speaks_msgpack = spoken.is_some_and(|name| name == MSGPACK);
+        let first = read(&mut socket, speaks_msgpack);
         let hello = first["hello"].clone();
         assert!(hello.is_object(), "no hello: {first}");
         Client {
             socket,
             hello,
+            speaks_msgpack,
             next_id: 1,
             inbox: VecDeque::new(),
         }
@@ -103,7 +140,10 @@ impl Client {
     /// Sends an object and waits for nothing.
     #[track_caller]
     pub fn tell(&mut self, object: Value) {
-        self.socket.text(&object.to_string());
+        match self.speaks_msgpack {
+            true => self.socket.binary(packed(&object)),
+            false => self.socket.text(&object.to_string()),
+        }
     }
 
     /// Sends an object with an id, and returns the reply to it.
@@ -197,16 +237,23 @@ impl Client {
     /// The next object from the network.
     #[track_caller]
     pub fn read(&mut self) -> Value {
-        match self.socket.receive() {
-            Ok(Message::Text(text)) => serde_json::from_str(&text)
-                .unwrap_or_else(|error| panic!("no JSON ({error}): {text}")),
-            other => panic!("no object: {other:?}"),
-        }
+        read(&mut self.socket, self.speaks_msgpack)
     }
 
     /// Reads on until the Close frame; its code.
     #[track_caller]
     pub fn close_code(&mut self) -> u16 {
         self.socket.close_code()
+    }
+}
+
+#[track_caller]
+fn read(socket: &mut WebSocket, speaks_msgpack: bool) -> Value {
+    match (socket.receive(), speaks_msgpack) {
+        (Ok(Message::Text(text)), false) => {
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON ({error}): {text}"))
+        }
+        (Ok(Message::Binary(bytes)), true) => unpacked(&bytes),
+        (other, _) => panic!("no object: {other:?}"),
     }
 }

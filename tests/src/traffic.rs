@@ -73,8 +73,12 @@ impl Traffic {
     pub fn of_those_that_stay(to: SocketAddr) -> Traffic {
         let mut traffic = Traffic::none(to);
         let room = traffic.room.clone();
-        for _ in 0..3 {
-            let mut client = Client::connect(to);
+        for number in 0..3 {
+            // The same is said to all of them, in two ways.
+            let mut client = match number {
+                1 => Client::msgpack(to),
+                _ => Client::connect(to),
+            };
             let joined = client.join(&room);
             let rounds = Arc::new(AtomicU64::new(0));
             let counter = rounds.clone();
@@ -90,7 +94,10 @@ impl Traffic {
         let mut random = Random::new(77);
         traffic.spawn(move || post(&mut client, &mut random));
         for number in 0..2 {
-            let mut client = Client::connect(to);
+            let mut client = match number {
+                1 => Client::msgpack(to),
+                _ => Client::connect(to),
+            };
             let (room, mut next) = (room.clone(), 0);
             let mut random = Random::new(99 + number);
             traffic.spawn(move || {

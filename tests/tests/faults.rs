@@ -204,27 +204,34 @@ points! {
     master_after_its_sweep: "master:recover-swept", [1, 1], kill_master;
 }
 
-/// A member that reads only when 9 MB have been said, more than its socket takes: what it is owed goes
-/// out in parts, and is fetched out of the log again.
+/// Members, one for each format, that read only when 9 MB have been said, more than their sockets take:
+/// what they are owed goes out in parts, and is fetched out of the log again.
 fn sluggish(traffic: &mut Traffic, baton: &Baton) {
     let mut publisher = rooms::Client::connect(baton.public);
     let options = Options {
         receive_buffer: Some(64 << 10),
         ..Options::default()
     };
-    let mut member = rooms::Client::connect_with(baton.public, options);
-    let mut last = member.join("sluggish").offset;
-    let data = json!("x".repeat(60_000));
+    let mut members = [rooms::SUBPROTOCOL, rooms::MSGPACK]
+        .map(|subprotocol| rooms::Client::open(baton.public, "/rooms", subprotocol, options));
+    let mut last = 0;
+    for member in &mut members {
+        last = member.join("sluggish").offset;
+    }
+    // What is converted is made of many small parts.
+    let data = json!([vec![0.5; 2_000], "x".repeat(52_000), { "n": -7 }]);
     traffic.spawn(move || {
         for _ in 0..150 {
             publisher.tell(json!({ "send": "sluggish", "data": data }));
         }
         let end = publisher.publish("sluggish", json!("end"));
         while last < end.offset {
-            let message = member.message();
             last += 1;
-            assert_eq!(rooms::Position::parse(&message["pos"]).offset, last);
-            assert!(message["data"] == data || message["data"] == "end");
+            for member in &mut members {
+                let message = member.message();
+                assert_eq!(rooms::Position::parse(&message["pos"]).offset, last);
+                assert!(message["data"] == data || message["data"] == "end");
+            }
         }
     });
 }
