@@ -51,10 +51,11 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 12] = [
+pub const SUBJECTS: [Subject; 13] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
+    cost::instructions::SUBJECT,
     memory::SUBJECT,
     sequencing::SUBJECT,
     delivery::SUBJECT,

@@ -7,7 +7,7 @@
 //! those of clients that ask again at once: what a loaded server lets wait.
 //!
 //! To be read in this order: [`loads`], [`servers`], [`programs`], [`script`], [`driver`]; for rooms [`dialect`],
-//! [`fan_out`], [`members`].
+//! [`fan_out`], [`members`]. [`instructions`] counts under the same loads what no noise can change.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ mod clients;
 pub mod dialect;
 mod driver;
 mod fan_out;
+pub mod instructions;
 pub mod loads;
 mod members;
 mod programs;
@@ -68,7 +69,7 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
     let mut table = Table::new(title, &COLUMNS);
     for load in LOADS.iter().filter(|load| options.wants_load(load.name)) {
         let mut all = servers(load, options);
-        missing(&all)?;
+        all.iter().try_for_each(|(kind, _)| missing(*kind))?;
         for round in 1..=options.rounds {
             for (kind, figures) in &mut all {
                 let name = kind.name();
@@ -102,14 +103,13 @@ fn servers(load: &Load, options: &Options) -> Vec<(Kind, Figures)> {
         .collect()
 }
 
-fn missing(servers: &[(Kind, Figures)]) -> Result<(), String> {
-    let mut kinds = servers.iter().map(|(kind, _)| *kind);
-    match kinds.find(|kind| !kind.is_there()) {
-        Some(kind) => Err(format!(
+fn missing(kind: Kind) -> Result<(), String> {
+    match kind.is_there() {
+        true => Ok(()),
+        false => Err(format!(
             "there is no {}: scripts/bench gets it, `--against` does without",
             kind.name()
         )),
-        None => Ok(()),
     }
 }
 
@@ -196,11 +196,7 @@ fn measure_in_peace(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Samp
 }
 
 fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, String> {
-    let server = match load.workers {
-        1 => process::on_core(SERVERS_CORE, || kind.start(1)),
-        workers => kind.start(workers),
-    };
-    let Some(server) = server else {
+    let Some(server) = start(load, kind) else {
         return Ok(None);
     };
     let clients = load.clients(&server)?;
@@ -225,6 +221,14 @@ fn measure(load: &Load, kind: Kind, seconds: u64) -> Result<Option<Sample>, Stri
         others: others * 100.0 / time,
         got,
     }))
+}
+
+/// `None`: it is absent.
+fn start(load: &Load, kind: Kind) -> Option<Server> {
+    match load.workers {
+        1 => process::on_core(SERVERS_CORE, || kind.start(1)),
+        workers => kind.start(workers),
+    }
 }
 
 struct Moment {
