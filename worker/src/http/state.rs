@@ -108,6 +108,10 @@ impl State {
     /// The session that was packed; `None` for words that [`pack`](State::pack) does not make.
     #[must_use]
     pub fn unpack(words: [u64; 2]) -> Option<State> {
+        // Between two requests.
+        if words == [0; 2] {
+            return Some(State::default());
+        }
         let [first, second] = words;
         let high = (first >> 32) as u32;
         let state = State(match first as u8 {

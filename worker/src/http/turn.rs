@@ -156,7 +156,13 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
         answer::give(self.out, self.cx, pending, kind, content)?;
         self.body.clear();
         match pending.manner.persist {
-            Persist::Keep | Persist::KeepAlive => done(Phase::default(), consumed, Next::Again),
+            Persist::Keep | Persist::KeepAlive => {
+                let next = match consumed < self.input.len() {
+                    true => Next::Again,
+                    false => Next::NeedInput,
+                };
+                done(Phase::default(), consumed, next)
+            }
             Persist::Close => {
                 let next = Next::Close(CloseReason::Done);
                 done(Phase::default(), self.input.len(), next)

@@ -163,7 +163,12 @@ impl Session {
 
     /// What [`pack`](Session::pack) made; `None` for words that it cannot have made.
     #[must_use]
-    pub fn unpack([flags, lengths, counts]: [u64; 3]) -> Option<Session> {
+    pub fn unpack(words: [u64; 3]) -> Option<Session> {
+        // Between two messages, most often.
+        if words == [0; 3] {
+            return Some(Session::default());
+        }
+        let [flags, lengths, counts] = words;
         let phase = match bits(flags, PHASE, FIN - PHASE) {
             0 => Phase::Open,
             1 => Phase::Closing,
