@@ -89,26 +89,25 @@ impl Journal {
             // One word changes at once by itself.
             self.store(*word, *value);
         } else {
-            let state = &self.segments[0];
-            for (i, (word, value)) in record.pairs().iter().enumerate() {
-                let at = self.base + 1 + 2 * i;
+            let pairs = record.pairs();
+            let words = self.segments[0].words(self.base, 1 + 2 * pairs.len());
+            let valid = &words[0];
+            for ([at, to], (word, value)) in words[1..].as_chunks().0.iter().zip(pairs) {
                 let address = u64::from(word.segment) << 32 | u64::from(word.index);
-                state.word(at).store(address, Ordering::Relaxed);
-                state.word(at + 1).store(*value, Ordering::Relaxed);
+                at.store(address, Ordering::Relaxed);
+                to.store(*value, Ordering::Relaxed);
                 fault::shared_point("journal-pair");
             }
             fault::shared_point("journal-before");
             // From this store on the step has happened.
-            state
-                .word(self.base)
-                .store(record.0.len() as u64, Ordering::Release);
+            valid.store(pairs.len() as u64, Ordering::Release);
             fence(Ordering::Release);
             fault::shared_point("journal-valid");
-            for (word, value) in record.pairs() {
+            for (word, value) in pairs {
                 self.store(*word, *value);
                 fault::shared_point("journal-store");
             }
-            state.word(self.base).store(0, Ordering::Release);
+            valid.store(0, Ordering::Release);
         }
         record.0.clear();
     }

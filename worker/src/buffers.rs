@@ -284,7 +284,11 @@ pub fn fill_input<R>(
     }
     let order = Extent::order_for(want.max(held * 2)).ok_or(Full)?;
     let larger = arena.alloc(order.max(FIRST_READ)).ok_or(Full)?;
-    move_input(arena, slots, journal, slot, larger);
+    match word {
+        // Nothing is there: the usual case.
+        0 => slots.set(slot, Field::Input, self::held(Some(larger), parsed)),
+        _ => move_input(arena, slots, journal, slot, larger),
+    }
     // SAFETY: this connection's extent, behind what has been moved there.
     Ok(read(unsafe { &mut arena.bytes_mut(larger)[held..] }))
 }
@@ -307,13 +311,14 @@ fn move_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32, to: Ex
 /// Lets unread input that fills but a part of its extent move into a smaller one: it may wait for
 /// long.
 pub fn shrink_input(arena: &Arena, slots: &Slots, journal: &Journal, slot: u32) {
-    let Some(extent) = Extent::unpack(slots.get(slot, Field::Input)) else {
+    let held = (slots.get(slot, Field::Consumed) - slots.get(slot, Field::Parsed)) as usize;
+    if held == 0 {
         return;
-    };
-    let held = unread(arena, slots, slot).len();
+    }
     // An extent that cannot be smaller stays.
-    if held == 0 || held.max(BLOCK) * 4 > extent.capacity() {
-        return;
+    match Extent::unpack(slots.get(slot, Field::Input)) {
+        Some(extent) if held.max(BLOCK) * 4 <= extent.capacity() => {}
+        _ => return,
     }
     if let Some(smaller) = Extent::order_for(held).and_then(|order| arena.alloc(order)) {
         move_input(arena, slots, journal, slot, smaller);

@@ -105,11 +105,9 @@ impl Brain {
 
     /// A request was under way when its client was told to go away, and now it is answered.
     pub fn has_said_all(&self, slot: u32) -> bool {
-        self.slots.meta(slot).is_some_and(|meta| {
-            meta.phase == Phase::Http
-                && meta.has(Flag::Leaving)
-                && self.http_wait(slot) == Wait::Idle
-        })
+        self.slots.has(slot, Flag::Leaving)
+            && (self.slots.meta(slot)).is_some_and(|meta| meta.phase == Phase::Http)
+            && self.http_wait(slot) == Wait::Idle
     }
 
     /// Our Close frame, if the protocol is one that has it, and it is open.

@@ -7,6 +7,7 @@
 
 use std::io::IoSlice;
 
+use arrayvec::ArrayVec;
 use nix::sys::socket::{MsgFlags, send, sendmsg};
 use protocol::arena::Extent;
 use protocol::fault;
@@ -20,7 +21,7 @@ use crate::encoding::{Each, Encoding};
 use crate::frames;
 use crate::poison::InHand;
 use crate::rooms::{Member, RoomIx};
-use crate::slots::{Field, Flag, Meta, Slots};
+use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
 
 /// Parts of one `writev`.
@@ -375,23 +376,21 @@ impl Brain {
         let pending = buffers::unwritten(&self.arena, &self.slots, slot);
         let waiting = pending.len();
         let mut owed = 0;
-        let mut parts = [IoSlice::new(&[]); PARTS];
-        let mut count = 0;
+        let mut offered = waiting;
+        let mut parts = ArrayVec::<_, PARTS>::new();
         if waiting > 0 {
-            parts[0] = IoSlice::new(pending);
-            count = 1;
+            parts.push(IoSlice::new(pending));
         }
         for piece in self.turn.pieces(first) {
             let bytes = self.turn.bytes(piece, meta.encoding());
             owed += bytes.len();
-            if count < PARTS {
-                parts[count] = IoSlice::new(bytes);
-                count += 1;
+            if parts.try_push(IoSlice::new(bytes)).is_ok() {
+                offered += bytes.len();
             }
         }
-        let parts = &parts[..count];
-        let offered: usize = parts.iter().map(|part| part.len()).sum();
-        let n = match write(meta, parts) {
+        let written = write(meta, &parts);
+        drop(parts);
+        let n = match written {
             Ok(n) => n,
             Err(nix::Error::EAGAIN) => 0,
             Err(e) => {
@@ -522,7 +521,9 @@ impl Brain {
                 self.again.push(slot);
             }
             buffers::release_empty(&self.arena, &self.slots, slot);
-            self.end_if_all_is_said(slot);
+            if meta.phase == Phase::Closing {
+                self.end_if_all_is_said(slot);
+            }
         } else if stalled == 0 || n > 0 {
             self.slots.set(slot, Field::Stalled, self.now);
             self.reschedule(slot);

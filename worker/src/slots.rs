@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::ids::{Cid, Role};
 use protocol::journal::{Journal, Record, Word};
@@ -209,8 +209,12 @@ impl Meta {
             phase,
             role,
             reason,
-            flags: (word >> 48) as u16,
+            flags: Meta::flags(word),
         })
+    }
+
+    fn flags(word: u64) -> u16 {
+        (word >> 48) as u16
     }
 
     /// Its socket. The slot owns it; it is closed through [`Slots::release`] only.
@@ -228,6 +232,8 @@ pub const MANY: u32 = 256;
 #[derive(Debug)]
 pub struct Slots {
     state: State,
+    /// Their words: whatever is done to a connection looks at some thirty of them.
+    rows: &'static [[AtomicU64; SLOT_WORDS]],
     free: Vec<u32>,
     untold: Vec<(Cid, u32)>,
     used: u32,
@@ -242,7 +248,9 @@ impl Slots {
     #[must_use]
     pub fn new(state: State) -> Slots {
         let used = (state.get(Head::SlotsUsed) as u32).min(MAX_SLOTS);
+        let words = state.words(SLOTS, MAX_SLOTS as usize * SLOT_WORDS);
         let mut slots = Slots {
+            rows: words.as_chunks().0,
             state,
             free: Vec::new(),
             untold: Vec::new(),
@@ -375,10 +383,7 @@ impl Slots {
     /// The master has been told of the first `count` of them.
     pub fn told(&mut self, count: usize) {
         for (_, slot) in self.untold.drain(..count) {
-            self.state
-                .segment()
-                .word(Slots::word(slot, Field::Cid).index as usize)
-                .store(0, Ordering::Release);
+            self.rows[slot as usize][Field::Cid as usize].store(0, Ordering::Release);
             self.free.push(slot);
         }
     }
@@ -393,19 +398,12 @@ impl Slots {
 
     #[must_use]
     pub fn get(&self, slot: u32, field: Field) -> u64 {
-        self.state
-            .segment()
-            .word(Slots::word(slot, field).index as usize)
-            .load(Ordering::Relaxed)
+        self.rows[slot as usize][field as usize].load(Ordering::Relaxed)
     }
 
     /// One word, changed by itself.
     pub fn set(&self, slot: u32, field: Field, value: u64) {
-        let index = Slots::word(slot, field).index as usize;
-        self.state
-            .segment()
-            .word(index)
-            .store(value, Ordering::Release);
+        self.rows[slot as usize][field as usize].store(value, Ordering::Release);
     }
 
     /// `None`: the slot is free, or corrupt.
@@ -417,6 +415,12 @@ impl Slots {
     #[must_use]
     pub fn encoding(&self, slot: u32) -> Encoding {
         self.meta(slot).map(Meta::encoding).unwrap_or_default()
+    }
+
+    /// As its `Meta` says, of which nothing else is looked at.
+    #[must_use]
+    pub fn has(&self, slot: u32, flag: Flag) -> bool {
+        Meta::flags(self.get(slot, Field::Meta)) & flag as u16 != 0
     }
 
     pub fn set_meta(&self, slot: u32, meta: Meta) {

@@ -43,11 +43,8 @@ pub(crate) enum Progress {
 }
 
 impl Brain {
-    /// Takes steps on the unread input, and commits them.
+    /// Takes steps on the unread input, and commits them. Nothing holds the connection back.
     pub(crate) fn steps(&mut self, slot: u32) -> Progress {
-        if let Some(why) = self.held_back(slot) {
-            return why;
-        }
         let Some(before) = self.slots.meta(slot) else {
             return Progress::Ends;
         };
