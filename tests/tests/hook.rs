@@ -13,7 +13,7 @@ use harness::rooms::{Client, SUBPROTOCOL};
 use harness::socket::Options;
 use harness::temp::TempDir;
 use harness::tokens::{Key, claims};
-use harness::websocket::WebSocket;
+use harness::websocket::{Message, WebSocket};
 use harness::{Baton, baton, eventually, process, wait};
 use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
@@ -687,6 +687,64 @@ fn an_answer_comes_too_late() {
         assert_eq!(member.message()["data"], "late");
     }
     member.nothing();
+}
+
+/// Their data is asked about as JSON, and what the back end says in its place reaches both.
+#[test]
+fn who_speaks_messagepack_is_asked_about_as_well() {
+    let back_end = BackEnd::start(moderate);
+    let baton = builder(&hook(&back_end.url(), "[\"send\"]", "")).start();
+    let mut member = Client::connect(baton.public);
+    member.join("r");
+    let fields = [("Sec-WebSocket-Protocol", "rooms.v1.msgpack")];
+    let socket = WebSocket::try_connect(baton.public, "/rooms", &fields, Options::default());
+    let mut socket = socket.expect("it is spoken");
+    let send = |data: &[u8]| [b"\x83\xa2id\x01\xa4send\xa1r\xa4data", data].concat();
+    let hear = |socket: &mut WebSocket| match socket.receive() {
+        Ok(Message::Binary(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+        other => panic!("no message: {other:?}"),
+    };
+    assert!(hear(&mut socket).contains("hello"));
+    socket.binary(send(b"\x81\xa1b\xc4\x02hi"));
+    let bin = json!({"b": {"$bin": "aGk="}});
+    assert_eq!(member.message()["data"], bin);
+    assert_eq!(back_end.events()[0]["data"], bin);
+    socket.binary(send(b"\xa4mild"));
+    assert_eq!(member.message()["data"], json!({"text": "***"}));
+    socket.binary(send(b"\xa3bad"));
+    // Behind what came before.
+    while !hear(&mut socket).contains("rejected") {}
+    member.nothing();
+}
+
+/// Seen: what was read again was paid for again.
+#[test]
+fn what_is_asked_about_is_paid_for_once() {
+    let back_end = BackEnd::start(yes);
+    let rates = "[rates]\nburst = \"20s\"\n[rates.connection]\nmessages = 1\n";
+    let baton = builder(&(rates.to_owned() + &hook(&back_end.url(), "[\"send\"]", ""))).start();
+    let mut client = Client::connect(baton.public);
+    for n in 0..20 {
+        client.publish("r", json!(n));
+    }
+    let refused =
+        (0..20).any(|n| client.ask(json!({"send": "r", "data": n}))["error"]["code"] == "rate");
+    assert!(refused, "it is paid for");
+}
+
+/// Nothing of a connection is read while it waits: that it says nothing is no fault of its own.
+#[test]
+fn who_waits_for_long_is_not_taken_for_dead() {
+    let back_end = BackEnd::start(yes);
+    back_end.hold();
+    let times = "[websocket]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n\
+        [http]\nhead_timeout = \"1s\"\nidle_timeout = \"1s\"\n";
+    let more = "timeout = \"4s\"\nfail = \"open\"";
+    let config = times.to_owned() + &hook(&back_end.url(), "[\"connect\", \"send\"]", more);
+    let baton = builder(&config).start();
+    let mut client = Client::connect(baton.public);
+    client.publish("r", json!(1));
+    client.publish("r", json!(2));
 }
 
 #[test]

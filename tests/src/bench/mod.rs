@@ -8,8 +8,8 @@
 //! picture of it.
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
-//! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; and what grows with
-//! what: [`growth`]. They measure with [`gauge`], by clients
+//! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; and
+//! what a back end that is asked takes: [`hook`]. They measure with [`gauge`], by clients
 //! that are [`plain`].
 
 use std::fmt;
@@ -28,6 +28,7 @@ mod gauge;
 mod growth;
 pub mod handoff;
 pub mod held;
+mod hook;
 mod master;
 pub mod memory;
 mod messages;
@@ -51,7 +52,7 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 13] = [
+pub const SUBJECTS: [Subject; 14] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
@@ -65,6 +66,7 @@ pub const SUBJECTS: [Subject; 13] = [
     master::SUBJECT,
     overload::SUBJECT,
     growth::SUBJECT,
+    hook::SUBJECT,
 ];
 
 #[derive(Clone, Debug)]
