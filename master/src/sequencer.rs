@@ -16,6 +16,7 @@ use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
 use protocol::settings::Rates;
+use protocol::shown::shown;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
@@ -35,9 +36,6 @@ const MUCH: u64 = 64 << 10;
 
 /// Presence records in one turn.
 const TURN_PRESENCE: usize = 512;
-
-/// Bytes of a message in our log.
-const SHOWN: usize = 256;
 
 /// The room number by which a worker takes back all that it has counted.
 const ALL_ROOMS: u32 = u32::MAX;
@@ -507,14 +505,11 @@ fn describe(up: &Up<'_>) -> String {
         Up::Publish {
             asker, room, data, ..
         } => {
-            let data = data.bytes;
-            let shown = &data[..data.len().min(SHOWN)];
             format!(
-                "a message for room \"{}\" by {}: \"{}\" ({} bytes)",
+                "a message for room \"{}\" by {}: {}",
                 room.escape_ascii(),
                 asker.cid,
-                shown.escape_ascii(),
-                data.len()
+                shown(data.bytes)
             )
         }
         Up::Open { asker, room } | Up::Hold { asker, room } => {

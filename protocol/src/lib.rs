@@ -8,8 +8,8 @@
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
 //!    [`row`]: figures in their headers; [`history`]: what rooms retain, written by the master;
 //!    [`roles`]: what a worker process is born with.
-//! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`]: how a process lives, and
-//!    lives on.
+//! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
+//!    lives, and lives on.
 //! 6. [`bucket`]: how much of what may be done in a second.
 //! 7. [`output`]: where protocols put their bytes.
 //! 8. [`fault`]: deaths at a chosen place, for tests.
@@ -36,5 +36,6 @@ pub mod roles;
 pub mod row;
 pub mod scheduling;
 pub mod settings;
+pub mod shown;
 pub mod stream;
 pub mod truth;

@@ -4,6 +4,7 @@
 use harness::faults::Faults;
 use harness::rooms::{Client, Position};
 use harness::socket::{self, Options, loopback};
+use harness::tokens::{Key, claims};
 use harness::traffic::{Random, Traffic};
 use harness::websocket::{Raw, frame};
 use harness::{Baton, eventually, http, process};
@@ -62,6 +63,32 @@ fn a_request_that_kills_closes_its_connection_alone() {
     assert!(life(&baton) - lives <= 4);
     traffic.go_on(3);
     traffic.stop();
+}
+
+/// Who was convicted by a request with a token is named without it.
+#[test]
+fn a_token_that_kills_is_not_shown() {
+    let faults = Faults::new();
+    let baton = faults.builder().workers(1).start();
+    let key = Key::secret(1);
+    let token = key.token("k", &claims(MARKER, 600));
+    faults.arm_as("worker:poison", MARKER);
+    let mut in_words = Client::connect(baton.public);
+    in_words.tell(json!({ "auth": token, "else": MARKER }));
+    assert_eq!(in_words.close_code(), 1011);
+    let mut in_head = http::Client::connect(baton.public);
+    let head = format!(
+        "GET /rooms?token={token} HTTP/1.1\r\nHost: {MARKER}\r\nCookie: id={token}\r\n\r\n"
+    );
+    in_head.send(head).unwrap();
+    assert!(in_head.ends());
+    eventually("both are named", || {
+        baton.log("worker-1").matches("has killed 3 brains").count() == 2
+    });
+    let log = baton.log("worker-1");
+    assert!(log.contains(MARKER) && log.contains("[a token]"), "{log}");
+    let signature = token.rsplit('.').next().expect("its last part");
+    assert!(!log.contains(signature) && !log.contains("eyJ"), "{log}");
 }
 
 #[test]

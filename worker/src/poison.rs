@@ -9,6 +9,7 @@
 use protocol::ids::Cid;
 use protocol::output::Buffer;
 use protocol::record::Down;
+use protocol::shown::shown;
 
 use crate::brain::Brain;
 use crate::buffers;
@@ -20,8 +21,6 @@ use crate::websocket;
 const DEATHS: u64 = 3;
 /// So many drop it without a word.
 const HOPELESS: u64 = 2 * DEATHS;
-/// Bytes of what a connection last sent, in the log.
-const SHOWN: usize = 256;
 
 /// What the brain works on, noted before the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,9 +173,7 @@ impl Brain {
             Phase::Echo | Phase::Rooms => words.extend(websocket::shown(unread)),
             _ => words.extend_from_slice(unread),
         }
-        let shown = &words[..words.len().min(SHOWN)];
-        let more = if words.len() > shown.len() { "…" } else { "" };
-        format!("\"{}\"{more} ({} bytes)", shown.escape_ascii(), words.len())
+        shown(&words)
     }
 
     /// The last brains died of this record: members of its room get a `gap` instead, or, when that
@@ -215,14 +212,11 @@ impl Brain {
                 ..
             } => {
                 let name = self.rooms.numbered(*room).map(|room| self.rooms.name(room));
-                let data = data.bytes;
-                let shown = &data[..data.len().min(SHOWN)];
                 format!(
-                    "message {position} of room \"{}\" by {}: \"{}\" ({} bytes)",
+                    "message {position} of room \"{}\" by {}: {}",
                     name.unwrap_or_default().escape_ascii(),
                     asker.cid,
-                    shown.escape_ascii(),
-                    data.len()
+                    shown(data.bytes)
                 )
             }
             Down::Opened { name, asker, .. } | Down::Held { name, asker, .. } => {
