@@ -2,7 +2,7 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`ids`], [`format`], [`pattern`] and [`settings`]: words; [`clock`]: the time.
+//! 1. [`ids`], [`format`], [`pattern`], [`cidr`] and [`settings`]: words; [`clock`]: the time.
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
@@ -18,6 +18,7 @@ mod address;
 pub mod arena;
 pub mod bucket;
 pub mod channel;
+pub mod cidr;
 pub mod clock;
 pub mod fault;
 pub mod format;

@@ -1,9 +1,12 @@
 //! What a worker must know of the configuration. The master reads the file, checks it and sends
 //! this over the channel; a worker never sees the file. The defaults here are the only ones.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::PerSecond;
+use crate::cidr::Cidr;
 
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
 pub use self::hook::{Event, Fail, Hook, Server};
@@ -188,6 +191,8 @@ pub struct Rates {
     pub per_user: u32,
     /// Connections in one room at once.
     pub per_room: u32,
+    /// Client addresses that no limit per address is for.
+    pub exempt: Vec<Cidr>,
 }
 
 impl Default for Rates {
@@ -203,6 +208,11 @@ impl Default for Rates {
             refusals: 100,
             per_user: 0,
             per_room: 0,
+            // Proxies and load generators connect from there.
+            exempt: ["127.0.0.0/8", "::1"]
+                .into_iter()
+                .filter_map(|range| range.parse().ok())
+                .collect(),
         }
     }
 }
@@ -213,6 +223,12 @@ impl Rates {
     pub fn is_any(&self) -> bool {
         let per_second = [self.connection, self.address, self.user, self.room];
         self.joins != 0 || per_second.into_iter().any(PerSecond::is_any)
+    }
+
+    /// Are limits per address for this one?
+    #[must_use]
+    pub fn counts(&self, address: IpAddr) -> bool {
+        !self.exempt.iter().any(|range| range.contains(address))
     }
 }
 

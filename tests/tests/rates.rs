@@ -2,13 +2,13 @@
 //! are closed if they do not heed it.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use harness::rooms::{Client, SUBPROTOCOL};
 use harness::tokens::{Key, claims};
 use harness::websocket::WebSocket;
-use harness::{Baton, baton, eventually, process, socket};
+use harness::{Baton, baton, eventually, http, process, socket};
 use serde_json::{Value, json};
 
 fn builder(config: &str) -> baton::Builder {
@@ -229,6 +229,62 @@ fn what_connections_of_an_address_do() {
     assert_kept(&sent, 20, 20, begin);
     assert_eq!(flood(&mut other, 10, |_| json!({"ping": true})).done, 10);
     assert_eq!(flood(&mut local, 200, |_| json!({"ping": true})).done, 200);
+}
+
+/// What an address that is not exempt gets of this: served, refused.
+fn knock(to: SocketAddr, from: IpAddr, times: u64) -> (u64, u64) {
+    let options = socket::Options {
+        from: Some(from),
+        ..socket::Options::default()
+    };
+    let statuses = (0..times).map(|_| {
+        let stream = socket::connect_with(to, options).expect("it is taken");
+        let response = http::Client::over(stream).request("/healthz");
+        response.expect("it is answered").status
+    });
+    let served = statuses.filter(|status| {
+        assert!([200, 503].contains(status), "{status}");
+        *status == 200
+    });
+    let served = served.count() as u64;
+    (served, times - served)
+}
+
+#[test]
+fn new_connections_of_an_address() {
+    let config = "[limits]\nexempt = [\"127.0.0.1\"]\n[rates]\nburst = \"1s\"\n\
+        [rates.address]\nconnections = 10\n";
+    let baton = builder(config).start();
+    let [one, other] = [7, 8].map(|last| IpAddr::from([127, 0, 0, last]));
+    let begin = Instant::now();
+    let (served, refused) = knock(baton.public, one, 100);
+    let most = 10 + begin.elapsed().as_millis() as u64 * 10 / 1_000 + 1;
+    assert!(
+        (10..=most).contains(&served) && refused > 0,
+        "{served} of {most}"
+    );
+    assert_eq!(knock(baton.public, other, 10), (10, 0));
+    let exempt = IpAddr::from([127, 0, 0, 1]);
+    assert_eq!(knock(baton.public, exempt, 100), (100, 0));
+    eventually("it is served again", || knock(baton.public, one, 1).0 == 1);
+}
+
+#[test]
+fn connections_of_an_address_at_once() {
+    let baton = builder("[limits]\nexempt = []\nper_address = 3\n").start();
+    let options = |last| socket::Options {
+        from: Some(IpAddr::from([127, 0, 0, last])),
+        ..socket::Options::default()
+    };
+    let held: Vec<_> = (0..3)
+        .map(|_| Client::connect_with(baton.public, options(7)))
+        .collect();
+    assert_eq!(knock(baton.public, [127, 0, 0, 7].into(), 1), (0, 1));
+    assert_eq!(knock(baton.public, [127, 0, 0, 8].into(), 1), (1, 0));
+    drop(held);
+    eventually("there is room again", || {
+        knock(baton.public, [127, 0, 0, 7].into(), 1).0 == 1
+    });
 }
 
 fn connect_from(to: SocketAddr, address: &str) -> Client {

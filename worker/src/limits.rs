@@ -86,8 +86,7 @@ impl Client<'_> {
         let taken = of_connection.and_then(|spent| {
             let (rate, burst) = (rates.address, rates.burst_ms);
             let ip = self.slots.peer(self.slot).ip();
-            // Proxies and load generators connect from there.
-            if !ip.is_loopback() {
+            if rates.counts(ip) {
                 let of_address = &mut self.addresses;
                 of_address.take(ip, rate, burst, bytes as u64, self.now)?;
             }

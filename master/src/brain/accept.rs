@@ -167,7 +167,7 @@ impl Brain<'_> {
         let limits = &self.config.limits;
         let ip = connection.peer.ip().to_canonical();
         let counted = limits.per_address > 0
-            && !ip.is_loopback()
+            && self.config.settings.rates.counts(ip)
             // Behind a proxy the address is the proxy's.
             && connection.proxy == Proxy::None;
         self.connections.public() >= limits.connections
@@ -183,7 +183,7 @@ impl Brain<'_> {
             bytes: 0,
         };
         let (burst, now) = (rates.burst_ms, self.now);
-        !ip.is_loopback()
+        rates.counts(ip)
             && connection.proxy == Proxy::None
             && self.gate.comers.take(ip, connects, burst, 0, now).is_err()
     }

@@ -3,10 +3,9 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), [`cidr`], `auth` (keys), `hook` (back ends).
+//! and an error is said), [`units`] (sizes and durations), `auth` (keys), `hook` (back ends).
 
 mod auth;
-pub mod cidr;
 mod hook;
 mod identity;
 mod reader;
@@ -18,12 +17,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit};
+use protocol::cidr::Cidr;
 use protocol::ids::Role;
 use protocol::settings::{Anonymous, Settings};
 use serde::{Deserialize, Serialize};
 
 use crate::history::Rule;
-use cidr::Cidr;
 pub use identity::Identity;
 
 /// Workers at most.
@@ -130,7 +129,7 @@ impl Listen {
 pub struct Limits {
     /// Connections in all.
     pub connections: u32,
-    /// Connections of one client address; 0: any number. Loopback addresses are not counted.
+    /// Connections of one client address; 0: any number.
     pub per_address: u32,
     /// Connections given to one worker that it has not acknowledged yet.
     pub window: u32,

@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use log::LevelFilter;
 use protocol::bucket::PerSecond;
+use protocol::cidr::Cidr;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
 use protocol::settings::{Hook, Http, Rates, Rooms, Settings, Slow, WebSocket};
 
 use super::auth::auth;
-use super::cidr::Cidr;
 use super::hook::{MAX_HOOKS, hook};
 use super::identity::Identity;
 use super::reader::{Report, Section};
@@ -84,6 +84,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             rates: Rates {
                 per_user: of_limits.per_user,
                 per_room: of_limits.per_room,
+                exempt: of_limits.exempt,
                 ..s.section("rates", rates)
             },
             hooks: hooks(s),
@@ -191,6 +192,7 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, Rates, u32, u32) {
     let rates = Rates {
         per_user: s.number("per_user", 0, 0..=1_000_000),
         per_room: s.number("per_room", 0, 0..=1_000_000),
+        exempt: s.list("exempt", Rates::default().exempt, str::parse::<Cidr>),
         ..Rates::default()
     };
     (
@@ -223,8 +225,7 @@ fn rates(s: &mut Section<'_, '_>) -> Rates {
         room: s.section("room", per_second),
         burst_ms: s.duration("burst", d.burst_ms, 100..=MINUTE),
         refusals: s.number("refusals", d.refusals, 10..=1_000_000),
-        per_user: 0,
-        per_room: 0,
+        ..d
     }
 }
 

@@ -16,6 +16,7 @@ pub struct Cidr {
 
 impl Cidr {
     /// Is it one of these? An IPv4 address written as IPv6 counts as the IPv4 address.
+    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let (network, width) = bits(self.network);
         let (address, other) = bits(address.to_canonical());
