@@ -117,6 +117,12 @@ pub struct WebSocket {
     pub max_fragments: u32,
     /// Pings that may come in one ping interval without a data frame between them; above, 1008.
     pub max_pings: u32,
+    /// Messages may be compressed (RFC 7692), where the client can.
+    pub compression: bool,
+    /// Bytes of a message from which on it is sent compressed.
+    pub compress_from: usize,
+    /// How hard it is tried: 1 (fast) to 9 (small).
+    pub compress_level: u32,
     /// Allowed values of `Origin` on an upgrade. Empty: the request's own host. `*`: any.
     pub origins: Vec<String>,
 }
@@ -131,6 +137,9 @@ impl Default for WebSocket {
             echo_max_message: 16 << 20,
             max_fragments: 65_536,
             max_pings: 1_000,
+            compression: true,
+            compress_from: 256,
+            compress_level: 3,
             origins: Vec::new(),
         }
     }

@@ -27,6 +27,7 @@ use crate::rooms::{RoomIx, TableFull};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::snapshot::{Membership, Snapshot};
 use crate::state::Head;
+use crate::websocket::Window;
 
 /// A snapshot holds an unread input, a message and an output at most.
 const LARGEST: u64 = 128 << 20;
@@ -91,7 +92,9 @@ impl Brain {
         fault::point("worker:arrive");
         self.slots.set(slot, Field::Cells, 0);
         let mut kept = Vec::new();
-        let meta = Meta::new(fd, snapshot.phase, snapshot.role)
+        let mut meta = Meta::new(fd, snapshot.phase, snapshot.role);
+        meta.window = snapshot.window.and_then(Window::new);
+        let meta = meta
             .with(Flag::Remote, snapshot.remote)
             .with(Flag::Batch, snapshot.batch)
             .with(Flag::Msgpack, snapshot.msgpack);

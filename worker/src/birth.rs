@@ -29,6 +29,7 @@ use crate::auth::Keys;
 use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
 use crate::hook::Hooks;
+use crate::inflate::Inflate;
 use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -38,6 +39,7 @@ use crate::rooms::Rooms;
 use crate::slots::Slots;
 use crate::state::{self, Head, MAX_ARENA, State};
 use crate::timers::Timers;
+use crate::websocket::deflate::{Deflater, Level};
 use crate::{logs, recover};
 
 /// What a brain inherits from its guard.
@@ -115,6 +117,8 @@ impl Brain {
             now,
             clock,
             timers: Timers::new(now),
+            inflate: Inflate::default(),
+            deflater: Deflater::new(Level::of(&settings.websocket)),
             page: birth.page,
             settled_at: (!evacuates).then_some(now + A_WHILE_MS),
             evacuates,

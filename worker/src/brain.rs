@@ -35,6 +35,7 @@ use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
 use crate::hook::Hooks;
+use crate::inflate::Inflate;
 use crate::limits::Addresses;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -44,6 +45,7 @@ use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, MANY, Slots};
 use crate::state::{Head, State};
 use crate::timers::Timers;
+use crate::websocket::Deflater;
 use crate::{logs, recover};
 
 /// The journal's number of the ring.
@@ -130,6 +132,8 @@ pub struct Brain {
     pub(crate) poll: Poll,
     pub(crate) clock: Clock,
     pub(crate) timers: Timers,
+    pub(crate) inflate: Inflate,
+    pub(crate) deflater: Deflater,
     pub(crate) locals: Vec<Local>,
     pub(crate) credits: Credits,
     pub(crate) turn: Turn,

@@ -58,6 +58,14 @@ pub struct Staged<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
+impl Mark {
+    /// Bytes before it.
+    #[must_use]
+    pub fn at(self) -> usize {
+        self.0
+    }
+}
+
 impl<'a> Staged<'a> {
     fn new(
         arena: &'a Arena,

@@ -36,6 +36,8 @@ pub enum CloseReason {
     BadCloseFrame,
     /// A text that is not UTF-8.
     BadUtf8,
+    /// A compressed message that cannot be inflated.
+    BadCompression,
     /// A message of a kind that is not served here (binary, where JSON is spoken).
     WrongKind,
     /// A message above the limit.
@@ -143,6 +145,7 @@ impl CloseReason {
         CloseReason::BadFragment,
         CloseReason::BadCloseFrame,
         CloseReason::BadUtf8,
+        CloseReason::BadCompression,
         CloseReason::WrongKind,
         CloseReason::MessageTooLarge,
         CloseReason::TooManyFragments,
@@ -235,6 +238,7 @@ impl CloseReason {
             CloseReason::BadFragment => "bad_fragment",
             CloseReason::BadCloseFrame => "bad_close_frame",
             CloseReason::BadUtf8 => "bad_utf8",
+            CloseReason::BadCompression => "bad_compression",
             CloseReason::WrongKind => "wrong_kind",
             CloseReason::MessageTooLarge => "message_too_large",
             CloseReason::TooManyFragments => "too_many_fragments",
@@ -327,7 +331,7 @@ impl CloseReason {
             | CloseReason::BadFragment
             | CloseReason::BadCloseFrame => 1002,
             CloseReason::WrongKind => 1003,
-            CloseReason::BadUtf8 => 1007,
+            CloseReason::BadUtf8 | CloseReason::BadCompression => 1007,
             CloseReason::TooManyFragments
             | CloseReason::TooManyPings
             | CloseReason::TooManyErrors => 1008,

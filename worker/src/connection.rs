@@ -13,7 +13,8 @@ use crate::close::CloseReason;
 use crate::poison::InHand;
 use crate::proxy;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
-use crate::steps::Progress;
+use crate::steps::{Progress, SESSION};
+use crate::websocket::Session;
 
 /// Output that may wait before its connection's input waits too.
 const HIGH_WATER: usize = 64 << 10;
@@ -30,6 +31,7 @@ impl Brain {
             return;
         }
         self.note_in_hand(InHand::Connection(slot));
+        self.inflate.begin_turn();
         match meta.phase {
             // It is about to be given away.
             _ if self.local(slot).parting => {}
@@ -59,6 +61,10 @@ impl Brain {
                         self.again.push(slot);
                         return;
                     }
+                }
+                Progress::Yields => {
+                    self.again.push(slot);
+                    return;
                 }
                 Progress::Ends => return,
                 Progress::Waits => {
@@ -96,9 +102,18 @@ impl Brain {
             self.slots.get(slot, Field::Parsed) == self.slots.get(slot, Field::Consumed);
         match self.held_back(slot) {
             Some(why) => why,
+            None if self.holds_message(slot) => self.steps(slot),
             None if has_read_all && local.readable => Progress::NeedInput(local.want as usize),
             None => self.steps(slot),
         }
+    }
+
+    /// There is a message, compressed, whose step was not taken in its turn.
+    fn holds_message(&self, slot: u32) -> bool {
+        let may =
+            |meta: Meta| meta.window.is_some() && matches!(meta.phase, Phase::Echo | Phase::Rooms);
+        self.slots.meta(slot).is_some_and(may)
+            && Session::holds_message(SESSION.map(|field| self.slots.get(slot, field)))
     }
 
     /// Why no steps are taken now, whatever is unread.

@@ -9,7 +9,7 @@ use crate::client::{Code, Lost as Why, ToClient};
 use crate::encoding::Encoding;
 use crate::limits::TOO_MUCH;
 use crate::rooms::RoomIx;
-use crate::websocket::{Head, MAX_HEAD};
+use crate::websocket::{Head, MAX_HEAD, frame};
 
 impl Brain {
     /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
@@ -168,7 +168,7 @@ pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
     }
 }
 
-/// Adds a message as a frame, where there is always room.
+/// Adds a message as a frame, where there is always room: what may be compressed is not yet.
 pub fn put(into: &mut Vec<u8>, message: ToClient<'_>, encoding: Encoding) {
     let put = message.put_frame(into, encoding);
     debug_assert!(put.is_ok(), "a Vec is never full");
@@ -179,7 +179,7 @@ pub fn put(into: &mut Vec<u8>, message: ToClient<'_>, encoding: Encoding) {
 pub fn batch(frames: &[u8], encoding: Encoding) -> Vec<u8> {
     let mut messages = Vec::new();
     let mut rest = frames;
-    while let Some((head, len)) = head_of(rest) {
+    while let Some((_, head, len)) = frame::parse(rest) {
         let (message, behind) = rest[head..].split_at(len);
         messages.push(message);
         rest = behind;
@@ -188,8 +188,10 @@ pub fn batch(frames: &[u8], encoding: Encoding) -> Vec<u8> {
         return frames.to_vec();
     }
     let (begin, between, end) = match encoding {
-        Encoding::Json => (b"[".to_vec(), &b","[..], &b"]"[..]),
-        Encoding::Msgpack => (msgpack_array(messages.len()), &b""[..], &b""[..]),
+        Encoding::Json | Encoding::JsonDeflated => (b"[".to_vec(), &b","[..], &b"]"[..]),
+        Encoding::Msgpack | Encoding::MsgpackDeflated => {
+            (msgpack_array(messages.len()), &b""[..], &b""[..])
+        }
     };
     let len = messages.iter().map(|message| message.len()).sum::<usize>()
         + between.len() * (messages.len() - 1)
@@ -212,21 +214,6 @@ fn msgpack_array(len: usize) -> Vec<u8> {
     let put = rmp::encode::write_array_len(&mut head, len as u32);
     debug_assert!(put.is_ok(), "a Vec is never full");
     head
-}
-
-/// How long the head of the frame at the start is, and what follows it; `None`: there is no whole
-/// frame.
-fn head_of(frames: &[u8]) -> Option<(usize, usize)> {
-    let (head, len) = match *frames.get(1)? {
-        126 => (
-            4,
-            u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into(),
-        ),
-        127 => (10, u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)),
-        len => (2, len.into()),
-    };
-    let len = usize::try_from(len).ok()?;
-    (frames.len().checked_sub(head)? >= len).then_some((head, len))
 }
 
 #[cfg(test)]

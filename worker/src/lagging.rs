@@ -18,7 +18,8 @@ use crate::frames;
 use crate::owed::write;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
-use crate::slots::{Field, Flag, Slots};
+use crate::slots::{Field, Flag, Meta, Slots};
+use crate::websocket::{Deflater, Window};
 
 /// Bytes that a connection that lags takes out of the log at once.
 const CATCH_UP: usize = 64 << 10;
@@ -170,11 +171,25 @@ impl Brain {
                 Some(_) => answer_len(&owed.bytes),
                 None => owed.bytes.len(),
             };
+            if self.slots.encoding(slot).inflated().is_some() {
+                owed.deflate(&mut self.deflater);
+            }
             if !owed.bytes.is_empty() && each(self, owed, next).is_none() {
                 break;
             }
         }
         Some(cursor)
+    }
+
+    /// All of it as one frame.
+    fn batch(&mut self, frames: &[u8], meta: Meta) -> Vec<u8> {
+        let plain = frames::batch(frames, meta.encoding());
+        let Some(window) = meta.window else {
+            return plain;
+        };
+        let mut batch = Vec::with_capacity(plain.len());
+        self.deflater.put_frames(&plain, window, &mut batch);
+        batch
     }
 
     fn keep_owed(&mut self, slot: u32, cursor: Option<u64>, frames: &[u8]) -> bool {
@@ -185,15 +200,15 @@ impl Brain {
         let Some(meta) = self.slots.meta(slot) else {
             return false;
         };
-        let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
         let batch;
         let frames = match meta.has(Flag::Batch) {
             true => {
-                batch = frames::batch(frames, meta.encoding());
+                batch = self.batch(frames, meta);
                 &batch
             }
             false => frames,
         };
+        let mut out = buffers::output(&self.arena, &self.slots, slot, usize::MAX);
         if protocol::output::Output::put(&mut out, frames).is_err() {
             out.abandon();
             self.finish(slot, CloseReason::Overloaded);
@@ -257,6 +272,18 @@ struct Owed {
     bytes: Vec<u8>,
     answer: usize,
     message: Option<(RoomIx, Position)>,
+}
+
+impl Owed {
+    /// The same, compressed.
+    fn deflate(&mut self, deflater: &mut Deflater) {
+        let (answer, message) = self.bytes.split_at(self.answer);
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        deflater.put_frames(answer, Window::LARGEST, &mut bytes);
+        self.answer = bytes.len();
+        deflater.put_frames(message, Window::LARGEST, &mut bytes);
+        self.bytes = bytes;
+    }
 }
 
 /// Of two frames or one, of which the last is a message: the bytes before it.

@@ -10,7 +10,8 @@
 //! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
 //! socket is full), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
-//! [`client`] (its words), [`auth`] and [`authorize`] (who may say what), [`limits`] (how much), [`hook`] (whom else to ask),
+//! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
+//! say what), [`limits`] (how much), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
 //! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]. And when a brain has died: [`recover`],
 //! [`checks`], [`poison`].
@@ -33,6 +34,7 @@ pub mod frames;
 pub mod history;
 pub mod hook;
 pub mod http;
+pub mod inflate;
 pub mod lagging;
 pub mod limits;
 pub mod logs;

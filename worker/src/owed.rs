@@ -23,6 +23,7 @@ use crate::poison::InHand;
 use crate::rooms::{Member, RoomIx};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
+use crate::websocket::Window;
 
 /// Parts of one `writev`.
 const PARTS: usize = 64;
@@ -37,6 +38,8 @@ pub struct Turn {
     /// who asked.
     frames: Each<Vec<u8>>,
     answers: Vec<u8>,
+    /// Bytes that were compressed to make them.
+    deflated: usize,
     said: Vec<Said>,
     run: Option<Run>,
     refs: Vec<Ref>,
@@ -136,14 +139,16 @@ impl Turn {
         (self.from, self.read) = (from, from);
         self.frames.iter_mut().for_each(Vec::clear);
         self.answers.clear();
+        self.deflated = 0;
         self.said.clear();
         self.refs.clear();
     }
 
-    /// Bytes of all frames that were made.
+    /// Bytes of all frames that were made, and of what they were made of where that is work.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.frames.iter().map(Vec::len).sum::<usize>() + self.answers.len()
+        let frames = self.frames.iter().map(Vec::len).sum::<usize>();
+        frames + self.answers.len() + self.deflated
     }
 
     fn owe(&mut self, credit: &mut Credit, piece: Piece) {
@@ -217,9 +222,20 @@ impl Brain {
             first,
             ahead: Vec::new(),
         });
+        let mut plain = Vec::new();
         for encoding in Encoding::ALL {
-            if self.rooms.wants(room, encoding) {
-                frames::put(&mut turn.frames[encoding], message, encoding);
+            if !self.rooms.wants(room, encoding) {
+                continue;
+            }
+            match encoding.inflated() {
+                None => frames::put(&mut turn.frames[encoding], message, encoding),
+                Some(inflated) => {
+                    plain.clear();
+                    frames::put(&mut plain, message, inflated);
+                    let frames = &mut turn.frames[encoding];
+                    self.deflater.put_frames(&plain, Window::LARGEST, frames);
+                    turn.deflated += plain.len();
+                }
             }
         }
         turn.said.push(Said {
@@ -287,7 +303,15 @@ impl Brain {
         }
         let start = self.turn.answers.len() as u32;
         let encoding = self.slots.encoding(slot);
-        frames::put(&mut self.turn.answers, answer, encoding);
+        match encoding.inflated() {
+            None => frames::put(&mut self.turn.answers, answer, encoding),
+            Some(_) => {
+                let mut plain = Vec::new();
+                frames::put(&mut plain, answer, encoding);
+                let answers = &mut self.turn.answers;
+                self.deflater.put_frames(&plain, Window::LARGEST, answers);
+            }
+        }
         let end = self.turn.answers.len() as u32;
         let lags = self.local(slot).lagging;
         let credit = self.credits.of(slot);

@@ -23,6 +23,7 @@ use crate::buffers;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::snapshot::{self, Membership, Snapshot};
 use crate::state::Head;
+use crate::websocket::Window;
 
 /// A larger snapshot travels in a file of its own.
 const INLINE: usize = 16 << 10;
@@ -196,6 +197,7 @@ impl Brain {
             remote: is(Flag::Remote),
             batch: is(Flag::Batch),
             msgpack: is(Flag::Msgpack),
+            window: meta.and_then(|meta| meta.window).map(Window::bits),
             pass: self
                 .slots
                 .pass(slot)

@@ -15,7 +15,8 @@ use crate::brain::Brain;
 use crate::buffers;
 use crate::slots::{Field, Phase};
 use crate::state::{self, GIVEN_UP, Head};
-use crate::websocket;
+use crate::steps::SESSION;
+use crate::websocket::{self, Session, deflate};
 
 /// So many deaths at one place give it up.
 const DEATHS: u64 = 3;
@@ -88,6 +89,9 @@ impl Verdict {
         self.suspects(place) && self.deaths >= HOPELESS
     }
 }
+
+/// Bytes of a compressed message that are inflated to be shown; of these less is.
+const INFLATED: usize = 16 << 10;
 
 impl Brain {
     pub fn note_in_hand(&self, in_hand: InHand) {
@@ -170,7 +174,15 @@ impl Brain {
         let unread = buffers::unread(&self.arena, &self.slots, slot);
         let mut words = message.bytes().to_vec();
         match meta.phase {
-            Phase::Echo | Phase::Rooms => words.extend(websocket::shown(unread)),
+            Phase::Echo | Phase::Rooms => {
+                words.extend(websocket::shown(unread));
+                let begun = Session::unpack(SESSION.map(|field| self.slots.get(slot, field)));
+                let is_compressed = begun.is_some_and(|session| session.is_compressed())
+                    || meta.window.is_some() && websocket::begins_compressed(unread);
+                if is_compressed {
+                    words = deflate::beginning(&words, INFLATED);
+                }
+            }
             _ => words.extend_from_slice(unread),
         }
         shown(&words)

@@ -26,6 +26,7 @@ use crate::close::CloseReason;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
+use crate::websocket::Window;
 
 /// Takes over from the brain before.
 pub fn recover(brain: &mut Brain) {
@@ -216,7 +217,7 @@ fn repair_output(
         .get(slot, Field::Cursor)
         .max(brain.state.get(Head::LogRead));
     let mut bytes = Vec::new();
-    let mut frames = Vec::new();
+    let (mut plain, mut frames) = (Vec::new(), Vec::new());
     while beyond > 0 {
         bytes.clear();
         let at = cursor;
@@ -226,7 +227,12 @@ fn repair_output(
         cursor = next;
         frames.clear();
         if let Some(down) = Down::decode(&bytes) {
-            brain.frames_for(slot, at, &down, &mut frames);
+            plain.clear();
+            brain.frames_for(slot, at, &down, &mut plain);
+            match meta.encoding().inflated() {
+                None => frames.extend_from_slice(&plain),
+                Some(_) => (brain.deflater).put_frames(&plain, Window::LARGEST, &mut frames),
+            }
         }
         if beyond < frames.len() {
             break;

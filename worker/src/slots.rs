@@ -23,6 +23,7 @@ use crate::close::CloseReason;
 use crate::encoding::Encoding;
 use crate::passes::PassIx;
 use crate::state::{Head, MAX_SLOTS, SLOTS, State};
+use crate::websocket::Window;
 
 pub const SLOT_WORDS: usize = 21;
 
@@ -120,6 +121,8 @@ pub struct Meta {
     pub role: Role,
     /// Why it is being closed, once it is.
     pub reason: Option<CloseReason>,
+    /// Messages may be compressed, both ways, and how far back ours refer.
+    pub window: Option<Window>,
     flags: u16,
 }
 
@@ -131,6 +134,7 @@ impl Meta {
             phase,
             role,
             reason: None,
+            window: None,
             flags: 0,
         }
     }
@@ -153,9 +157,13 @@ impl Meta {
     /// In which it is told what it is told.
     #[must_use]
     pub fn encoding(self) -> Encoding {
-        match self.has(Flag::Msgpack) {
-            false => Encoding::Json,
-            true => Encoding::Msgpack,
+        // What is not the same for all is compressed by itself, in so far.
+        let shares = self.window == Some(Window::LARGEST) && !self.has(Flag::Batch);
+        match (self.has(Flag::Msgpack), shares) {
+            (false, false) => Encoding::Json,
+            (true, false) => Encoding::Msgpack,
+            (false, true) => Encoding::JsonDeflated,
+            (true, true) => Encoding::MsgpackDeflated,
         }
     }
 
@@ -172,12 +180,13 @@ impl Meta {
         self
     }
 
-    /// fd + 1 (31 bits) · role (1) · phase (8) · reason + 1 (8) · flags (16)
+    /// fd + 1 (31 bits) · role (1) · phase (4) · window (4) · reason + 1 (8) · flags (16)
     #[must_use]
     pub fn pack(self) -> u64 {
         (self.fd as u64 + 1)
             | u64::from(self.role == Role::Admin) << 31
             | (self.phase as u64) << 32
+            | self.window.map_or(0, |window| u64::from(window.bits())) << 36
             | self.reason.map_or(0, |r| r as u64 + 1) << 40
             | u64::from(self.flags) << 48
     }
@@ -187,7 +196,7 @@ impl Meta {
         let fd = ((word & 0x7fff_ffff) as RawFd)
             .checked_sub(1)
             .filter(|fd| *fd >= 0)?;
-        let phase = match (word >> 32) as u8 {
+        let phase = match word >> 32 & 15 {
             1 => Phase::Proxy,
             2 => Phase::Http,
             3 => Phase::Echo,
@@ -204,11 +213,16 @@ impl Meta {
             0 => None,
             r => Some(CloseReason::from_u8(r - 1)?),
         };
+        let window = match (word >> 36 & 15) as u8 {
+            0 => None,
+            bits => Some(Window::new(bits)?),
+        };
         Some(Meta {
             fd,
             phase,
             role,
             reason,
+            window,
             flags: Meta::flags(word),
         })
     }
@@ -508,8 +522,14 @@ mod tests {
             ..Meta::new(0, Phase::Closing, Role::Public)
         };
         assert_eq!(Meta::unpack(meta.pack()), Some(meta));
+        let meta = Meta {
+            window: Window::new(9),
+            ..meta
+        };
+        assert_eq!(Meta::unpack(meta.pack()), Some(meta));
         assert_eq!(Meta::unpack(0), None);
         assert_eq!(Meta::unpack(1 | 6 << 32), None);
+        assert_eq!(Meta::unpack(1 | 4 << 32 | 7 << 36), None);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct Snapshot {
     /// It speaks MessagePack.
     #[serde(default)]
     pub msgpack: bool,
+    /// The window of compression, in bits, where that was negotiated.
+    #[serde(default)]
+    pub window: Option<u8>,
     #[serde(default)]
     pub pass: Option<Pass>,
 }
@@ -182,6 +185,7 @@ mod tests {
             remote: true,
             batch: false,
             msgpack: false,
+            window: None,
             pass: Some(Pass {
                 grant: ByteBuf::from(*b"\x02u7\x03\x01*"),
                 expires_ms: 1_700_000_000_000,

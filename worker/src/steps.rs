@@ -8,18 +8,19 @@ use std::sync::atomic::Ordering;
 
 use protocol::fault::{self, Naive};
 use protocol::journal::Record;
-use protocol::output::{Buffer, Full};
+use protocol::output::{Buffer, Full, Output};
 use protocol::row;
 
 use crate::brain::{Brain, RING};
-use crate::buffers::{self, Staged};
+use crate::buffers::{self, Mark, Staged};
 use crate::close::CloseReason;
 use crate::http::{self, Endpoint, Subprotocol};
+use crate::inflate::{Echo, Inflate, Owner};
 use crate::page;
 use crate::poison::InHand;
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
-use crate::websocket::{self, Rules, Session};
+use crate::websocket::{self, Deflater, Head, Kind, Rules, Session, Window};
 
 /// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
 const MAX_OUTPUT: usize = 20 << 20;
@@ -33,6 +34,8 @@ pub(crate) enum Progress {
     NeedInput(usize),
     /// More can be done with what is there.
     More,
+    /// More can be done, but in another turn.
+    Yields,
     /// Nothing more before its output has gone.
     Waits,
     /// Nothing more before the master has opened its room or read of the ring, or a back end has
@@ -48,6 +51,7 @@ impl Brain {
         let Some(before) = self.slots.meta(slot) else {
             return Progress::Ends;
         };
+        let owner = (slot, self.local(slot).generation);
         let input = buffers::unread(&self.arena, &self.slots, slot);
         let mut io = Io {
             out: buffers::output(&self.arena, &self.slots, slot, MAX_OUTPUT),
@@ -121,9 +125,30 @@ impl Brain {
                 }
                 Phase::Echo => {
                     let rules = Rules::echo(&self.settings.websocket);
-                    echo_steps(&input[at..], &mut io, &rules, high_water, most)
+                    let by = Echoer {
+                        owner,
+                        now: self.now,
+                        inflate: &mut self.inflate,
+                        high_water,
+                        most,
+                    };
+                    echo_steps(&input[at..], &mut io, rules, by)
                 }
-                Phase::Rooms => frame_step(&input[at..], &mut io, &mut client!(parsed + at as u64)),
+                Phase::Rooms => {
+                    let step = frame_step(
+                        &input[at..],
+                        &mut io,
+                        &mut client!(parsed + at as u64),
+                        &mut self.inflate,
+                    );
+                    if let Some(window) = before.window
+                        && step.is_ok()
+                    {
+                        let spent = squeeze(&mut io.out, marks.0, &mut self.deflater, window);
+                        self.inflate.spend(spent);
+                    }
+                    step
+                }
                 Phase::Proxy | Phase::Closing => Ok((0, Took::Ends(CloseReason::Internal))),
             };
             let took = match step {
@@ -145,6 +170,7 @@ impl Brain {
                 Took::More => continue,
                 Took::Commit => {}
                 Took::NeedInput(total) => progress = Progress::NeedInput(total),
+                Took::Yields => progress = Progress::Yields,
                 Took::Waits => progress = Progress::Waits,
                 Took::Opening => progress = Progress::WaitsForOthers,
                 Took::Holding => {
@@ -211,7 +237,7 @@ impl Brain {
     }
 }
 
-const SESSION: [Field; 3] = [Field::Session0, Field::Session1, Field::Session2];
+pub(crate) const SESSION: [Field; 3] = [Field::Session0, Field::Session1, Field::Session2];
 
 /// What the steps of one connection change.
 struct Io<'a> {
@@ -259,6 +285,7 @@ enum Took {
     /// It changed what a further step reads: commit first.
     Commit,
     NeedInput(usize),
+    Yields,
     Waits,
     Opening,
     Holding,
@@ -285,6 +312,7 @@ fn http_step(
         http::Next::Close(reason) => Took::Ends(reason),
         http::Next::Upgrade(upgrade) => {
             let mut session = Session::default();
+            io.meta.window = upgrade.window;
             let (phase, took) = match upgrade.endpoint {
                 Endpoint::Echo => (Phase::Echo, Took::Commit),
                 Endpoint::Rooms => {
@@ -321,38 +349,92 @@ fn took(next: websocket::Next, meta: Meta) -> Took {
         websocket::Next::Again => Took::More,
         websocket::Next::Close(reason) => Took::Ends(reason),
         websocket::Next::Closed => Took::Ends(meta.reason.unwrap_or(CloseReason::Done)),
-        websocket::Next::Message(_) => Took::Ends(CloseReason::Internal),
+        websocket::Next::Message(_) | websocket::Next::Compressed(_) => {
+            Took::Ends(CloseReason::Internal)
+        }
     }
 }
 
-/// So many steps at most: nothing but the session connects them.
-fn echo_steps(
-    input: &[u8],
-    io: &mut Io<'_>,
-    rules: &Rules,
+/// Whose echo it is, and how much of it at once.
+struct Echoer<'a> {
+    owner: Owner,
+    now: u64,
+    inflate: &'a mut Inflate,
     high_water: usize,
     most: usize,
-) -> Stepped {
+}
+
+/// Some steps: nothing but the session connects them.
+fn echo_steps(input: &[u8], io: &mut Io<'_>, rules: Rules, mut by: Echoer<'_>) -> Stepped {
     let Some(mut session) = Session::unpack(io.words) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
     };
-    let mut at = 0;
+    let rules = rules.deflating(io.meta.window.is_some());
+    let (mut at, mut steps) = (0, 0);
     let mut progress = Took::More;
-    for _ in 0..most {
+    while steps < by.most {
         let rest = &input[at..];
-        let step = match websocket::step(&mut session, rest, &mut io.message, &mut io.out, rules) {
+        let before = session;
+        let (message, out) = (&mut io.message, &mut io.out);
+        let step = websocket::step(&mut session, rest, message, out, &rules);
+        let taken = step.and_then(|step| match step.next {
+            websocket::Next::Compressed(kind) => echo(kind, &mut session, io, &rules, &mut by),
+            next => {
+                at += step.consumed;
+                Ok(took(next, io.meta))
+            }
+        });
+        match taken {
             // The steps before it are taken.
-            Err(Full) if at > 0 => break,
-            step => step?,
-        };
-        at += step.consumed;
-        progress = took(step.next, io.meta);
-        if !matches!(progress, Took::More) || io.out.len() > high_water {
+            Err(Full) if steps > 0 => {
+                session = before;
+                break;
+            }
+            taken => progress = taken?,
+        }
+        if matches!(progress, Took::Yields) {
+            session = before;
+        }
+        if !matches!(progress, Took::More) || io.out.len() > by.high_water {
             break;
         }
+        steps += 1;
     }
     io.words = session.pack();
     Ok((at, progress))
+}
+
+/// Echoes the compressed message that is whole. What is good is sent as it came: it was compressed
+/// without knowledge of any other, as all that is sent is, and to compress it again would take longer and
+/// say the same.
+fn echo(
+    kind: Kind,
+    session: &mut Session,
+    io: &mut Io<'_>,
+    rules: &Rules,
+    by: &mut Echoer<'_>,
+) -> Result<Took, Full> {
+    let window = io.meta.window.unwrap_or_default();
+    let payload = io.message.bytes();
+    let most = rules.max_message();
+    let echo = (by.inflate).echo(by.owner, by.now, kind, payload, window, most);
+    let (head, payload) = match echo {
+        Ok(None) => return Ok(Took::Yields),
+        Ok(Some(Echo::Same)) => (Head::compressed(kind, payload.len()), payload),
+        Ok(Some(Echo::Plain(plain))) => (Head::message(kind, plain.len()), plain),
+        Err(reason) => {
+            session.close(&mut io.out, reason)?;
+            io.message.clear();
+            return Ok(Took::Ends(reason));
+        }
+    };
+    let head = head.as_bytes();
+    let space = io.out.space(head.len() + payload.len())?;
+    let (to_head, to_payload) = space.split_at_mut(head.len());
+    to_head.copy_from_slice(head);
+    to_payload.copy_from_slice(payload);
+    io.message.clear();
+    Ok(Took::More)
 }
 
 /// What follows of a request for its connection.
@@ -374,17 +456,32 @@ fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Fu
     })
 }
 
-fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped {
+fn frame_step(
+    input: &[u8],
+    io: &mut Io<'_>,
+    client: &mut Client<'_>,
+    inflate: &mut Inflate,
+) -> Stepped {
     let Some(mut session) = Session::unpack(io.words) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
     };
-    let rules = requests::rules(client.settings);
+    let rules = requests::rules(client.settings).deflating(io.meta.window.is_some());
     let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
     let took = match step.next {
-        websocket::Next::Message(kind) => {
-            let flow = match kind == io.meta.encoding().kind() {
-                true => client.request(io.message.bytes(), &mut io.out, &mut io.record)?,
-                false => Flow::Close(CloseReason::WrongKind),
+        websocket::Next::Compressed(_) if inflate.is_spent() => return Ok((0, Took::Yields)),
+        websocket::Next::Message(kind) | websocket::Next::Compressed(kind) => {
+            let message = match step.next {
+                _ if kind != io.meta.encoding().kind() => Err(CloseReason::WrongKind),
+                websocket::Next::Compressed(_) => {
+                    // Its own last byte: what comes behind it is another request.
+                    client.offset = client.offset.saturating_sub(1);
+                    inflate.message(kind, io.message.bytes(), rules.max_message())
+                }
+                _ => Ok(io.message.bytes()),
+            };
+            let flow = match message {
+                Ok(message) => client.request(message, &mut io.out, &mut io.record)?,
+                Err(reason) => Flow::Close(reason),
             };
             // The step is taken again when the room is held, the ring has room or a back end has
             // answered.
@@ -402,4 +499,21 @@ fn frame_step(input: &[u8], io: &mut Io<'_>, client: &mut Client<'_>) -> Stepped
     };
     io.words = session.pack();
     Ok((step.consumed, took))
+}
+
+/// What a step has answered goes out compressed, where that is worth it. Returns how many bytes were
+/// looked at.
+fn squeeze(out: &mut Staged<'_>, since: Mark, deflater: &mut Deflater, window: Window) -> usize {
+    let said = &out.bytes()[since.at()..];
+    if !deflater.is_worth(said.len()) {
+        return 0;
+    }
+    let len = said.len();
+    let mut frames = Vec::with_capacity(len);
+    deflater.put_frames(said, window, &mut frames);
+    out.rollback(since);
+    // There was room for more.
+    let put = out.put(&frames);
+    debug_assert!(put.is_ok());
+    len
 }

@@ -286,6 +286,9 @@ fn websocket(s: &mut Section<'_, '_>) -> WebSocket {
         echo_max_message: s.size("echo_max_message", d.echo_max_message, KIB..=16 * MIB),
         max_fragments: s.number("max_fragments", d.max_fragments, 1..=10_000_000),
         max_pings: s.number("max_pings", d.max_pings, 1..=10_000_000),
+        compression: s.flag("compression", d.compression),
+        compress_from: s.size("compress_from", d.compress_from, 0..=16 * MIB),
+        compress_level: s.number("compress_level", d.compress_level, 1..=9),
         origins: s.list("origins", d.origins, origin),
     }
 }

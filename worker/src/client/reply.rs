@@ -142,7 +142,7 @@ impl ToClient<'_> {
         Ok(())
     }
 
-    /// Adds it as a WebSocket frame; nothing of it if there is no room.
+    /// Adds it as a WebSocket frame, which may be compressed later; nothing of it if there is no room.
     pub fn put_frame(&self, out: &mut impl Output, encoding: Encoding) -> Result<(), Full> {
         if self.is_converted(encoding.format()) {
             let mut bytes = Vec::new();
@@ -172,8 +172,8 @@ impl ToClient<'_> {
 
     fn write(&self, to: &mut impl Sink, encoding: Encoding) {
         match encoding {
-            Encoding::Json => self.say(&mut Json::new(to)),
-            Encoding::Msgpack => self.say(&mut Msgpack(to)),
+            Encoding::Json | Encoding::JsonDeflated => self.say(&mut Json::new(to)),
+            Encoding::Msgpack | Encoding::MsgpackDeflated => self.say(&mut Msgpack(to)),
         }
     }
 

@@ -10,10 +10,11 @@
 //!
 //! Read in this order: this file, `turn` (one step), [`state`] (what is kept between two), `scan`
 //! (where does a head end?), `head` and `target` (what does it say?), `routes` (what is
-//! answered?), `chunks` (chunked bodies), [`upgrade`] (to a WebSocket), `answer` (the bytes).
+//! answered?), `chunks` (chunked bodies), [`upgrade`] (to a WebSocket), `extensions` (of it), `answer` (the bytes).
 
 mod answer;
 pub(crate) mod chunks;
+mod extensions;
 mod head;
 mod routes;
 mod scan;

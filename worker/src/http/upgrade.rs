@@ -7,16 +7,20 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::Context;
 use super::answer::gather;
+use super::extensions;
 use super::head::{Request, is_token, list};
 use super::target::Host;
 use super::turn::Stop;
 use crate::close::CloseReason;
+use crate::websocket::Window;
 
 /// What a connection has become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     pub endpoint: Endpoint,
     pub subprotocol: Subprotocol,
+    /// Messages may be compressed, and how.
+    pub window: Option<Window>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,9 @@ pub(super) fn open(
         Some(name) => (b"Sec-WebSocket-Protocol: ", name.as_bytes(), b"\r\n"),
         None => (b"", b"", b""),
     };
+    let offered = extensions::choose(values(request, "sec-websocket-extensions"))?;
+    let window = offered.filter(|_| cx.settings.websocket.compression);
+    let extension = window.map(extensions::answer).unwrap_or_default();
     let accept = derive_accept_key(key);
     gather(
         out,
@@ -80,12 +87,14 @@ pub(super) fn open(
             field,
             name,
             end,
+            extension.as_bytes(),
             b"\r\n",
         ],
     )?;
     Ok(Upgrade {
         endpoint,
         subprotocol,
+        window,
     })
 }
 

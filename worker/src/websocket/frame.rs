@@ -49,6 +49,14 @@ impl Head {
         Head::new(OpCode::Data(kind.into()), true, payload)
     }
 
+    /// The header of a compressed message in one frame (RFC 7692, 6): with its first reserved bit.
+    #[must_use]
+    pub fn compressed(kind: Kind, payload: usize) -> Head {
+        let mut head = Head::message(kind, payload);
+        head.bytes[0] |= 0x40;
+        head
+    }
+
     /// Its bytes, 2 to 10.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -63,6 +71,25 @@ impl From<Kind> for Data {
             Kind::Binary => Data::Binary,
         }
     }
+}
+
+/// The frame at the start of what a server sends: its first byte's opcode and reserved bits, how long
+/// its header is, and its payload. `None`: there is no whole frame.
+#[must_use]
+pub fn parse(frames: &[u8]) -> Option<(u8, usize, usize)> {
+    let [first, second, ..] = *frames else {
+        return None;
+    };
+    let (head, len) = match second {
+        126 => (
+            4,
+            u16::from_be_bytes(*frames.get(2..)?.first_chunk()?).into(),
+        ),
+        127 => (10, u64::from_be_bytes(*frames.get(2..)?.first_chunk()?)),
+        len => (2, len.into()),
+    };
+    let len = usize::try_from(len).ok()?;
+    (frames.len().checked_sub(head)? >= len).then_some((first & 0x7f, head, len))
 }
 
 /// Adds a frame's header and room for its payload, which is returned to be filled in.

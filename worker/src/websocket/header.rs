@@ -14,6 +14,8 @@ pub struct Header {
     pub len: usize,
     pub fin: bool,
     pub opcode: OpCode,
+    /// It begins a message that is compressed.
+    pub compressed: bool,
     pub mask: [u8; 4],
     /// Bytes of the payload that follow.
     pub payload: u64,
@@ -21,20 +23,28 @@ pub struct Header {
 
 impl Header {
     /// Reads the header at the start of `input`; `None` if there is more of it to come.
-    /// `in_message`: a message has begun and is not complete.
+    /// `in_message`: a message has begun and is not complete. `deflates`: messages may be compressed.
     ///
     /// # Errors
     /// The fault, as soon as the byte is there that shows it.
-    pub fn parse(input: &[u8], in_message: bool) -> Result<Option<Header>, CloseReason> {
+    pub fn parse(
+        input: &[u8],
+        in_message: bool,
+        deflates: bool,
+    ) -> Result<Option<Header>, CloseReason> {
         let Some(&first) = input.first() else {
             return Ok(None);
         };
         // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
-        if first & 0x70 != 0 {
-            return Err(CloseReason::ReservedBits);
-        }
         let fin = first & 0x80 != 0;
         let opcode = OpCode::from(first & 0x0f);
+        let compressed = first & 0x40 != 0;
+        // RFC 7692, 6: "MUST NOT set the "Per-Message Compressed" bit of control frames and
+        // non-first fragments of a data message".
+        let may_be = deflates && matches!(opcode, OpCode::Data(Data::Text | Data::Binary));
+        if first & 0x30 != 0 || compressed && !may_be {
+            return Err(CloseReason::ReservedBits);
+        }
         match opcode {
             OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
                 return Err(CloseReason::ReservedOpcode);
@@ -86,6 +96,7 @@ impl Header {
             len: MIN + length_bytes,
             fin,
             opcode,
+            compressed,
             mask,
             payload,
         }))
@@ -119,9 +130,9 @@ mod tests {
                 let mut bytes = Vec::new();
                 theirs.format(payload, &mut bytes).unwrap();
                 for cut in 0..bytes.len() {
-                    assert_eq!(Header::parse(&bytes[..cut], false), Ok(None));
+                    assert_eq!(Header::parse(&bytes[..cut], false, true), Ok(None));
                 }
-                let ours = Header::parse(&bytes, false).unwrap().unwrap();
+                let ours = Header::parse(&bytes, false, true).unwrap().unwrap();
                 assert_eq!((ours.len, ours.payload), (bytes.len(), payload));
                 assert_eq!((ours.fin, ours.opcode), (true, opcode));
                 assert_eq!(ours.mask, [1, 2, 3, 4]);
@@ -166,10 +177,38 @@ mod tests {
         ];
         for &(bytes, in_message, reason) in cases {
             for cut in 0..bytes.len() {
-                assert_eq!(Header::parse(&bytes[..cut], in_message), Ok(None));
+                assert_eq!(Header::parse(&bytes[..cut], in_message, false), Ok(None));
             }
-            let parsed = Header::parse(bytes, in_message);
+            let parsed = Header::parse(bytes, in_message, false);
             assert_eq!(parsed, Err(reason), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn the_first_reserved_bit_may_begin_a_message() {
+        for first in 0..=u8::MAX {
+            let is_data = matches!(first & 0x0f, 1 | 2);
+            for in_message in [false, true] {
+                let parse =
+                    |deflates| Header::parse(&[first, 0x80, 1, 2, 3, 4], in_message, deflates);
+                let with = parse(true);
+                match first & 0x70 {
+                    0x40 if is_data => {
+                        let plain = [first & !0x40, 0x80, 1, 2, 3, 4];
+                        let plain = Header::parse(&plain, in_message, true);
+                        let compressed = plain.map(|header| {
+                            header.map(|header| Header {
+                                compressed: true,
+                                ..header
+                            })
+                        });
+                        assert_eq!(with, compressed);
+                        assert_eq!(parse(false), Err(CloseReason::ReservedBits));
+                    }
+                    0 => assert_eq!(with, parse(false)),
+                    _ => assert_eq!(with, Err(CloseReason::ReservedBits), "{first:x}"),
+                }
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Read in this order: [`session`] (what is remembered, and how a connection begins and ends to
 //! close), [`step`] (one frame at a time), [`header`] (what a frame says of itself), [`mask`] and
-//! [`utf8`] (what is done to every byte), [`frame`] (what the server sends).
+//! [`utf8`] (what is done to every byte), [`frame`] (what the server sends), [`deflate`] (messages
+//! that are compressed: they are put together as they come, and inflated by the caller).
 //!
 //! - The input is never altered in place, and [`step()`] reads nothing but its arguments: the same
 //!   step taken twice gives the same bytes, so that a new brain can take the last one again.
@@ -16,6 +17,7 @@
 //!   neither reserved bits nor lengths that are too long for what they say, and nothing before the
 //!   header is whole.
 
+pub mod deflate;
 pub mod frame;
 pub mod header;
 pub mod mask;
@@ -26,6 +28,7 @@ pub mod utf8;
 #[cfg(test)]
 mod tests;
 
+pub use deflate::{Deflater, Inflated, Inflater, Window};
 pub use frame::{Head, MAX_HEAD, binary, ping, put_frame, text};
 pub use session::{Mode, Rules, Session};
 pub use step::{Next, PIECE, Step, step};
@@ -34,8 +37,8 @@ pub use step::{Next, PIECE, Step, step};
 /// are no frame are shown as they are.
 #[must_use]
 pub fn shown(input: &[u8]) -> Vec<u8> {
-    let begins = header::Header::parse(input, false);
-    let goes_on = || header::Header::parse(input, true);
+    let begins = header::Header::parse(input, false, true);
+    let goes_on = || header::Header::parse(input, true, true);
     match begins.or_else(|_| goes_on()) {
         Ok(Some(header)) => {
             let there = &input[header.len..];
@@ -48,6 +51,13 @@ pub fn shown(input: &[u8]) -> Vec<u8> {
         }
         _ => input.to_vec(),
     }
+}
+
+/// Does the frame at the start of `input` begin a message that is compressed?
+#[must_use]
+pub fn begins_compressed(input: &[u8]) -> bool {
+    let header = header::Header::parse(input, false, true);
+    matches!(header, Ok(Some(header)) if header.compressed)
 }
 
 /// What a message is.

@@ -23,6 +23,8 @@ pub enum Mode {
 pub struct Rules {
     pub(super) mode: Mode,
     pub(super) max_message: u32,
+    /// Messages may be compressed.
+    pub(super) deflates: bool,
     pub(super) max_fragments: u32,
     pub(super) max_pings: u32,
 }
@@ -50,10 +52,33 @@ impl Rules {
         Rules::new(Mode::Messages, max_message, settings)
     }
 
+    /// The same, where compression was negotiated or not.
+    #[must_use]
+    pub fn deflating(self, deflates: bool) -> Rules {
+        Rules { deflates, ..self }
+    }
+
+    /// Bytes of a message that is inflated at most.
+    #[must_use]
+    pub fn max_message(&self) -> usize {
+        self.max_message as usize
+    }
+
+    /// Bytes of a message as it comes at most. What cannot be made shorter becomes longer: by an eighth,
+    /// if somebody codes it badly.
+    pub(super) fn max_length(&self, compressed: bool) -> u64 {
+        let most = u64::from(self.max_message);
+        match compressed {
+            true => (most + most / 8 + 64).min(u32::MAX.into()),
+            false => most,
+        }
+    }
+
     fn new(mode: Mode, max_message: usize, settings: &settings::WebSocket) -> Rules {
         Rules {
             mode,
             max_message: u32::try_from(max_message).unwrap_or(u32::MAX),
+            deflates: false,
             max_fragments: settings.max_fragments.min(MAX_FRAGMENTS),
             max_pings: settings.max_pings.min(MAX_PINGS),
         }
@@ -89,6 +114,10 @@ pub struct Session {
     pub(super) phase: Phase,
     /// The message that has begun and is not complete.
     pub(super) message: Option<Kind>,
+    /// It is compressed.
+    pub(super) compressed: bool,
+    /// All of it is there, compressed: the caller has not had it.
+    pub(super) whole: bool,
     /// The frame that has begun, if a piece of it was taken.
     pub(super) frame: Option<Rest>,
     /// Bytes of the message that were taken.
@@ -107,12 +136,19 @@ const PENDING: u32 = 32;
 const KIND: u32 = 58;
 const PHASE: u32 = 60;
 const FIN: u32 = 62;
+const COMPRESSED: u32 = 63;
 
 impl Session {
     /// Is it open, as far as we know? If not, no message can be sent any more.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Is the message compressed that has begun?
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
     }
 
     /// Puts our Close frame and discards what still comes but the peer's. Does nothing if a
@@ -123,6 +159,10 @@ impl Session {
         }
         put_close(out, reason)?;
         self.phase = Phase::Closing;
+        if self.whole {
+            (self.message, self.fragments) = (None, 0);
+        }
+        (self.compressed, self.whole) = (false, false);
         self.length = 0;
         self.text = Utf8::default();
         self.checked = 0;
@@ -133,6 +173,13 @@ impl Session {
     /// pings in that time: a client that only listens may well ping for days.
     pub fn forgive_pings(&mut self) {
         self.pings = 0;
+    }
+
+    /// Do these words of a slot say that a compressed message is there which the caller has not had?
+    /// There is a step to be taken then, without more input.
+    #[must_use]
+    pub fn holds_message([flags, lengths, _]: [u64; 3]) -> bool {
+        lengths as u32 == 0 && flags >> FIN & 1 == 1
     }
 
     /// As words of a slot.
@@ -153,7 +200,9 @@ impl Session {
                 | self.text.pack() << PENDING
                 | kind << KIND
                 | (self.phase as u64) << PHASE
-                | u64::from(fin) << FIN,
+                // Of a message that is whole no frame is left.
+                | u64::from(fin || self.whole) << FIN
+                | u64::from(self.compressed) << COMPRESSED,
             u64::from(left) | u64::from(self.length) << 32,
             u64::from(self.fragments)
                 | u64::from(self.pings) << FRAGMENTS_BITS
@@ -182,16 +231,15 @@ impl Session {
             _ => return None,
         };
         let mask = (flags as u32).to_le_bytes();
-        let fin = match flags >> FIN {
-            0 => false,
-            1 => true,
-            _ => return None,
-        };
+        let fin = flags >> FIN & 1 == 1;
         let left = lengths as u32;
+        let whole = left == 0 && fin;
         let frame = (left > 0).then_some(Rest { fin, mask, left });
         let session = Session {
             phase,
             message,
+            compressed: flags >> COMPRESSED == 1,
+            whole,
             frame,
             length: (lengths >> 32) as u32,
             fragments: bits(counts, 0, FRAGMENTS_BITS) as u32,
@@ -199,7 +247,7 @@ impl Session {
             text: Utf8::unpack(bits(flags, PENDING, KIND - PENDING))?,
             checked: (counts >> (FRAGMENTS_BITS + PINGS_BITS)) as u32,
         };
-        let sound = session.is_sound() && (frame.is_some() || (!fin && mask == [0; 4]));
+        let sound = session.is_sound() && (frame.is_some() || mask == [0; 4]);
         sound.then_some(session)
     }
 
@@ -207,9 +255,12 @@ impl Session {
     fn is_sound(&self) -> bool {
         let nothing_taken = self.frame.is_none() && self.length == 0 && self.fragments == 0;
         let nothing_checked = self.text.is_whole() && self.checked == 0;
-        let may_be_text = self.phase == Phase::Open && self.message != Some(Kind::Binary);
+        let is_open = self.phase == Phase::Open;
+        let may_be_text = is_open && self.message != Some(Kind::Binary) && !self.compressed;
         (self.message.is_some() || nothing_taken)
             && (may_be_text || nothing_checked)
+            && (!self.compressed || is_open && self.message.is_some())
+            && (!self.whole || self.compressed)
             // Without a text to go on with, half a character is one of what was checked.
             && (self.message.is_some() || self.checked > 0 || self.text.is_whole())
             && self.checked as usize <= PIECE

@@ -30,6 +30,9 @@ pub enum Next {
     Again,
     /// Reads and clears the message buffer, which holds a whole message, then steps again.
     Message(Kind),
+    /// As [`Message`](Next::Message), but what is in the buffer is compressed, and nothing that it
+    /// inflates to has been checked. In both modes.
+    Compressed(Kind),
     /// Sends the output, which ends in our Close frame, ends its stream, and reads to the peer's
     /// end. The peer has closed, or this is what it did wrong.
     Close(CloseReason),
@@ -39,8 +42,8 @@ pub enum Next {
 
 /// Goes one step on with `input`, all that has been received and not been consumed.
 ///
-/// `message` is the message that is being put together ([`Mode::Messages`] only); only the caller
-/// clears it. An `out` that is empty must have room for 64 KiB.
+/// `message` is the message that is being put together (in [`Mode::Echo`] only what is compressed);
+/// only the caller clears it. An `out` that is empty must have room for 64 KiB.
 ///
 /// # Errors
 /// There is no room; then nothing has been added, and the session is as it was.
@@ -57,6 +60,7 @@ pub fn step(
         rules,
     };
     match session.phase {
+        Phase::Open if session.whole => session.deliver(input, &mut io),
         Phase::Open => session.receive(input, &mut io),
         Phase::Closing => Ok(session.discard(input, rules)),
         Phase::Closed => Ok(session.closed(input)),
@@ -78,10 +82,10 @@ impl Session {
         input: &[u8],
         io: &mut Io<M, O>,
     ) -> Result<Step, Full> {
-        let (start, kind, rest) = match (self.frame, self.message) {
-            (Some(rest), Some(kind)) => (0, kind, rest),
+        let (start, kind, compressed, rest) = match (self.frame, self.message) {
+            (Some(rest), Some(kind)) => (0, kind, self.compressed, rest),
             _ => {
-                let header = match Header::parse(input, self.message.is_some()) {
+                let header = match Header::parse(input, self.message.is_some(), io.rules.deflates) {
                     Ok(Some(header)) => header,
                     Ok(None) => return Ok(wait(header::MIN.max(input.len() + 1))),
                     Err(reason) => return self.fault(input, reason, io),
@@ -90,7 +94,9 @@ impl Session {
                     OpCode::Control(opcode) => return self.control(input, &header, opcode, io),
                     OpCode::Data(opcode) => opcode,
                 };
-                if u64::from(self.length) + header.payload > u64::from(io.rules.max_message) {
+                let compressed = self.compressed || header.compressed;
+                let most = io.rules.max_length(compressed);
+                if u64::from(self.length) + header.payload > most {
                     return self.fault(input, CloseReason::MessageTooLarge, io);
                 }
                 if !header.fin && self.fragments >= io.rules.max_fragments {
@@ -100,10 +106,10 @@ impl Session {
                     Data::Binary => Kind::Binary,
                     _ => Kind::Text,
                 });
-                (header.len, kind, Rest::of(&header))
+                (header.len, kind, compressed, Rest::of(&header))
             }
         };
-        self.piece(input, start, kind, rest, io)
+        self.piece(input, start, (kind, compressed), rest, io)
     }
 
     /// Takes the next piece of a data frame, once it is there. The payload starts at `start`.
@@ -111,7 +117,7 @@ impl Session {
         &mut self,
         input: &[u8],
         start: usize,
-        kind: Kind,
+        (kind, compressed): (Kind, bool),
         rest: Rest,
         io: &mut Io<M, O>,
     ) -> Result<Step, Full> {
@@ -120,7 +126,8 @@ impl Session {
         let here = &input[start..];
         let here = &here[..size.min(here.len())];
         let mut text = self.text;
-        if kind == Kind::Text {
+        let is_text = kind == Kind::Text && !compressed;
+        if is_text {
             let checked = self.checked as usize;
             // Input never shrinks: these words were not written by us.
             let Some(fresh) = here.get(checked..) else {
@@ -133,7 +140,7 @@ impl Session {
         }
         if here.len() < size {
             self.text = text;
-            if kind == Kind::Text {
+            if is_text {
                 self.checked = here.len() as u32;
             }
             return Ok(wait(start + size));
@@ -145,14 +152,14 @@ impl Session {
             return self.fault(input, CloseReason::BadUtf8, io);
         }
         let space = match io.rules.mode {
-            Mode::Echo => {
+            Mode::Echo if !compressed => {
                 let opcode = match self.message {
                     None => kind.into(),
                     Some(_) => Data::Continue,
                 };
                 frame::open(io.out, OpCode::Data(opcode), ends, size)?
             }
-            Mode::Messages => {
+            Mode::Echo | Mode::Messages => {
                 if io.message.bytes().len() != self.length as usize {
                     return self.fault(input, CloseReason::Internal, io);
                 }
@@ -164,13 +171,15 @@ impl Session {
         self.pings = 0;
         self.text = text;
         self.checked = 0;
-        if ends {
+        if ends && !compressed {
             self.message = None;
             self.frame = None;
             self.length = 0;
             self.fragments = 0;
         } else {
             self.message = Some(kind);
+            self.compressed = compressed;
+            self.whole = ends;
             self.length += size as u32;
             self.frame = (!frame_ends).then_some(Rest {
                 left: rest.left - size as u32,
@@ -179,11 +188,34 @@ impl Session {
             self.fragments = session::MAX_FRAGMENTS.min(self.fragments + u32::from(frame_ends));
         }
         let consumed = start + size;
+        if self.whole {
+            let next = Next::Again;
+            return Ok(Step { consumed, next });
+        }
         if ends && io.rules.mode == Mode::Messages {
             let next = Next::Message(kind);
             return Ok(Step { consumed, next });
         }
         Ok(self.taken(input, consumed))
+    }
+
+    /// Hands over the compressed message that is whole.
+    fn deliver<M: Buffer, O: Output>(
+        &mut self,
+        input: &[u8],
+        io: &mut Io<M, O>,
+    ) -> Result<Step, Full> {
+        let there = io.message.bytes().len() == self.length as usize;
+        let Some(kind) = self.message.filter(|_| there) else {
+            // These words were not written by us.
+            return self.fault(input, CloseReason::Internal, io);
+        };
+        *self = Session {
+            pings: self.pings,
+            ..Session::default()
+        };
+        let next = Next::Compressed(kind);
+        Ok(Step { consumed: 0, next })
     }
 
     /// Takes a control frame, once it is whole.
@@ -241,9 +273,11 @@ impl Session {
     fn discard(&mut self, input: &[u8], rules: &Rules) -> Step {
         let (start, opcode, rest) = match self.frame {
             Some(rest) => (0, OpCode::Data(Data::Continue), rest),
-            None => match Header::parse(input, self.message.is_some()) {
+            None => match Header::parse(input, self.message.is_some(), rules.deflates) {
                 Ok(None) => return wait(header::MIN.max(input.len() + 1)),
-                Ok(Some(header)) if header.payload <= u64::from(rules.max_message.max(125)) => {
+                Ok(Some(header))
+                    if header.payload <= rules.max_length(header.compressed).max(125) =>
+                {
                     (header.len, header.opcode, Rest::of(&header))
                 }
                 // Whoever goes on to break the rules need not be waited for.

@@ -10,6 +10,8 @@ use tungstenite::{Message, WebSocket};
 use super::*;
 use crate::close::CloseReason;
 
+mod compressed;
+
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CONTINUE: u8 = 0;
@@ -66,6 +68,7 @@ struct Peer {
     message: Vec<u8>,
     out: Vec<u8>,
     messages: Vec<(Kind, Vec<u8>)>,
+    compressed: Vec<(Kind, Vec<u8>)>,
     end: Option<Next>,
 }
 
@@ -78,6 +81,7 @@ impl Peer {
             message: Vec::new(),
             out: Vec::new(),
             messages: Vec::new(),
+            compressed: Vec::new(),
             end: None,
         }
     }
@@ -107,6 +111,11 @@ impl Peer {
                     self.messages
                         .push((kind, std::mem::take(&mut self.message)));
                 }
+                Next::Compressed(kind) => {
+                    assert_eq!(step.consumed, 0);
+                    let payload = std::mem::take(&mut self.message);
+                    self.compressed.push((kind, payload));
+                }
                 Next::Close(_) | Next::Closed => {
                     assert!(self.input.is_empty() && !self.session.is_open());
                     self.end.get_or_insert(step.next);
@@ -120,6 +129,7 @@ impl Peer {
         Outcome {
             out: self.out,
             messages: self.messages,
+            compressed: self.compressed,
             end: self.end,
         }
     }
@@ -129,6 +139,7 @@ impl Peer {
 struct Outcome {
     out: Vec<u8>,
     messages: Vec<(Kind, Vec<u8>)>,
+    compressed: Vec<(Kind, Vec<u8>)>,
     end: Option<Next>,
 }
 

@@ -50,6 +50,32 @@ fn a_request_goes_on_wherever_it_was() {
     assert_eq!(got.matches("200 OK").count(), 500);
 }
 
+/// It is kept as it came, and inflated when all of it is there.
+#[test]
+fn a_compressed_message_goes_on_wherever_it_was() {
+    let mut master = two_workers();
+    let client = master.connect();
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let upgrade = format!("GET /echo HTTP/1.1\r\n{offer}{UPGRADE}");
+    let answer = exchange(&mut master, &client, upgrade.as_bytes(), b"\r\n\r\n");
+    assert!(answer.contains("permessage-deflate"), "{answer}");
+    // "Hello" (RFC 7692, 7.2.3.1), in two frames.
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let mut whole = vec![0x41, 0x80 | 3, 0, 0, 0, 0];
+    whole.extend_from_slice(&hello[..3]);
+    whole.extend_from_slice(&[0x80, 0x80 | 4, 0, 0, 0, 0]);
+    whole.extend_from_slice(&hello[3..]);
+    let (mut here, mut there) = (0, 1);
+    for cut in 0..whole.len() {
+        exchange(&mut master, &client, &whole[..cut], b"");
+        master.move_to(here, there, Cid(1));
+        (here, there) = (there, here);
+        // Nothing but that comes: the head, too, is part of what is waited for.
+        let echo = [&[0xc1, 7][..], &hello].concat();
+        exchange(&mut master, &client, &whole[cut..], &echo);
+    }
+}
+
 #[test]
 fn a_websocket_goes_on_in_the_middle_of_a_character() {
     let mut master = two_workers();

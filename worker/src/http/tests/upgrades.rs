@@ -1,6 +1,7 @@
 //! WebSocket handshakes.
 
 use super::*;
+use crate::websocket::Window;
 
 /// RFC 6455, 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -21,6 +22,7 @@ fn speaking(subprotocol: Subprotocol) -> End {
     End::Upgraded(Upgrade {
         endpoint: Endpoint::Rooms,
         subprotocol,
+        window: None,
     })
 }
 
@@ -39,6 +41,7 @@ fn a_sound_handshake_is_accepted() {
     let upgrade = Upgrade {
         endpoint: Endpoint::Echo,
         subprotocol: Subprotocol::None,
+        window: None,
     };
     assert_eq!(outcome.end, End::Upgraded(upgrade));
     // The frames that came with it are left.
@@ -251,4 +254,29 @@ fn origins_are_checked() {
         "Origin: http://a.example\r\nOrigin: http://a.example\r\n",
     );
     assert_eq!(answer(&twice).1, End::Closed(CloseReason::BadUpgrade));
+}
+
+#[test]
+fn compression_is_agreed_on_where_it_is_allowed() {
+    let offer = "Sec-WebSocket-Extensions: foo\r\nSec-WebSocket-Extensions: permessage-deflate; \
+                 server_max_window_bits=10\r\n";
+    let mut settings = Settings::default();
+    for path in ["/echo", "/rooms"] {
+        for (allowed, window) in [(true, Window::new(10)), (false, None)] {
+            settings.websocket.compression = allowed;
+            let outcome = play_all(&handshake(path, offer), &context(&settings));
+            let answer = String::from_utf8(outcome.out).unwrap();
+            let said = "\r\nSec-WebSocket-Extensions: permessage-deflate; \
+                        server_no_context_takeover; client_no_context_takeover; \
+                        server_max_window_bits=10\r\n";
+            assert_eq!(answer.contains(said), allowed, "{answer}");
+            assert_eq!(answer.contains("Extensions"), allowed, "{answer}");
+            let End::Upgraded(upgrade) = outcome.end else {
+                panic!("{:?}", outcome.end);
+            };
+            assert_eq!(upgrade.window, window);
+        }
+    }
+    let (_, end) = answer(&handshake("/echo", "Sec-WebSocket-Extensions: a=b\r\n"));
+    assert_eq!(end, End::Closed(CloseReason::BadUpgrade));
 }
