@@ -144,6 +144,24 @@ if (one && two) {
     assert((await two.locator(':is(#stage, #log) :is(img, script, b)').count()) === 0, 'no element came of it');
   });
 
+  await check('the browser compresses what it says, and inflates what it hears', async () => {
+    const [extensions, heard] = await one.evaluate(async () => {
+      const socket = new WebSocket(`ws://${location.host}/rooms`);
+      const next = () => new Promise(resolve =>
+        socket.addEventListener('message', ({ data }) => resolve(JSON.parse(data)), { once: true }));
+      await next();
+      socket.send('{"id":1,"join":"deflate"}');
+      await next();
+      const text = 'häß 你好 🎉 '.repeat(2000);
+      socket.send(JSON.stringify({ send: 'deflate', data: text }));
+      const { data } = await next();
+      socket.close();
+      return [socket.extensions, data === text];
+    });
+    assert(extensions.startsWith('permessage-deflate'), extensions);
+    assert(heard, 'what was said is what is heard');
+  });
+
   await check('a refused room is said, and leaves the connection open', async () => {
     await one.fill('#room', '$reserved');
     await one.press('#room', 'Enter');

@@ -14,6 +14,7 @@ import traceback
 import msgpack
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 URL = os.environ["BATON_URL"].replace("http", "ws", 1)
 DEADLINE = 30
@@ -121,6 +122,31 @@ async def messagepack_and_json_hear_the_same():
             raise AssertionError("text was taken for MessagePack")
 
 
+async def messages_are_compressed_both_ways():
+    offers = [
+        ClientPerMessageDeflateFactory(),
+        ClientPerMessageDeflateFactory(server_max_window_bits=9, client_max_window_bits=9),
+        ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True),
+    ]
+    for offer in offers:
+        async with connect(URL + "/echo", extensions=[offer], max_size=None) as socket:
+            (extension,) = socket.protocol.extensions
+            assert extension.name == "permessage-deflate", extension
+            assert extension.remote_no_context_takeover and extension.local_no_context_takeover
+            for size in (0, 1, 1000, 70_000, 1 << 20):
+                for message in (("häß 你好 🎉 " * size)[:size], os.urandom(size)):
+                    await socket.send(message)
+                    assert await socket.recv() == message, size
+        async with connect(URL + "/rooms", extensions=[offer]) as socket:
+            await socket.recv()
+            await socket.send('{"id":1,"join":"py-deflate"}')
+            await socket.recv()
+            for size in (10, 1000, 50_000):
+                data = ("häß 你好 🎉 " * size)[: size // 2]
+                await socket.send(json.dumps({"send": "py-deflate", "data": data}))
+                assert json.loads(await socket.recv())["data"] == data, size
+
+
 async def an_unknown_path_is_refused():
     try:
         async with connect(URL + "/nowhere"):
@@ -138,6 +164,7 @@ async def main():
         too_large_is_closed_1009,
         rooms_cross_workers,
         messagepack_and_json_hear_the_same,
+        messages_are_compressed_both_ways,
         an_unknown_path_is_refused,
     ]
     for number, check in enumerate(checks, 1):

@@ -9,8 +9,8 @@ import { decode, encode } from '@msgpack/msgpack';
 import WebSocket from 'ws';
 import { check, done, url } from './tap.mjs';
 
-async function open(path, protocols = []) {
-  const socket = new WebSocket(url(path), protocols);
+async function open(path, protocols = [], options = {}) {
+  const socket = new WebSocket(url(path), protocols, options);
   const inbox = [];
   const waiting = [];
   socket.on('message', (data, binary) => {
@@ -116,6 +116,44 @@ await check('MessagePack and JSON hear the same', async () => {
   const [code] = await once(packs, 'close');
   assert.equal(code, 1003);
   await close(speaks);
+});
+
+await check('messages are compressed both ways', async () => {
+  const threshold = { threshold: 0, zlibDeflateOptions: { level: 9 } };
+  const offers = [
+    threshold,
+    { ...threshold, serverNoContextTakeover: true, clientNoContextTakeover: true },
+    { ...threshold, serverMaxWindowBits: 10 },
+    { ...threshold, clientMaxWindowBits: 9 },
+    false,
+  ];
+  for (const perMessageDeflate of offers) {
+    const socket = await open('/echo', [], { perMessageDeflate });
+    assert.equal(socket.extensions, perMessageDeflate ? 'permessage-deflate' : '');
+    for (const size of [0, 1, 1000, 70_000, 1 << 20]) {
+      const text = 'häß 你好 🎉 '.repeat(size).slice(0, size);
+      const before = socket._socket.bytesRead;
+      socket.send(text);
+      assert.equal(await socket.next(), text);
+      const read = socket._socket.bytesRead - before;
+      // A window of 2^10 bytes is for messages that are no longer.
+      const compressed = perMessageDeflate && size >= 1000 && !perMessageDeflate.serverMaxWindowBits;
+      assert(compressed ? read < size / 5 : read >= size, `${size} bytes as ${read}`);
+    }
+    await close(socket);
+  }
+  const [one, other] = [await open('/rooms'), await open('/rooms', [], { perMessageDeflate: false })];
+  for (const client of [one, other]) {
+    await client.next();
+    client.send('{"id":1,"join":"deflate"}');
+    await client.next();
+  }
+  const before = one._socket.bytesRead;
+  const data = 'what is said in a room, '.repeat(1000);
+  other.send(JSON.stringify({ send: 'deflate', data }));
+  for (const client of [one, other]) assert.equal(JSON.parse(await client.next()).data, data);
+  assert(one._socket.bytesRead - before < data.length / 20);
+  await Promise.all([one, other].map(client => close(client)));
 });
 
 await check('an unknown subprotocol is refused', async () => {

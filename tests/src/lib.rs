@@ -3,8 +3,8 @@
 //! 1. [`baton`]: a daemon of the test's own, in a run directory of its own, on ports that the
 //!    kernel chose. When it is dropped, every process of it must be gone.
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
-//! 3. [`http`], [`websocket`], [`rooms`]: clients, each with a deadline on every read; [`tokens`],
-//!    that they show; [`back_end`], that baton asks.
+//! 3. [`http`], [`websocket`] ([`deflate`]: compressed), [`rooms`]: clients, each with a deadline on
+//!    every read; [`tokens`], that they show; [`back_end`], that baton asks.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst;
 //!    [`crowd`]: many that are idle.
@@ -21,6 +21,7 @@ pub mod baton;
 pub mod bench;
 pub mod chaos;
 pub mod crowd;
+pub mod deflate;
 pub mod faults;
 pub mod http;
 pub mod load;

@@ -90,6 +90,18 @@ impl Client {
         Client::greet(socket)
     }
 
+    /// One whose messages are compressed, both ways.
+    #[track_caller]
+    pub fn deflated(to: SocketAddr) -> Client {
+        Client::deflated_with(to, Options::default())
+    }
+
+    #[track_caller]
+    pub fn deflated_with(to: SocketAddr, options: Options) -> Client {
+        let fields = [("Sec-WebSocket-Protocol", SUBPROTOCOL)];
+        Client::greet(WebSocket::deflated(to, "/rooms", &fields, options))
+    }
+
     /// One that has shown this token.
     #[track_caller]
     pub fn with_token(to: SocketAddr, token: &str) -> Client {

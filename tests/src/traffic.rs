@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::rooms::{Client, Position};
 use crate::websocket::{Raw, frame};
-use crate::{eventually, http, socket};
+use crate::{deflate, eventually, http, socket};
 
 /// Numbers that are the same each time.
 #[derive(Clone, Debug)]
@@ -68,14 +68,15 @@ impl Traffic {
         traffic
     }
 
-    /// The same ten connections from the beginning to the end.
+    /// The same eleven connections from the beginning to the end.
     #[track_caller]
     pub fn of_those_that_stay(to: SocketAddr) -> Traffic {
         let mut traffic = Traffic::none(to);
         let room = traffic.room.clone();
         for number in 0..3 {
-            // The same is said to all of them, in two ways.
+            // The same is said to all of them, in three ways.
             let mut client = match number {
+                0 => Client::deflated(to),
                 1 => Client::msgpack(to),
                 _ => Client::connect(to),
             };
@@ -90,13 +91,16 @@ impl Traffic {
             let mut random = Random::new(number + 1);
             traffic.spawn(move || echo(&mut raw, &mut random));
         }
+        let mut raw = Raw::deflated(to, "/echo");
+        let mut random = Random::new(4);
+        traffic.spawn(move || echo_deflated(&mut raw, &mut random));
         let mut client = http::Client::connect(to);
         let mut random = Random::new(77);
         traffic.spawn(move || post(&mut client, &mut random));
         for number in 0..2 {
             let mut client = match number {
-                1 => Client::msgpack(to),
-                _ => Client::connect(to),
+                0 => Client::deflated(to),
+                _ => Client::msgpack(to),
             };
             let (room, mut next) = (room.clone(), 0);
             let mut random = Random::new(99 + number);
@@ -186,6 +190,36 @@ fn echo(raw: &mut Raw, random: &mut Random) {
         assert!(
             opcode == 2 && echoed == message,
             "an echo of {} bytes came back wrong, with {}",
+            message.len(),
+            echoed.len()
+        );
+    }
+}
+
+/// The same, compressed; what repeats itself and what does not.
+fn echo_deflated(raw: &mut Raw, random: &mut Random) {
+    let messages: Vec<Vec<u8>> = (0..1 + random.below(4))
+        .map(|_| {
+            let part = random.bytes(8 << 10);
+            part.repeat(1 + random.below(50))
+        })
+        .collect();
+    let frames = (1..).zip(&messages).map(|(number, message)| {
+        let payload = deflate::deflate(message, 1 + random.below(9) as u32);
+        deflate::frames(0x82, &payload, number)
+    });
+    let bytes = frames.collect::<Vec<_>>().concat();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at((1 + random.below(30_000)).min(rest.len()));
+        raw.send(piece).expect("the echo is read");
+        rest = behind;
+    }
+    for message in messages {
+        let echoed = raw.inflated();
+        assert!(
+            echoed == message,
+            "a compressed echo of {} bytes came back wrong, with {}",
             message.len(),
             echoed.len()
         );

@@ -6,16 +6,45 @@ use std::net::{SocketAddr, TcpStream};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::client::{Request, Response};
 use tungstenite::http::{HeaderName, HeaderValue};
-use tungstenite::protocol::WebSocketConfig;
 pub use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{Role, WebSocketConfig};
 pub use tungstenite::{Error, Message};
 
+use crate::deflate::{self, Deflated, OFFER};
 use crate::socket::{self, Options};
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Deflated(Box<Deflated>),
+}
+
+impl Read for Stream {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(to),
+            Stream::Deflated(stream) => stream.read(to),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.write(bytes),
+            Stream::Deflated(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// An open WebSocket. A read that finds nothing within the deadline panics.
 #[derive(Debug)]
 pub struct WebSocket {
-    inner: tungstenite::WebSocket<TcpStream>,
+    inner: tungstenite::WebSocket<Stream>,
     pub response: Response,
 }
 
@@ -45,15 +74,52 @@ impl WebSocket {
         fields: &[(&str, &str)],
     ) -> Result<WebSocket, Box<Error>> {
         let request = request(to, path, fields)?;
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(64 << 20))
-            .max_frame_size(Some(64 << 20));
-        match tungstenite::client::client_with_config(request, stream, Some(config)) {
+        let stream = Stream::Plain(stream);
+        match tungstenite::client::client_with_config(request, stream, Some(config())) {
             Ok((inner, response)) => Ok(WebSocket { inner, response }),
             Err(tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
             Err(tungstenite::HandshakeError::Interrupted(_)) => {
                 Err(Box::new(Error::Io(io::ErrorKind::TimedOut.into())))
             }
+        }
+    }
+
+    /// One whose messages are compressed, both ways.
+    #[track_caller]
+    pub fn deflated(
+        to: SocketAddr,
+        path: &str,
+        fields: &[(&str, &str)],
+        options: Options,
+    ) -> WebSocket {
+        WebSocket::deflated_as(to, path, fields, options, OFFER.1, 15)
+    }
+
+    /// The same, with this offer and the window that it leads to.
+    #[track_caller]
+    pub fn deflated_as(
+        to: SocketAddr,
+        path: &str,
+        fields: &[(&str, &str)],
+        options: Options,
+        offer: &str,
+        window: u8,
+    ) -> WebSocket {
+        let stream = socket::connect_with(to, options).expect("the daemon takes connections");
+        let stream = Deflated::connect(stream, to, path, fields, offer, window)
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        let stream = Stream::Deflated(Box::new(stream));
+        WebSocket {
+            inner: tungstenite::WebSocket::from_raw_socket(stream, Role::Client, Some(config())),
+            response: Response::default(),
+        }
+    }
+
+    /// Messages that came compressed.
+    pub fn compressed(&self) -> usize {
+        match self.inner.get_ref() {
+            Stream::Plain(_) => 0,
+            Stream::Deflated(stream) => stream.received,
         }
     }
 
@@ -114,8 +180,17 @@ impl WebSocket {
 
     /// The connection, to break the rules with. What the client has read ahead is lost.
     pub fn stream(&mut self) -> &mut TcpStream {
-        self.inner.get_mut()
+        match self.inner.get_mut() {
+            Stream::Plain(stream) => stream,
+            Stream::Deflated(stream) => stream.stream(),
+        }
     }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(64 << 20))
+        .max_frame_size(Some(64 << 20))
 }
 
 fn request(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<Request, Box<Error>> {
@@ -142,8 +217,21 @@ impl Raw {
 
     #[track_caller]
     pub fn connect_with(to: SocketAddr, path: &str, options: Options) -> Raw {
-        let mut stream = socket::connect_with(to, options).expect("the daemon takes connections");
+        Raw::shake(to, options, &handshake(to, path))
+    }
+
+    /// Messages may be compressed, both ways.
+    #[track_caller]
+    pub fn deflated(to: SocketAddr, path: &str) -> Raw {
         let request = handshake(to, path);
+        let (name, offer) = OFFER;
+        let request = request.replacen("\r\n\r\n", &format!("\r\n{name}: {offer}\r\n\r\n"), 1);
+        Raw::shake(to, Options::default(), &request)
+    }
+
+    #[track_caller]
+    fn shake(to: SocketAddr, options: Options, request: &str) -> Raw {
+        let mut stream = socket::connect_with(to, options).expect("the daemon takes connections");
         stream
             .write_all(request.as_bytes())
             .expect("the daemon reads");
@@ -200,6 +288,18 @@ impl Raw {
             message.extend(payload);
             if first & 0x80 != 0 {
                 return (opcode, message);
+            }
+        }
+    }
+
+    /// The next message, which must come compressed and in one frame. Control frames are left out.
+    #[track_caller]
+    pub fn inflated(&mut self) -> Vec<u8> {
+        loop {
+            let (first, payload) = self.frame().expect("a frame");
+            if first & 0x08 == 0 {
+                assert_eq!(first & 0xf0, 0xc0, "a whole message, compressed");
+                return deflate::inflate(&payload, 15).expect("a message");
             }
         }
     }
