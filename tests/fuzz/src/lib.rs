@@ -10,6 +10,7 @@
 
 mod channel_message;
 mod client_message;
+mod deflate;
 mod hook_answer;
 mod http_head;
 mod msgpack;
@@ -19,6 +20,7 @@ mod websocket;
 
 pub use channel_message::channel_message;
 pub use client_message::client_message;
+pub use deflate::deflate;
 pub use hook_answer::hook_answer;
 pub use http_head::http_head;
 pub use msgpack::msgpack;
@@ -33,6 +35,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("channel_message", channel_message),
     ("client_message", client_message),
+    ("deflate", deflate),
     ("hook_answer", hook_answer),
     ("http_head", http_head),
     ("msgpack", msgpack),

@@ -31,6 +31,7 @@ pub fn websocket(data: &[u8]) {
     } else {
         Rules::messages(&settings, limit)
     };
+    let rules = rules.deflating(choice & 8 != 0);
     let we_close = choice & 4 != 0;
 
     let whole = play(stream, &rules, we_close, |_| usize::MAX);
@@ -45,7 +46,8 @@ pub fn websocket(data: &[u8]) {
         assert!(ours.is_empty(), "nothing is echoed");
         ours.clone_from(&whole.messages);
     }
-    if !we_close {
+    // tungstenite stops at what is compressed.
+    if !we_close && whole.compressed.is_empty() {
         let theirs = tungstenite_reads(stream, limit);
         // Where we stop early, for a limit or a fault, it has read more at most.
         assert!(theirs.starts_with(&ours), "{ours:?} of {theirs:?}");
@@ -61,6 +63,7 @@ type Messages = Vec<(Kind, Vec<u8>)>;
 struct Outcome {
     out: Vec<u8>,
     messages: Messages,
+    compressed: Messages,
     end: Option<Next>,
 }
 
@@ -68,6 +71,7 @@ struct Outcome {
 fn play(stream: &[u8], rules: &Rules, we_close: bool, size: impl Fn(usize) -> usize) -> Outcome {
     let mut session = Session::default();
     let (mut message, mut out, mut messages) = (Vec::new(), Vec::new(), Messages::new());
+    let mut compressed = Messages::new();
     if we_close {
         let closed = session.close(&mut out, CloseReason::GoingAway);
         closed.expect("a Vec has room");
@@ -99,6 +103,10 @@ fn play(stream: &[u8], rules: &Rules, we_close: bool, size: impl Fn(usize) -> us
                     break;
                 }
                 Next::Again => assert!(done.consumed > 0),
+                Next::Compressed(kind) => {
+                    assert_eq!(done.consumed, 0);
+                    compressed.push((kind, std::mem::take(&mut message)));
+                }
                 Next::Message(kind) => messages.push((kind, std::mem::take(&mut message))),
                 Next::Close(_) | Next::Closed => {
                     assert_eq!(at, seen);
@@ -111,7 +119,12 @@ fn play(stream: &[u8], rules: &Rules, we_close: bool, size: impl Fn(usize) -> us
             break None;
         }
     };
-    Outcome { out, messages, end }
+    Outcome {
+        out,
+        messages,
+        compressed,
+        end,
+    }
 }
 
 /// The complete messages in what was answered, whose frames must be a server's.

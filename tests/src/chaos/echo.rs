@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::world::{World, closed, same};
+use crate::deflate::OFFER;
 use crate::load::wire::{self, Incomer, Incoming};
 use crate::load::{Fault, Heard, Kind, Random, Talk};
 
@@ -14,6 +15,8 @@ pub struct Echo {
     number: u64,
     random: Random,
     incoming: Incoming,
+    /// Some messages are compressed.
+    deflates: bool,
     asked: bool,
     /// What has been said and not come back.
     messages: VecDeque<Message>,
@@ -46,9 +49,10 @@ impl Message {
 }
 
 impl Echo {
-    pub fn new(number: u64, random: Random, closes_after: Option<u64>) -> Echo {
+    pub fn new(number: u64, mut random: Random, closes_after: Option<u64>) -> Echo {
         Echo {
             number,
+            deflates: random.percent(20),
             random,
             incoming: Incoming::default(),
             asked: false,
@@ -78,20 +82,18 @@ impl Echo {
             1
         };
         let pings = &mut self.pings;
-        wire::put_message(
-            random,
-            message.opcode,
-            &world.scratch,
-            frames,
-            out,
-            |random, out| {
-                if random.percent(30) {
-                    let payload = random.next();
-                    wire::put_control(random, wire::PING, &payload.to_be_bytes(), out);
-                    pings.push_back(payload);
-                }
-            },
-        );
+        let between = |random: &mut Random, out: &mut Vec<u8>| {
+            if random.percent(30) {
+                let payload = random.next();
+                wire::put_control(random, wire::PING, &payload.to_be_bytes(), out);
+                pings.push_back(payload);
+            }
+        };
+        let (opcode, bytes) = (message.opcode, &world.scratch);
+        match self.deflates && random.percent(80) {
+            true => wire::put_deflated(random, opcode, bytes, frames, out, between),
+            false => wire::put_message(random, opcode, bytes, frames, out, between),
+        }
         self.messages.push_back(message);
         self.said += 1;
     }
@@ -150,7 +152,8 @@ impl Talk<World> for Echo {
     fn speak(&mut self, world: &mut World, out: &mut Vec<u8>) {
         if !self.asked {
             self.asked = true;
-            wire::put_handshake(world.to, "/echo", out);
+            let fields = self.deflates.then_some(OFFER);
+            wire::put_handshake_with(world.to, "/echo", fields.as_slice(), out);
             // What follows need not wait for the answer.
             if self.random.percent(50) {
                 return;
@@ -182,6 +185,7 @@ impl Talk<World> for Echo {
                 return Ok(Heard::Done);
             }
         }
+        world.counts.inflated += std::mem::take(&mut self.incoming.inflated);
         Ok(Heard::On)
     }
 

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::ledger::{Came, Message};
 use super::world::{World, closed};
+use crate::deflate::OFFER;
 use crate::load::wire::{self, Incomer, Incoming};
 use crate::load::{Fault, Heard, Kind, Random, Talk};
 use crate::rooms::{MSGPACK, packed, try_unpacked};
@@ -38,6 +39,8 @@ pub struct Member {
     packs: bool,
     random: Random,
     incoming: Incoming,
+    /// Messages are compressed, both ways.
+    deflates: bool,
     asked: bool,
     cid: Option<String>,
     pongs: Vec<Vec<u8>>,
@@ -116,12 +119,14 @@ impl Member {
                 (0..=more).map(|step| (first + 7 * step) % rooms).collect()
             }
         };
+        let deflates = random.percent(30);
         Member {
             number,
             part,
             packs,
             random,
             incoming: Incoming::default(),
+            deflates,
             asked: false,
             cid: None,
             pongs: Vec::new(),
@@ -245,12 +250,18 @@ impl Member {
         } else {
             1
         };
-        if self.packs {
+        let packed = self.packs.then(|| {
             let value = serde_json::from_slice(text).expect("JSON of ours");
-            let bytes = packed(&value);
-            return wire::put_message(random, wire::BINARY, &bytes, frames, out, |_, _| {});
+            packed(&value)
+        });
+        let (opcode, bytes) = match &packed {
+            Some(packed) => (wire::BINARY, &packed[..]),
+            None => (wire::TEXT, text),
+        };
+        match self.deflates && random.percent(80) {
+            true => wire::put_deflated(random, opcode, bytes, frames, out, |_, _| {}),
+            false => wire::put_message(random, opcode, bytes, frames, out, |_, _| {}),
         }
-        wire::put_message(random, wire::TEXT, text, frames, out, |_, _| {});
     }
 
     fn hear_one(&mut self, world: &mut World, heard: &Incomer) -> Result<Heard, Fault> {
@@ -444,16 +455,21 @@ impl Talk<World> for Member {
             ..
         } = self;
         let cid = self.cid.as_deref().unwrap_or("not greeted");
-        format!("member {number}, {cid}, {part:?}, asks {asks:?}, rooms {rooms:?}")
+        let how = if self.deflates { "compressed, " } else { "" };
+        format!("member {number}, {cid}, {how}{part:?}, asks {asks:?}, rooms {rooms:?}")
     }
 
     fn speak(&mut self, world: &mut World, out: &mut Vec<u8>) {
         if !self.asked {
             self.asked = true;
-            match self.packs {
-                true => wire::put_handshake_for(world.to, "/rooms", MSGPACK, out),
-                false => wire::put_handshake(world.to, "/rooms", out),
+            let mut fields = Vec::new();
+            if self.packs {
+                fields.push(("Sec-WebSocket-Protocol", MSGPACK));
             }
+            if self.deflates {
+                fields.push(OFFER);
+            }
+            wire::put_handshake_with(world.to, "/rooms", &fields, out);
             return;
         }
         for pong in self.pongs.drain(..) {
@@ -479,6 +495,7 @@ impl Talk<World> for Member {
                 return Ok(Heard::Done);
             }
         }
+        world.counts.inflated += std::mem::take(&mut self.incoming.inflated);
         self.look_behind(world);
         Ok(Heard::On)
     }

@@ -114,6 +114,7 @@ impl fmt::Display for Report {
             converted,
             joins,
             leaves,
+            inflated,
             gaps,
         } = self.counts;
         writeln!(f, "seed                 {}", self.seed)?;
@@ -123,7 +124,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "verified             {:.1} MB: {echoes} echoes, {posts} posts",
+            "verified             {:.1} MB: {echoes} echoes, {posts} posts; {inflated} messages compressed",
             bytes_verified as f64 / 1e6
         )?;
         writeln!(

@@ -54,6 +54,8 @@ pub struct Counts {
     pub converted: u64,
     pub joins: u64,
     pub leaves: u64,
+    /// Messages that came compressed.
+    pub inflated: u64,
     /// What slow readers were told that they missed.
     pub gaps: u64,
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Fault, Kind, Random};
+use crate::deflate;
 use crate::websocket::handshake;
 
 pub const TEXT: u8 = 0x1;
@@ -11,18 +12,45 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 const FIN: u8 = 0x80;
+/// Of the first frame of a message that is compressed.
+const COMPRESSED: u8 = 0x40;
 
 /// Appends the request that opens a WebSocket.
 pub fn put_handshake(to: SocketAddr, path: &str, out: &mut Vec<u8>) {
     out.extend(handshake(to, path).as_bytes());
 }
 
-/// The same, in which this subprotocol is to be spoken.
-pub fn put_handshake_for(to: SocketAddr, path: &str, subprotocol: &str, out: &mut Vec<u8>) {
+/// The same, with more fields.
+pub fn put_handshake_with(to: SocketAddr, path: &str, fields: &[(&str, &str)], out: &mut Vec<u8>) {
     put_handshake(to, path, out);
-    // The field comes before the empty line.
+    // They come before the empty line.
     out.truncate(out.len() - 2);
-    out.extend(format!("Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n").as_bytes());
+    for (name, value) in fields {
+        out.extend(
+            format!(
+                "{name}: {value}
+"
+            )
+            .as_bytes(),
+        );
+    }
+    out.extend(
+        b"
+",
+    );
+}
+
+/// Appends a message, compressed, as [`put_message`] appends others.
+pub fn put_deflated(
+    random: &mut Random,
+    opcode: u8,
+    plain: &[u8],
+    frames: usize,
+    out: &mut Vec<u8>,
+    between: impl FnMut(&mut Random, &mut Vec<u8>),
+) {
+    let payload = deflate::deflate(plain, random.between(1, 9) as u32);
+    put_message(random, opcode | COMPRESSED, &payload, frames, out, between);
 }
 
 /// Appends one masked frame.
@@ -84,10 +112,13 @@ pub fn put_control(random: &mut Random, opcode: u8, payload: &[u8], out: &mut Ve
 #[derive(Debug, Default)]
 pub struct Incoming {
     open: bool,
+    /// Messages may come compressed, and so many have.
+    deflates: bool,
+    pub inflated: u64,
     unread: Vec<u8>,
     /// Of `unread`, what has been taken.
     taken: usize,
-    /// The opcode and the payload of the message whose last frame is not there yet.
+    /// The opcode (with the bit of what is compressed) and the payload of the message whose last frame is not there yet.
     partial: Option<(u8, Vec<u8>)>,
 }
 
@@ -117,11 +148,12 @@ impl Incoming {
             return Ok(None);
         }
         while let Some((first, payload)) = self.frame()? {
-            let opcode = first & 0x0f;
-            if first & 0x70 != 0 {
+            let compressed = if self.deflates { COMPRESSED } else { 0 };
+            let opcode = first & (0x0f | compressed);
+            if first & 0x70 & !compressed != 0 {
                 return Err(wrong(format!("a frame that begins with {first:#04x}")));
             }
-            if opcode >= CLOSE {
+            if (CLOSE..COMPRESSED).contains(&opcode) {
                 return Ok(Some(Incomer { opcode, payload }));
             }
             let (opcode, payload) = match (opcode, self.partial.take()) {
@@ -129,7 +161,7 @@ impl Incoming {
                     start.extend(payload);
                     (opcode, start)
                 }
-                (TEXT | BINARY, None) => (opcode, payload),
+                (_, None) if matches!(opcode & 0x0f, TEXT | BINARY) => (opcode, payload),
                 (_, partial) => {
                     let what = if partial.is_some() {
                         "inside"
@@ -139,6 +171,13 @@ impl Incoming {
                     return Err(wrong(format!("opcode {opcode} {what} a message")));
                 }
             };
+            if first & FIN != 0 && opcode & COMPRESSED != 0 {
+                self.inflated += 1;
+                let payload = deflate::inflate(&payload, 15)
+                    .map_err(|error| wrong(format!("a compressed message: {error}")))?;
+                let opcode = opcode & !COMPRESSED;
+                return Ok(Some(Incomer { opcode, payload }));
+            }
             if first & FIN != 0 {
                 return Ok(Some(Incomer { opcode, payload }));
             }
@@ -156,6 +195,7 @@ impl Incoming {
         if !head.starts_with("HTTP/1.1 101 ") || !accepts {
             return Err(Fault::new(Kind::Refused, format!("handshake: {head:?}")));
         }
+        self.deflates = head.contains("\r\nSec-WebSocket-Extensions: permessage-deflate;");
         self.taken = end + 4;
         self.open = true;
         Ok(true)
