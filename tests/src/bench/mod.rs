@@ -8,9 +8,9 @@
 //! picture of it.
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
-//! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; and
-//! what a back end that is asked takes: [`hook`]. They measure with [`gauge`], by clients
-//! that are [`plain`].
+//! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; what
+//! a back end that is asked takes: [`hook`]; what is compressed: [`compression`]. They measure with
+//! [`gauge`], by clients that are [`plain`].
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 pub mod bare;
 pub mod chart;
+mod compression;
 pub mod continuity;
 pub mod cost;
 mod crowd;
@@ -52,7 +53,7 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 14] = [
+pub const SUBJECTS: [Subject; 15] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
@@ -67,6 +68,7 @@ pub const SUBJECTS: [Subject; 14] = [
     overload::SUBJECT,
     growth::SUBJECT,
     hook::SUBJECT,
+    compression::SUBJECT,
 ];
 
 #[derive(Clone, Debug)]

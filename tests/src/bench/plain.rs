@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 
+use crate::deflate;
 use crate::socket::{self, Options};
 use crate::websocket::{frame, handshake};
 
@@ -31,6 +32,24 @@ impl Plain {
         from: Option<IpAddr>,
         buffer: usize,
     ) -> io::Result<Plain> {
+        Plain::shake(to, &handshake(to, path), from, buffer)
+    }
+
+    /// What it hears may come compressed, and is taken as it comes.
+    pub fn deflated(to: SocketAddr, path: &str) -> io::Result<Plain> {
+        let (name, offer) = deflate::OFFER;
+        let mut request = handshake(to, path);
+        request.truncate(request.len() - 2);
+        let request = format!("{request}{name}: {offer}\r\n\r\n");
+        Plain::shake(to, &request, None, 16 << 10)
+    }
+
+    fn shake(
+        to: SocketAddr,
+        request: &str,
+        from: Option<IpAddr>,
+        buffer: usize,
+    ) -> io::Result<Plain> {
         let options = Options {
             from,
             ..Options::default()
@@ -41,7 +60,7 @@ impl Plain {
             taken: 0,
             buffer: vec![0; buffer].into(),
         };
-        plain.say(handshake(to, path).as_bytes())?;
+        plain.say(request.as_bytes())?;
         const END: &[u8] = b"\r\n\r\n";
         let end = loop {
             match memchr::memmem::find(&plain.unread, END) {
@@ -51,7 +70,7 @@ impl Plain {
         };
         if !plain.unread.starts_with(b"HTTP/1.1 101 ") {
             let answer = String::from_utf8_lossy(&plain.unread[..end]);
-            return Err(io::Error::other(format!("{path}: {answer}")));
+            return Err(io::Error::other(answer.into_owned()));
         }
         plain.taken = end;
         Ok(plain)
