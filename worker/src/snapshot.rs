@@ -145,6 +145,14 @@ mod tests {
             version: 1,
             remote: false,
             pass: None,
+            ..sample_2()
+        }
+    }
+
+    /// As the second did, at first.
+    fn sample_2() -> Snapshot {
+        Snapshot {
+            msgpack: false,
             ..sample()
         }
     }
@@ -184,7 +192,7 @@ mod tests {
             }],
             remote: true,
             batch: false,
-            msgpack: false,
+            msgpack: true,
             window: None,
             pass: Some(Pass {
                 grant: ByteBuf::from(*b"\x02u7\x03\x01*"),
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn a_recorded_snapshot_of_each_version_is_read() {
         assert_eq!(Snapshot::decode(RECORDED_1).unwrap(), sample_1());
-        assert_eq!(Snapshot::decode(RECORDED_2).unwrap(), sample());
+        assert_eq!(Snapshot::decode(RECORDED_2).unwrap(), sample_2());
     }
 
     #[test]
