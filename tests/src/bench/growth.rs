@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cost::dialect::Dialect;
+use super::cost::fan_out::{FanOut, Shape};
 use super::gauge::{Gauge, Taken, all_are_reaped, median};
 use super::held::Held;
 use super::messages::{Kind, Messages, Room};
@@ -38,7 +40,7 @@ struct Line {
 
 const WORKERS: &[usize] = &[1, 2, 4, 8, 16, 32];
 
-const LINES: [Line; 11] = [
+const LINES: [Line; 12] = [
     Line {
         what: "connection, request, close",
         unit: "CPU µs",
@@ -80,6 +82,13 @@ const LINES: [Line; 11] = [
         with: "members of the room",
         many: &[10, 100, 1_000, 5_000],
         price: deliver_by_members,
+    },
+    Line {
+        what: "message delivered, room of 1,000",
+        unit: "CPU µs",
+        with: "% of the members speak MessagePack",
+        many: &[0, 50, 100],
+        price: deliver_by_format,
     },
     Line {
         what: "join and leave",
@@ -267,6 +276,22 @@ fn deliver_by_members(members: usize, options: &Options) -> io::Result<f64> {
     let (done, taken) = measure(&baton, options, || messages.done());
     messages.end()?;
     Ok(taken.each(done * members as u64))
+}
+
+/// Said in JSON, unless nobody speaks that.
+fn deliver_by_format(percent: usize, options: &Options) -> io::Result<f64> {
+    let baton = daemon(2);
+    let shape = Shape {
+        rooms: 1,
+        members: 1_000,
+        depth: 8,
+    };
+    let dialect = Dialect::Formats { packed: percent };
+    let fan_out = FanOut::start(baton.public, dialect, shape, THREADS);
+    let fan_out = fan_out.map_err(io::Error::other)?;
+    let (done, taken) = measure(&baton, options, || fan_out.done());
+    fan_out.end().map_err(io::Error::other)?;
+    Ok(taken.each(done))
 }
 
 /// In the room with so many others.

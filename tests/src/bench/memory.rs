@@ -212,7 +212,12 @@ fn open(server: &Server, what: What, number: usize) -> std::io::Result<TcpStream
         What::Echo => say(&mut stream, &plain("/echo"))?,
         What::Identities => say(&mut stream, &plain("/rooms"))?,
         What::Members => {
-            for opening in server.dialect.openings(to, number % ROOMS).iter().rev() {
+            for opening in server
+                .dialect
+                .openings(to, number % ROOMS, false)
+                .iter()
+                .rev()
+            {
                 say(&mut stream, opening)?;
             }
         }

@@ -26,18 +26,9 @@ pub fn put_handshake_with(to: SocketAddr, path: &str, fields: &[(&str, &str)], o
     // They come before the empty line.
     out.truncate(out.len() - 2);
     for (name, value) in fields {
-        out.extend(
-            format!(
-                "{name}: {value}
-"
-            )
-            .as_bytes(),
-        );
+        out.extend(format!("{name}: {value}\r\n").as_bytes());
     }
-    out.extend(
-        b"
-",
-    );
+    out.extend(b"\r\n");
 }
 
 /// Appends a message, compressed, as [`put_message`] appends others.

@@ -30,6 +30,13 @@ pub struct Shape {
     pub depth: usize,
 }
 
+impl Shape {
+    /// Not always the first: where connections go in turn, all would have the same worker.
+    pub fn publisher(&self, room: usize) -> usize {
+        room % self.members
+    }
+}
+
 /// Members at work.
 pub struct FanOut {
     shared: Arc<Shared>,
@@ -154,10 +161,11 @@ impl Shared {
     fn publish(&self, number: usize) -> Result<(), String> {
         let room = &self.rooms[number];
         let depth = self.shape.depth as u64;
+        let packs = self.dialect.packs(self.shape.publisher(number));
         let first = room.said.fetch_add(depth, Ordering::Relaxed);
         let mut bytes = Vec::with_capacity(self.shape.depth * 256);
         for message in first..first + depth {
-            self.dialect.publish(number, message, &mut bytes);
+            self.dialect.publish(number, message, packs, &mut bytes);
         }
         let left = depth * self.shape.members as u64;
         room.left.store(left, Ordering::Relaxed);

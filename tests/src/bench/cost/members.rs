@@ -23,12 +23,14 @@ const ANSWER: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
 
 pub struct Thread {
     shared: Arc<Shared>,
     number: usize,
     poll: Poll,
-    words: Vec<Words>,
+    /// For those who speak in texts, and for those who pack.
+    words: [Vec<Words>; 2],
     members: Vec<Member>,
     buffer: Vec<u8>,
     /// Those that are about to join.
@@ -41,6 +43,7 @@ pub struct Thread {
 struct Member {
     stream: TcpStream,
     room: usize,
+    packs: bool,
     publishes: bool,
     /// What it has still to say before it is in, and to hear, last first.
     openings: Vec<Opening>,
@@ -58,7 +61,10 @@ impl Thread {
     pub fn new(shared: Arc<Shared>, number: usize) -> Result<Thread, String> {
         let Shared { dialect, shape, .. } = *shared;
         Ok(Thread {
-            words: (0..shape.rooms).map(|room| dialect.room(room)).collect(),
+            words: [false, true].map(|packs| {
+                let rooms = 0..shape.rooms;
+                rooms.map(|room| dialect.room(room, packs)).collect()
+            }),
             shared,
             number,
             poll: Poll::new().map_err(|error| format!("no epoll: {error}"))?,
@@ -120,9 +126,9 @@ impl Thread {
         let member = Member {
             stream: self.connect(self.members.len())?,
             room,
-            // Not always the first: where connections go in turn, all would have the same worker.
-            publishes: member == room % shape.members,
-            openings: dialect.openings(to, room),
+            packs: dialect.packs(member),
+            publishes: member == shape.publisher(room),
+            openings: dialect.openings(to, room, dialect.packs(member)),
             said: false,
             since: Instant::now(),
             next: 0,
@@ -156,7 +162,8 @@ impl Thread {
                 continue;
             }
             let stream = self.connect(index)?;
-            let openings = self.shared.dialect.openings(self.shared.to, member.room);
+            let Shared { to, dialect, .. } = *self.shared;
+            let openings = dialect.openings(to, member.room, member.packs);
             let member = &mut self.members[index];
             (member.stream, member.openings) = (stream, openings);
             (member.said, member.since) = (false, Instant::now());
@@ -252,9 +259,10 @@ impl Thread {
             written.map_err(|error| self.tell(index, &error.to_string()))?;
             return Ok(Some(length));
         }
-        match (first & 0x0f, opening) {
+        let is_word = first & 0x0f == if member.packs { BINARY } else { TEXT };
+        match (is_word, opening) {
             (
-                TEXT,
+                true,
                 Some(Opening {
                     until: Until::Text(text),
                     ..
@@ -264,8 +272,8 @@ impl Thread {
                     self.goes_on(index)?;
                 }
             }
-            (TEXT, None) => {
-                let words = &self.words[member.room];
+            (true, None) => {
+                let words = &self.words[usize::from(member.packs)][member.room];
                 if self.shared.dialect.delivered(words, payload) != Some(member.next) {
                     let (next, got) = (member.next, script::show(payload));
                     return Err(self.tell(index, &format!("message {next} is due, it got {got}")));

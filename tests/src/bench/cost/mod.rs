@@ -21,7 +21,7 @@ use crate::process;
 mod clients;
 pub mod dialect;
 mod driver;
-mod fan_out;
+pub mod fan_out;
 pub mod instructions;
 pub mod loads;
 mod members;
