@@ -131,8 +131,6 @@ struct Brain<'a> {
     again: Vec<u16>,
     /// Whom the guard has reaped lately.
     reaped: Vec<guard::Reaped>,
-    /// Rings whose workers count anew, and until when they have the time.
-    recounting: Vec<(u16, u64)>,
     next_tick: u64,
     next_presence: u64,
     /// There is more to do at once.
@@ -254,14 +252,12 @@ impl<'a> Brain<'a> {
             return Duration::ZERO;
         }
         let mut at = self.next_tick;
-        let presence = self.sequencer.rooms().has_changed();
-        let recounted = self.recounting.iter().map(|(_, at)| *at).min();
+        let presence = self.sequencer.presence_has_changed();
         let moves = !self.moves.is_idle() || self.connections.moving_count() > 0;
         for other in [
             moves.then_some(self.now + moving::TURN),
             self.supervisor.due(),
             presence.then_some(self.next_presence),
-            recounted,
             self.gate.resumes(),
             self.next_chance(),
             self.stopping.as_ref().and_then(|stop| stop.by),
@@ -281,15 +277,12 @@ impl<'a> Brain<'a> {
         } else if self.supervisor.due().is_some_and(|due| due <= self.now) {
             self.tick();
         }
-        if self.now >= self.next_presence && self.sequencer.rooms().has_changed() {
+        if self.now >= self.next_presence && self.sequencer.presence_has_changed() {
             self.next_presence = self.now + PRESENCE;
             self.busy |= self.sequencer.tell_presence(self.state);
         }
         self.busy |= self.sequencer.expire(self.state);
         let now = self.now;
-        for (ring, _) in self.recounting.extract_if(.., |(_, at)| *at <= now) {
-            self.sequencer.settle(self.state, ring);
-        }
         if self.upgrades.due().is_some_and(|due| due <= now) {
             self.on_upgrade_due();
         }
@@ -309,9 +302,6 @@ impl<'a> Brain<'a> {
             .collect();
         for ring in rings {
             self.sequence_one(ring);
-        }
-        for ring in self.sequencer.take_recounting() {
-            self.recounting.push((ring, self.now + 5_000));
         }
         let news = self.sequencer.take_news();
         // Who gives connections away waits until what they have asked has been read.

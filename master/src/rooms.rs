@@ -16,6 +16,7 @@ use protocol::journal::{Record, Word};
 use protocol::row::MAX_RINGS;
 
 use crate::lru::Lru;
+use crate::present;
 use crate::ring_set::RingSet;
 use crate::state::{self, Head, State};
 
@@ -27,14 +28,17 @@ pub const MAX_NAME: usize = 200;
 const TOTALS: usize = 2; // holders, members
 const NAME_LEN: usize = 3;
 const TOLD: usize = 4; // members, as was last told
+// 5 and 6 are what those who watch it were told (present.rs).
 const NAME: usize = 7;
 
 const _: () = assert!((state::ROOM_WORDS - NAME) * 8 >= MAX_NAME);
 
 /// In a member word: the worker holds the room, with so many members.
 const HELD: u64 = 1 << 32;
-/// What was counted has been taken back, and is to be counted anew; until then the room stays.
+/// The worker counts anew; until it comes to this room, or to its end, what it had counted holds.
 const STALE: u64 = 1 << 33;
+/// Some of the members want to hear who comes and goes.
+const WATCHED: u64 = 1 << 34;
 
 /// All indexes in use are taken by rooms that are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +143,7 @@ impl Rooms {
         record.set(state::room(index, TOTALS), 0);
         record.set(state::room(index, NAME_LEN), name.len() as u64);
         record.set(state::room(index, TOLD), 0);
+        present::begin_room(record, index);
         self.by_name.insert(name.into(), index);
         self.unheld.touch(index);
         Ok(index)
@@ -165,6 +170,12 @@ impl Rooms {
         self.put(state, record, ring, room, (word | HELD) & !STALE);
     }
 
+    /// The worker of this ring has members who want to hear who comes and goes, or will have.
+    pub fn watch(&mut self, state: &State, record: &mut Record, ring: u16, room: u32) {
+        let word = state.get(state::members(ring, room));
+        self.put(state, record, ring, room, (word | HELD | WATCHED) & !STALE);
+    }
+
     /// The worker of this ring has so many members in the room; 0: it holds it no more. False: there
     /// is no such room.
     #[must_use]
@@ -175,17 +186,33 @@ impl Rooms {
         ring: u16,
         room: u32,
         count: u32,
+        watched: bool,
     ) -> bool {
-        let exists = room < used(state) && state.get(epoch_of(room)) != 0;
+        let exists = exists(state, room);
         if exists {
-            let word = if count == 0 {
-                0
-            } else {
-                HELD | u64::from(count)
+            let watched = if watched { WATCHED } else { 0 };
+            let word = match count {
+                0 => 0,
+                count => HELD | watched | u64::from(count),
             };
             self.put(state, record, ring, room, word);
         }
         exists
+    }
+
+    /// Workers with members in the room who want to hear who comes and goes.
+    #[must_use]
+    pub fn watchers(&self, state: &State, room: u32) -> RingSet {
+        let mut watchers = RingSet::NONE;
+        let holders = self.holders(room);
+        if holders != RingSet::NONE {
+            let watches = |ring: &u16| {
+                holders.contains(*ring) && state.get(state::members(*ring, room)) & WATCHED != 0
+            };
+            let rings = (0..MAX_RINGS).filter(watches);
+            rings.for_each(|ring| watchers.insert(ring));
+        }
+        watchers
     }
 
     /// Workers that have members in the room, or will have: they are to hear what is said there.
@@ -200,11 +227,17 @@ impl Rooms {
         totals(state, room).1
     }
 
-    /// The worker of this ring counts anew: what it had counts no more, but stays held until
-    /// [`drop_row`](Rooms::drop_row) with `stale_only`, so that no index changes its meaning while it
-    /// counts.
+    /// How many there will be when the record is committed.
+    #[must_use]
+    pub fn total_in(&self, state: &State, record: &Record, room: u32) -> u32 {
+        unpack(latest(state, record, state::room(room, TOTALS))).1
+    }
+
+    /// The worker of this ring counts anew: what it had counts until it comes to it, or until
+    /// [`drop_row`](Rooms::drop_row) with `stale_only`. So nobody seems to leave, and no index changes
+    /// its meaning while it counts.
     pub fn forget_row(&mut self, state: &State, ring: u16) {
-        self.rewrite_row(state, ring, |_| HELD | STALE);
+        self.rewrite_row(state, ring, |word| word | STALE);
     }
 
     /// The worker of this ring is gone (or, with `stale_only`, has counted anew): it holds nothing
@@ -344,6 +377,11 @@ pub fn used(state: &State) -> u32 {
     (state.head(Head::RoomsUsed) as u32).min(state::MAX_ROOMS)
 }
 
+/// Is there such a room?
+pub fn exists(state: &State, room: u32) -> bool {
+    room < used(state) && state.get(epoch_of(room)) != 0
+}
+
 /// A room's name.
 pub fn name(state: &State, room: u32) -> Box<[u8]> {
     let len = (state.get(state::room(room, NAME_LEN)) as usize).min(MAX_NAME);
@@ -370,7 +408,7 @@ fn unpack(totals: u64) -> (u32, u32) {
 }
 
 /// The word as it will be when the record is committed.
-fn latest(state: &State, record: &Record, word: Word) -> u64 {
+pub fn latest(state: &State, record: &Record, word: Word) -> u64 {
     let mut pairs = record.pairs().iter().rev();
     pairs
         .find(|(w, _)| *w == word)
@@ -413,7 +451,7 @@ mod tests {
         fn members(&mut self, ring: u16, room: u32, count: u32) -> bool {
             let done = self
                 .rooms
-                .members(&self.state, &mut self.record, ring, room, count);
+                .members(&self.state, &mut self.record, ring, room, count, false);
             self.state.commit(&mut self.record);
             done
         }
@@ -539,9 +577,10 @@ mod tests {
             assert!(t.members(1, room, 7));
         }
         t.rooms.forget_row(&t.state, 1);
-        assert_eq!(t.rooms.total(&t.state, a), 0);
+        assert_eq!(t.rooms.total(&t.state, a), 7, "nobody has left");
         assert_eq!(t.open("c"), Err(TableFull));
         assert!(t.members(1, a, 6));
+        t.next_brain(2);
         t.rooms.drop_row(&t.state, 1, true);
         assert_eq!(t.rooms.total(&t.state, a), 6);
         assert_eq!(t.open("c"), Ok(b));

@@ -15,16 +15,19 @@ use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
-use protocol::settings::Rates;
+use protocol::settings::{Presence, Rates};
 use protocol::shown::shown;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
 use crate::keys::{self, Keys};
 use crate::poison::{self, DEATHS, InHand, Verdict};
+use crate::present::Present;
 use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
 use crate::state::{self, LOG_SEGMENT, State};
+
+mod presence;
 
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
 const TURN_RECORDS: usize = 256;
@@ -33,9 +36,6 @@ const TURN_BYTES: usize = 1 << 20;
 /// Bytes that are unread in a ring in which somebody may have found no room: in a small one, half of
 /// it, which is the most that a record takes.
 const MUCH: u64 = 64 << 10;
-
-/// Presence records in one turn.
-const TURN_PRESENCE: usize = 512;
 
 /// The room number by which a worker takes back all that it has counted.
 const ALL_ROOMS: u32 = u32::MAX;
@@ -51,6 +51,9 @@ pub struct Bounds {
     /// Keys of messages that are remembered, and for how long.
     pub keys: u32,
     pub key_age_ms: u64,
+    /// In which rooms users are listed, and the bytes that they take in all.
+    pub presence: Presence,
+    pub users: u64,
 }
 
 /// A worker's ring, to be read.
@@ -107,6 +110,7 @@ pub struct Sequencer {
     rooms: Rooms,
     history: History,
     keys: Keys,
+    present: Present,
     record: Record,
     now_ms: u64,
     bytes: Vec<u8>,
@@ -116,8 +120,6 @@ pub struct Sequencer {
     news: RingSet,
     /// Where the log was when all were woken.
     all_at: u64,
-    /// Rings whose workers count anew.
-    recounting: Vec<u16>,
     rates: Rates,
     /// What each user has sent of late, and what was sent to each room. They go with this brain.
     users: Buckets<Box<[u8]>>,
@@ -128,9 +130,12 @@ impl Sequencer {
     /// For a brain that starts. It goes by what the last one died of.
     #[must_use]
     pub fn recover(state: &State, bounds: Bounds, verdict: Verdict, now_ms: u64) -> Sequencer {
+        let rooms = Rooms::recover(state, bounds.rooms);
+        let watchers = |room| rooms.watchers(state, room);
         Sequencer {
             log: Writer::new(state.log().clone()),
-            rooms: Rooms::recover(state, bounds.rooms),
+            present: Present::recover(state, bounds.presence, bounds.users, now_ms, watchers),
+            rooms,
             history: History::recover(state, bounds.rules, bounds.history, now_ms),
             keys: Keys::recover(state, bounds.keys, bounds.key_age_ms),
             record: Record::new(),
@@ -141,7 +146,6 @@ impl Sequencer {
             // The last brain may have died before it rang.
             news: RingSet::ALL,
             all_at: 0,
-            recounting: Vec::new(),
             rates: Rates::default(),
             users: Buckets::default(),
             to_rooms: Buckets::default(),
@@ -168,6 +172,7 @@ impl Sequencer {
         self.rooms.set_capacity(bounds.rooms);
         self.history.configure(state, bounds.rules, bounds.history);
         self.keys.configure(state, bounds.keys, bounds.key_age_ms);
+        self.present.configure(state, bounds.presence, bounds.users);
     }
 
     /// What is sequenced from now on is said at this time, by the monotonic clock, whose count goes
@@ -175,6 +180,7 @@ impl Sequencer {
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.history.set_now(now_ms);
+        self.present.set_now(now_ms);
     }
 
     /// Gives up what has been retained for long enough. True: there is more.
@@ -196,20 +202,16 @@ impl Sequencer {
         std::mem::take(&mut self.news)
     }
 
-    /// Rings whose workers have said that they count anew; [`settle`](Sequencer::settle) each when
-    /// it has had the time.
-    pub fn take_recounting(&mut self) -> Vec<u16> {
-        std::mem::take(&mut self.recounting)
-    }
-
-    /// What the worker of this ring did not count again, it does not hold any more.
-    pub fn settle(&mut self, state: &State, ring: u16) {
-        self.rooms.drop_row(state, ring, true);
+    /// Is there something about who is where that is not told yet?
+    #[must_use]
+    pub fn presence_has_changed(&self) -> bool {
+        self.rooms.has_changed() || self.present.has_changed()
     }
 
     /// The worker of this ring is gone.
     pub fn drop_row(&mut self, state: &State, ring: u16) {
         self.rooms.drop_row(state, ring, false);
+        self.present.drop_row(state, ring, false);
     }
 
     /// Sequences what is in the ring, up to a turn's share.
@@ -254,23 +256,6 @@ impl Sequencer {
     /// What the ring said of connections has been done.
     pub fn heeded(&self, state: &State, ring: u16, next: u64) {
         state.set(state::read_index(ring), next);
-    }
-
-    /// Tells the members of rooms whose number has changed since it was told last. To be called a
-    /// few times a second, which is how changes are drawn together. True: there is more.
-    pub fn tell_presence(&mut self, state: &State) -> bool {
-        for (room, total) in self.rooms.take_changed(state, TURN_PRESENCE) {
-            self.rooms.told(&mut self.record, room, total);
-            let told = append(
-                &mut self.log,
-                &mut self.answer,
-                &Down::Presence { room, total },
-            );
-            debug_assert!(told, "a small record fits into the log");
-            self.news.extend(self.rooms.holders(room));
-            self.commit(state);
-        }
-        self.rooms.has_changed()
     }
 
     /// A record that has killed one brain after another: whoever asked is told, unless that killed
@@ -409,31 +394,47 @@ impl Sequencer {
                 self.rooms.hold(state, &mut self.record, ring, room);
                 self.news.insert(ring);
             }
-            Up::Who { asker, room } => {
-                let room = self.rooms.find(room);
-                let total = room.map_or(0, |room| self.rooms.total(state, room));
-                let _ = append(
-                    &mut self.log,
-                    &mut self.answer,
-                    &Down::Count { total, asker },
-                );
-                self.news.insert(ring);
-            }
+            Up::Who { asker, room, limit } => self.who(state, asker, room, limit),
+            Up::Watch { asker, room } => self.watch(state, asker, room)?,
+            Up::List { room } => self.list_anew(state, room),
             Up::Members {
                 room: ALL_ROOMS, ..
             } => {
                 self.rooms.forget_row(state, ring);
-                self.recounting.push(ring);
+                self.present.forget_row(state, ring);
             }
-            Up::Members { room, count } => {
+            // What it did not count again, it does not hold any more.
+            Up::Recounted => {
+                self.rooms.drop_row(state, ring, true);
+                self.present.drop_row(state, ring, true);
+            }
+            Up::Members {
+                room,
+                count,
+                watched,
+            } => {
                 // What was said there before this was read may be for it, too.
                 if !self.rooms.holders(room).contains(ring) {
                     self.news.insert(ring);
                 }
+                let record = &mut self.record;
                 // A room that is not there any more has no members to be counted.
-                let _ = self
+                if self
                     .rooms
-                    .members(state, &mut self.record, ring, room, count);
+                    .members(state, record, ring, room, count, watched)
+                {
+                    self.present
+                        .set_watched(state, room, ring, watched && count > 0);
+                    self.present.note(room);
+                    if self.rooms.total_in(state, record, room) == 0 {
+                        self.present.emptied(state, room);
+                    }
+                }
+            }
+            Up::Users { room, came, gone } => {
+                if self.rooms.holders(room).contains(ring) {
+                    self.present.users(state, ring, room, came, gone);
+                }
             }
             // Not for the log.
             Up::Ack { .. } | Up::Closed { .. } => {}
@@ -469,6 +470,7 @@ impl Sequencer {
         let opened = self.rooms.open(state, &mut self.record, name);
         for evicted in self.rooms.take_evicted() {
             self.history.drop_room(state, evicted);
+            self.present.drop_room(state, evicted);
         }
         opened.map_err(|_| (Refusal::Limit, asker))
     }
@@ -485,8 +487,14 @@ fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
         Up::Publish { asker, .. }
         | Up::Open { asker, .. }
         | Up::Hold { asker, .. }
+        | Up::Watch { asker, .. }
         | Up::Who { asker, .. } => Some(asker),
-        Up::Members { .. } | Up::Ack { .. } | Up::Closed { .. } => None,
+        Up::Members { .. }
+        | Up::Users { .. }
+        | Up::Recounted
+        | Up::List { .. }
+        | Up::Ack { .. }
+        | Up::Closed { .. } => None,
     }
 }
 
@@ -515,14 +523,19 @@ fn describe(up: &Up<'_>) -> String {
         Up::Open { asker, room } | Up::Hold { asker, room } => {
             format!("room \"{}\" for {}", room.escape_ascii(), asker.cid)
         }
-        Up::Who { asker, room } => {
+        Up::Who { asker, room, .. } | Up::Watch { asker, room } => {
             format!(
                 "who is in room \"{}\", for {}",
                 room.escape_ascii(),
                 asker.cid
             )
         }
-        Up::Members { room, count } => format!("{count} members of room {room}"),
+        Up::Members { room, count, .. } => format!("{count} members of room {room}"),
+        Up::Users { room, came, gone } => {
+            format!("{} and {} users of room {room}", came.len(), gone.len())
+        }
+        Up::Recounted => "the end of a count".to_owned(),
+        Up::List { room } => format!("who is in room {room}"),
         Up::Ack { cids } => format!("an acknowledgement of {}", list(cids)),
         Up::Closed { cids } => format!("the end of {}", list(cids)),
     }

@@ -8,7 +8,9 @@ use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
+use protocol::names::Names;
 use protocol::pattern::Pattern;
+use protocol::record::Who;
 use protocol::stream::{HEADER, Lost, segment_size};
 
 use super::*;
@@ -28,6 +30,8 @@ fn born(state: &State, rooms: u32) -> Sequencer {
         }],
         keys: 100,
         key_age_ms: 1_000,
+        presence: Default::default(),
+        users: 1 << 20,
     };
     Sequencer::recover(state, bounds, poison::note_death(state), 1)
 }
@@ -175,11 +179,20 @@ fn questions_are_answered_at_a_place_in_the_log() {
             data: Data::json(b"1"),
         },
         Up::Open { asker, room: b"r" },
-        Up::Members { room: 0, count: 2 },
-        Up::Who { asker, room: b"r" },
+        Up::Members {
+            room: 0,
+            count: 2,
+            watched: false,
+        },
+        Up::Who {
+            asker,
+            room: b"r",
+            limit: 9,
+        },
         Up::Who {
             asker,
             room: b"nobody is here",
+            limit: 9,
         },
         Up::Open {
             asker,
@@ -194,6 +207,11 @@ fn questions_are_answered_at_a_place_in_the_log() {
     let position = Position {
         epoch: 3,
         offset: 1,
+    };
+    let nobody = Who {
+        total: 0,
+        distinct: Some(0),
+        users: Some(Names::default()),
     };
     let expected = [
         Down::Message {
@@ -210,8 +228,11 @@ fn questions_are_answered_at_a_place_in_the_log() {
             asker,
             name: b"r",
         },
-        Down::Count { total: 2, asker },
-        Down::Count { total: 0, asker },
+        Down::Count {
+            who: Who { total: 2, ..nobody },
+            asker,
+        },
+        Down::Count { who: nobody, asker },
         Down::Refused {
             reason: Refusal::Limit,
             asker,
@@ -302,12 +323,24 @@ fn only_those_are_woken_whom_it_concerns() {
         rings(&[2])
     );
     assert_eq!(
-        says(&mut sequencer, 2, Up::Who { asker, room }),
+        says(
+            &mut sequencer,
+            2,
+            Up::Who {
+                asker,
+                room,
+                limit: 1
+            }
+        ),
         rings(&[2])
     );
     assert_eq!(says(&mut sequencer, 1, message(1, b"")), rings(&[2]));
     // It may have taken members over, and slept when something was said that it is told of now.
-    let members = |count| Up::Members { room: 0, count };
+    let members = |count| Up::Members {
+        room: 0,
+        count,
+        watched: false,
+    };
     assert_eq!(says(&mut sequencer, 3, members(2)), rings(&[3]));
     assert_eq!(says(&mut sequencer, 3, members(3)), RingSet::NONE);
     // The next brain knows it, too.
@@ -464,7 +497,8 @@ fn nobody_asks_in_anothers_name() {
         &state,
         &Up::Members {
             room: 9_999_999,
-            count: 1
+            count: 1,
+            watched: true,
         }
     ));
     assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);

@@ -10,7 +10,7 @@
 //! 1024..         workers: one row for each ring
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
-//! then           connections · rooms · members (one row of all rooms for each ring) · keys
+//! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
@@ -42,11 +42,16 @@ pub const WORKER_WORDS: usize = 8;
 pub const CONNECTION_WORDS: usize = 5;
 pub const ROOM_WORDS: usize = 32;
 const KEY_WORDS: usize = 5;
+/// Words of a block of users.
+pub const USER_WORDS: usize = 12;
+
+/// Blocks of users that can ever be known to be in rooms: one for each in each room, or two.
+pub const MAX_USERS: u32 = 1 << 21;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;
@@ -62,7 +67,8 @@ const CONNECTIONS: usize = (LINES + LINES_SIZE) / 8;
 const ROOMS: usize = CONNECTIONS + MAX_CONNECTIONS as usize * CONNECTION_WORDS;
 const MEMBERS: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
 const KEYS: usize = MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize;
-const SIZE: usize = (KEYS + MAX_KEYS as usize * KEY_WORDS) * 8;
+const USERS: usize = KEYS + MAX_KEYS as usize * KEY_WORDS;
+const SIZE: usize = (USERS + MAX_USERS as usize * USER_WORDS) * 8;
 
 const _: () = assert!(Head::Last as usize <= PAGE);
 const _: () = assert!(PAGE + Page::WORDS <= JOURNAL);
@@ -112,6 +118,10 @@ pub enum Head {
     Moved,
     /// How many keys of messages were ever remembered.
     Keys,
+    /// One more than the highest block of users that was ever used.
+    UsersUsed,
+    /// The room of which a change is being told, plus one: its words are to follow.
+    Telling,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,
@@ -327,6 +337,12 @@ pub const fn room(index: u32, field: usize) -> Word {
 #[must_use]
 pub const fn key(number: u64, field: usize) -> Word {
     word(KEYS + (number % MAX_KEYS as u64) as usize * KEY_WORDS + field)
+}
+
+/// Word `field` of a block of users.
+#[must_use]
+pub const fn user(block: u32, field: usize) -> Word {
+    word(USERS + block as usize * USER_WORDS + field)
 }
 
 /// Word `field` of a room, of those that workers see.

@@ -6,7 +6,7 @@
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
-//!    [`row`]: figures in their headers; [`history`]: what rooms retain, written by the master;
+//!    [`names`]: lists of users in them; [`row`]: figures in their headers; [`history`]: what rooms retain, written by the master;
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
 //!    lives, and lives on.
@@ -29,6 +29,7 @@ pub mod journal;
 pub mod logging;
 pub mod memory;
 pub mod message;
+pub mod names;
 pub mod output;
 pub mod pattern;
 pub mod privileges;

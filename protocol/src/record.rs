@@ -6,6 +6,7 @@
 
 use crate::format::{Data, Format};
 use crate::ids::{Cid, Position};
+use crate::names::Names;
 
 /// The one that asked: an answer in the log is rendered by whoever holds connection `cid`; `ring`
 /// and `slot` say where it was when it asked.
@@ -36,10 +37,33 @@ pub enum Up<'a> {
     /// A connection wants to look into what a room retains that this worker does not hold; answered by
     /// [`Down::Held`]. From here on the worker counts as holding it.
     Hold { asker: Asker<'a>, room: &'a [u8] },
-    /// How many are in the room? Answered by [`Down::Count`].
-    Who { asker: Asker<'a>, room: &'a [u8] },
-    /// This worker has so many connections in the room (0: it holds it no more).
-    Members { room: u32, count: u32 },
+    /// Who is in the room, up to `limit` of them by name? Answered by [`Down::Count`].
+    Who {
+        asker: Asker<'a>,
+        room: &'a [u8],
+        limit: u32,
+    },
+    /// This worker has so many connections in the room (0: it holds it no more), of which some want
+    /// to hear who comes and goes, or none.
+    Members {
+        room: u32,
+        count: u32,
+        watched: bool,
+    },
+    /// These users have a connection of this worker in the room now, these have none any more. Said
+    /// twice it means the same.
+    Users {
+        room: u32,
+        came: Names<'a>,
+        gone: Names<'a>,
+    },
+    /// Who took back all that it had counted has counted it anew.
+    Recounted,
+    /// A connection in the room, which this worker holds, wants to hear who comes and goes there;
+    /// answered by [`Down::Listed`]. From here on the worker counts as one where that is wanted.
+    Watch { asker: Asker<'a>, room: &'a [u8] },
+    /// Changes of who is in the room were missed here; answered by [`Down::List`].
+    List { room: u32 },
     /// These are in their slots, and their worker's from here on: the master closes its copies.
     Ack { cids: Cids<'a> },
     /// These are closed; they count no more.
@@ -97,7 +121,23 @@ pub enum Down<'a> {
         name: &'a [u8],
     },
     /// The answer to [`Up::Who`].
-    Count { total: u32, asker: Asker<'a> },
+    Count { who: Who<'a>, asker: Asker<'a> },
+    /// The answer to [`Up::Watch`]: who is in the room, from which on [`Down::Changes`] are told.
+    Listed {
+        room: u32,
+        who: Who<'a>,
+        asker: Asker<'a>,
+    },
+    /// Who is in the room, for all who want to hear of it: what they have heard counts no more.
+    List { room: u32, who: Who<'a> },
+    /// Who has come into the room and who has gone, for all who want to hear of it. Without names: the
+    /// room is too large for them.
+    Changes {
+        room: u32,
+        total: u32,
+        distinct: Option<u32>,
+        names: Option<[Names<'a>; 2]>,
+    },
     /// So many connections are in the room now, on all workers together.
     Presence { room: u32, total: u32 },
     /// The message was published before, at this place.
@@ -107,6 +147,62 @@ pub enum Down<'a> {
     },
     /// The request cannot be granted.
     Refused { reason: Refusal, asker: Asker<'a> },
+}
+
+/// Who is in a room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Who<'a> {
+    /// Connections.
+    pub total: u32,
+    /// Users; `None`: they are not counted there.
+    pub distinct: Option<u32>,
+    /// All of them or some; `None`: their names are not told.
+    pub users: Option<Names<'a>>,
+}
+
+impl<'a> Who<'a> {
+    /// Are all of them named?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let named = self.users.map(|users| users.len() as u64);
+        named.is_some() && named == self.distinct.map(u64::from)
+    }
+
+    fn words(&self) -> [u64; 2] {
+        [
+            pack_counts(self.total, self.distinct),
+            self.users.is_some().into(),
+        ]
+    }
+
+    fn part(&self) -> &'a [u8] {
+        self.users.unwrap_or_default().as_bytes()
+    }
+
+    fn read(counts: u64, named: u64, users: &'a [u8]) -> Option<Who<'a>> {
+        let (total, distinct) = unpack_counts(counts);
+        let users = Names::read(users)?;
+        let users = match named {
+            0 if users.is_empty() => None,
+            1 => Some(users),
+            _ => return None,
+        };
+        Some(Who {
+            total,
+            distinct,
+            users,
+        })
+    }
+}
+
+/// So many are there never.
+fn pack_counts(total: u32, distinct: Option<u32>) -> u64 {
+    let distinct = distinct.map_or(0, |distinct| u64::from(distinct) + 1);
+    u64::from(total) | distinct << 32
+}
+
+fn unpack_counts(word: u64) -> (u32, Option<u32>) {
+    (word as u32, ((word >> 32) as u32).checked_sub(1))
 }
 
 /// Why the master refused a request.
@@ -157,8 +253,24 @@ impl Up<'_> {
                 put(into, with_data(1, data.format), &asker.words(), &parts);
             }
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
-            Up::Who { asker, room } => put(into, 3, &asker.words(), &[asker.id, room]),
-            Up::Members { room, count } => put(into, 4, &[room.into(), count.into()], &[]),
+            Up::Who { asker, room, limit } => {
+                let [a, b] = asker.words();
+                put(into, 3, &[a, b, limit.into()], &[asker.id, room]);
+            }
+            Up::Members {
+                room,
+                count,
+                watched,
+            } => {
+                let count = u64::from(count) | u64::from(watched) << 32;
+                put(into, 4, &[room.into(), count], &[]);
+            }
+            Up::Users { room, came, gone } => {
+                put(into, 8, &[room.into()], &[came.as_bytes(), gone.as_bytes()]);
+            }
+            Up::Recounted => put(into, 9, &[], &[]),
+            Up::Watch { asker, room } => put(into, 10, &asker.words(), &[asker.id, room]),
+            Up::List { room } => put(into, 11, &[room.into()], &[]),
             Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
             Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
             Up::Hold { asker, room } => put(into, 7, &asker.words(), &[asker.id, room]),
@@ -182,26 +294,51 @@ impl Up<'_> {
                     data,
                 }
             }
-            2 | 7 => {
+            2 | 7 | 10 => {
                 let ([a, b], [id, room]) = rest.take()?;
                 let asker = Asker::new(a, b, id);
                 match kind {
                     2 => Up::Open { asker, room },
-                    _ => Up::Hold { asker, room },
+                    7 => Up::Hold { asker, room },
+                    _ => Up::Watch { asker, room },
                 }
             }
             3 => {
-                let ([a, b], [id, room]) = rest.take()?;
+                let ([a, b, limit], [id, room]) = rest.take()?;
                 Up::Who {
                     asker: Asker::new(a, b, id),
                     room,
+                    limit: limit.try_into().ok()?,
                 }
             }
             4 => {
                 let ([room, count], []) = rest.take()?;
                 Up::Members {
                     room: room.try_into().ok()?,
-                    count: count.try_into().ok()?,
+                    count: count as u32,
+                    watched: match count >> 32 {
+                        0 => false,
+                        1 => true,
+                        _ => return None,
+                    },
+                }
+            }
+            8 => {
+                let ([room], [came, gone]) = rest.take()?;
+                Up::Users {
+                    room: room.try_into().ok()?,
+                    came: Names::read(came)?,
+                    gone: Names::read(gone)?,
+                }
+            }
+            9 => {
+                let ([], []) = rest.take()?;
+                Up::Recounted
+            }
+            11 => {
+                let ([room], []) = rest.take()?;
+                Up::List {
+                    room: room.try_into().ok()?,
                 }
             }
             5 | 6 => {
@@ -265,9 +402,29 @@ impl Down<'_> {
                     &[asker.id, name],
                 );
             }
-            Down::Count { total, asker } => {
-                let [a, b] = asker.words();
-                put(into, 3, &[a, b, total.into()], &[asker.id]);
+            Down::Count { who, asker } => {
+                let ([a, b], [counts, named]) = (asker.words(), who.words());
+                put(into, 3, &[a, b, counts, named], &[asker.id, who.part()]);
+            }
+            Down::Listed { room, who, asker } => {
+                let ([a, b], [counts, named]) = (asker.words(), who.words());
+                let words = [a, b, room.into(), counts, named];
+                put(into, 8, &words, &[asker.id, who.part()]);
+            }
+            Down::List { room, who } => {
+                let [counts, named] = who.words();
+                put(into, 9, &[room.into(), counts, named], &[who.part()]);
+            }
+            Down::Changes {
+                room,
+                total,
+                distinct,
+                names,
+            } => {
+                let counts = pack_counts(total, distinct);
+                let named = u64::from(names.is_some());
+                let parts = names.unwrap_or_default().map(Names::as_bytes);
+                put(into, 10, &[room.into(), counts, named], &parts);
             }
             Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
             Down::Sent {
@@ -325,10 +482,40 @@ impl Down<'_> {
                 }
             }
             3 => {
-                let ([a, b, total], [id]) = rest.take()?;
+                let ([a, b, counts, named], [id, users]) = rest.take()?;
                 Down::Count {
-                    total: total.try_into().ok()?,
+                    who: Who::read(counts, named, users)?,
                     asker: Asker::new(a, b, id),
+                }
+            }
+            8 => {
+                let ([a, b, room, counts, named], [id, users]) = rest.take()?;
+                Down::Listed {
+                    room: room.try_into().ok()?,
+                    who: Who::read(counts, named, users)?,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            9 => {
+                let ([room, counts, named], [users]) = rest.take()?;
+                Down::List {
+                    room: room.try_into().ok()?,
+                    who: Who::read(counts, named, users)?,
+                }
+            }
+            10 => {
+                let ([room, counts, named], [came, gone]) = rest.take()?;
+                let (total, distinct) = unpack_counts(counts);
+                let names = [Names::read(came)?, Names::read(gone)?];
+                Down::Changes {
+                    room: room.try_into().ok()?,
+                    total,
+                    distinct,
+                    names: match named {
+                        0 if names == [Names::default(); 2] => None,
+                        1 => Some(names),
+                        _ => return None,
+                    },
                 }
             }
             4 => {
@@ -441,131 +628,5 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ASKER: Asker<'_> = Asker {
-        cid: Cid(7),
-        ring: 3,
-        slot: 99,
-        id: b"\"x\"",
-    };
-
-    fn ups() -> Vec<Up<'static>> {
-        vec![
-            Up::Publish {
-                asker: ASKER,
-                room: b"r",
-                from: b"c7",
-                key: b"k",
-                data: Data::json(b"{}"),
-            },
-            Up::Publish {
-                asker: ASKER,
-                room: b"r",
-                from: b"c7",
-                key: b"k",
-                data: Data::msgpack(b"\x80"),
-            },
-            Up::Open {
-                asker: ASKER,
-                room: b"r",
-            },
-            Up::Hold {
-                asker: ASKER,
-                room: b"r",
-            },
-            Up::Who {
-                asker: ASKER,
-                room: b"",
-            },
-            Up::Members { room: 4, count: 0 },
-            Up::Ack {
-                cids: Cids(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
-            },
-            Up::Closed { cids: Cids(&[]) },
-        ]
-    }
-
-    fn downs() -> Vec<Down<'static>> {
-        let position = Position {
-            epoch: 5,
-            offset: 6,
-        };
-        vec![
-            Down::Message {
-                room: 1,
-                position,
-                asker: ASKER,
-                from: b"u",
-                data: Data::json(b"1"),
-            },
-            Down::Message {
-                room: 1,
-                position,
-                asker: ASKER,
-                from: b"u",
-                data: Data::msgpack(b"\x01"),
-            },
-            Down::Opened {
-                room: 1,
-                position,
-                total: 8,
-                asker: ASKER,
-                name: b"r",
-            },
-            Down::Held {
-                room: 1,
-                position,
-                total: 8,
-                asker: ASKER,
-                name: b"r",
-            },
-            Down::Count {
-                total: 9,
-                asker: ASKER,
-            },
-            Down::Presence { room: 1, total: 2 },
-            Down::Sent {
-                position,
-                asker: ASKER,
-            },
-            Down::Refused {
-                reason: Refusal::Limit,
-                asker: ASKER,
-            },
-            Down::Refused {
-                reason: Refusal::Rate { after_ms: u32::MAX },
-                asker: ASKER,
-            },
-        ]
-    }
-
-    #[test]
-    fn what_is_encoded_is_decoded_and_nothing_shorter_or_longer() {
-        let mut bytes = Vec::new();
-        for up in ups() {
-            bytes.clear();
-            up.encode(&mut bytes);
-            assert_eq!(Up::decode(&bytes), Some(up));
-            assert!((0..bytes.len()).all(|n| Up::decode(&bytes[..n]).is_none()));
-            bytes.push(0);
-            assert_eq!(Up::decode(&bytes), None);
-        }
-        for down in downs() {
-            bytes.clear();
-            down.encode(&mut bytes);
-            assert_eq!(Down::decode(&bytes), Some(down));
-            assert!((0..bytes.len()).all(|n| Down::decode(&bytes[..n]).is_none()));
-        }
-    }
-
-    #[test]
-    fn lying_lengths_are_refused() {
-        let mut bytes = Vec::new();
-        let open = ups().remove(2);
-        open.encode(&mut bytes);
-        bytes[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert_eq!(Up::decode(&bytes), None);
-    }
-}
+#[path = "record_tests.rs"]
+mod tests;

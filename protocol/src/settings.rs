@@ -10,9 +10,11 @@ use crate::cidr::Cidr;
 
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
 pub use self::hook::{Event, Fail, Hook, Server};
+pub use self::presence::{Listed, Presence};
 
 mod auth;
 mod hook;
+mod presence;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,6 +26,7 @@ pub struct Settings {
     pub rates: Rates,
     /// The first that matches is asked.
     pub hooks: Vec<Hook>,
+    pub presence: Presence,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -52,6 +55,7 @@ impl Default for Settings {
             auth: Auth::default(),
             rates: Rates::default(),
             hooks: Vec::new(),
+            presence: Presence::default(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,

@@ -4,7 +4,8 @@
 //!    kernel chose. When it is dropped, every process of it must be gone.
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`] ([`deflate`]: compressed), [`rooms`]: clients, each with a deadline on
-//!    every read; [`tokens`], that they show; [`back_end`], that baton asks.
+//!    every read; [`tokens`], that they show; [`presence`]: what they know of who is in a room;
+//!    [`back_end`], that baton asks.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst;
 //!    [`crowd`]: many that are idle.
@@ -25,6 +26,7 @@ pub mod deflate;
 pub mod faults;
 pub mod http;
 pub mod load;
+pub mod presence;
 pub mod process;
 pub mod programs;
 pub mod rooms;

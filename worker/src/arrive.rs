@@ -18,12 +18,13 @@ use protocol::journal::Record;
 use protocol::message::{Given, Past};
 use protocol::record::Down;
 
+use crate::auth::grant::Packed;
 use crate::brain::Brain;
 use crate::buffers::{self, held};
 use crate::close::CloseReason;
-use crate::encoding::Encoding;
 use crate::frames::is_full;
-use crate::rooms::{RoomIx, TableFull};
+use crate::rooms::presence::ASKED;
+use crate::rooms::{Entrant, RoomIx, TableFull};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::snapshot::{Membership, Snapshot};
 use crate::state::Head;
@@ -99,7 +100,15 @@ impl Brain {
             .with(Flag::Batch, snapshot.batch)
             .with(Flag::Msgpack, snapshot.msgpack);
         let made = self.buffers_of(snapshot, &mut kept).and_then(|buffers| {
-            self.enter_rooms((slot, meta.encoding()), given.cid, snapshot)?;
+            let grant = snapshot.pass.as_ref().map(|pass| pass.grant.as_slice());
+            let user = grant.and_then(Packed::read).map(|packed| packed.user);
+            let who = Entrant {
+                slot,
+                cid: given.cid,
+                encoding: meta.encoding(),
+                user,
+            };
+            self.enter_rooms(who, snapshot)?;
             Ok(buffers)
         });
         let made = made.and_then(|buffers| {
@@ -183,26 +192,29 @@ impl Brain {
     }
 
     /// Its memberships, and the one for which it was waiting.
-    fn enter_rooms(
-        &mut self,
-        who: (u32, Encoding),
-        cid: Cid,
-        snapshot: &Snapshot,
-    ) -> Result<(), Unfit> {
+    fn enter_rooms(&mut self, who: Entrant<'_>, snapshot: &Snapshot) -> Result<(), Unfit> {
         for membership in &snapshot.rooms {
             let room = self.room_of(membership)?;
-            self.enter_room(who, room, membership.after)?;
+            let watch = match membership.watch {
+                0 => None,
+                ASKED => {
+                    let listed = self.find_list(who.cid, membership.number, snapshot.cursor);
+                    Some(listed.ok_or(Unfit::Overrun)? + 1)
+                }
+                from => Some(from),
+            };
+            self.enter_room(who, room, membership.after, watch)?;
         }
         if !snapshot.opening {
             return Ok(());
         }
         // The master had read what it asked before it was given: the answer is in the log.
-        let answer = self.find_answer(cid, snapshot.cursor);
+        let answer = self.find_answer(who.cid, snapshot.cursor);
         match answer.ok_or(Unfit::Overrun)? {
             Some(opened) => {
                 let room = self.room_of(&opened)?;
-                if !self.rooms.is_member(&self.slots, who.0, room) {
-                    self.enter_room(who, room, opened.after)?;
+                if !self.rooms.is_member(&self.slots, who.slot, room) {
+                    self.enter_room(who, room, opened.after, None)?;
                 }
                 Ok(())
             }
@@ -212,10 +224,16 @@ impl Brain {
         }
     }
 
-    fn enter_room(&mut self, who: (u32, Encoding), room: RoomIx, after: u64) -> Result<(), Unfit> {
+    fn enter_room(
+        &mut self,
+        who: Entrant<'_>,
+        room: RoomIx,
+        after: u64,
+        watch: Option<u64>,
+    ) -> Result<(), Unfit> {
         let mut record = Record::new();
         self.rooms
-            .join(&mut record, &self.slots, who, room, after)?;
+            .join(&mut record, &self.slots, who, room, after, watch)?;
         self.journal.commit(&mut record);
         Ok(())
     }
@@ -276,6 +294,7 @@ impl Brain {
                     position: *position,
                     read: next,
                     total: *total,
+                    watch: 0,
                 }));
             }
             // What it wanted is still unread, and is asked anew here.
@@ -283,6 +302,23 @@ impl Brain {
                 found = Some(None);
             }
             _ => {}
+        };
+        self.each_record(from, self.log.head(), &mut each);
+        found
+    }
+
+    /// Where in the log is the list that the connection had asked for, of a room that it watches: as with
+    /// any answer, the master had given it before the connection was given.
+    fn find_list(&self, cid: Cid, number: u32, from: u64) -> Option<u64> {
+        let mut found = None;
+        let mut at = from;
+        let mut each = |down: &Down<'_>, next: u64| {
+            if let Down::Listed { room, asker, .. } = down
+                && (asker.cid, *room) == (cid, number)
+            {
+                found = Some(at);
+            }
+            at = next;
         };
         self.each_record(from, self.log.head(), &mut each);
         found

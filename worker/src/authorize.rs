@@ -183,6 +183,7 @@ impl Client<'_> {
         grant: &Grant,
     ) -> Result<Flow, Full> {
         let old = self.slots.pass(self.slot);
+        let was_nobody = old.is_none_or(|old| !self.passes.has_token(old));
         let pass = Pass {
             spent: *self.spent,
             ..Pass::from(grant)
@@ -200,6 +201,9 @@ impl Client<'_> {
         match flow {
             Ok(Flow::Commit | Flow::Opening) => {
                 self.slots.change_pass(record, self.slot, Some(new));
+                if was_nobody {
+                    self.rooms.is_shown(self.slots, self.slot, &grant.user);
+                }
                 old.into_iter().for_each(|old| self.passes.leave(old));
             }
             _ => self.passes.free(new),
@@ -207,12 +211,20 @@ impl Client<'_> {
         flow
     }
 
-    /// A room that the connection is in, and that it may not join with this pass.
+    /// A room that the connection is in, or watches, and that it may not with this pass.
     fn joined_against(&self, pass: &[u8]) -> Option<Vec<u8>> {
         let packed = Packed::read(pass)?;
         let rooms = self.rooms.rooms_of(self.slots, self.slot);
-        let mut names = rooms.into_iter().map(|(room, _)| self.rooms.name(room));
-        names.find(|name| !name.starts_with(b"@") && !packed.rights(name).has(Right::Join))
+        let mut names = rooms.into_iter().map(|(room, _)| {
+            let watches = self.rooms.watches(self.slots, self.slot, room);
+            (self.rooms.name(room), watches.is_some())
+        });
+        let is_against = |(name, watches): &(Vec<u8>, bool)| {
+            let rights = packed.rights(name);
+            let allowed = rights.has(Right::Join) && (!watches || rights.has(Right::Presence));
+            !name.starts_with(b"@") && !allowed
+        };
+        names.find(is_against).map(|(name, _)| name)
     }
 
     /// What is sent to its user is sent to it, too. The answer to the token is said when that is so.
@@ -237,8 +249,8 @@ impl Client<'_> {
         self.answer(out, id, ToClient::Authorized { id, user })?;
         if !is_in {
             let after = self.rooms.position(room).offset;
-            let who = (self.slot, self.meta.encoding());
-            let joined = self.rooms.join(record, self.slots, who, room, after);
+            let who = self.entrant(None);
+            let joined = self.rooms.join(record, self.slots, who, room, after, None);
             if joined.is_err() {
                 return Ok(Flow::Close(CloseReason::Overloaded));
             }

@@ -95,8 +95,9 @@ impl Brain {
         if !history::Blocks::fits(&retained) {
             return Err(io::Error::other("the history is laid out in another way"));
         }
-        let rooms = Rooms::new(state.clone(), &slots);
         let passes = Passes::new(state.clone(), &slots);
+        let user_of = |slot| passes.user(slots.pass(slot)?);
+        let rooms = Rooms::new(state.clone(), &slots, &settings.presence, user_of);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
@@ -156,11 +157,13 @@ impl Brain {
             published: false,
             unrung: 0,
             ring_by: None,
-            members_told_at: 0,
+            told_at: 0,
             forget_row: false,
             awaiting: Vec::new(),
             refusals: FxHashMap::default(),
             reopen: Vec::new(),
+            relist: Vec::new(),
+            recounts: false,
             deliveries: 0,
             messages_in: 0,
             gaps: 0,

@@ -165,7 +165,7 @@ pub struct Brain {
     pub(crate) unrung: usize,
     pub(crate) ring_by: Option<u64>,
     pub(crate) page: Page,
-    pub(crate) members_told_at: u64,
+    pub(crate) told_at: u64,
     /// The master is to forget what it knows of our rooms, before it is told anew.
     pub(crate) forget_row: bool,
     /// Rooms that are held for one who comes to them in the next turn, and who does not get its room.
@@ -173,6 +173,10 @@ pub struct Brain {
     pub(crate) refusals: FxHashMap<Cid, Refusal>,
     /// Rooms whose position is to be asked for again.
     pub(crate) reopen: Vec<RoomIx>,
+    /// Rooms of which those who watch are to be given the list anew.
+    pub(crate) relist: Vec<RoomIx>,
+    /// The master has forgotten what it knew of our rooms, and is to hear when all is told.
+    pub(crate) recounts: bool,
     pub(crate) deliveries: u64,
     pub(crate) messages_in: u64,
     pub(crate) gaps: u64,
@@ -272,7 +276,7 @@ impl Brain {
             at = at.min(next);
         }
         if self.rooms.next_dirty().is_some() {
-            at = at.min(self.members_told_at + crate::fan_out::MEMBERS_EVERY_MS);
+            at = at.min(self.told_at + crate::tell::EVERY_MS);
         }
         if let Some(by) = self.ring_by {
             at = at.min(by);

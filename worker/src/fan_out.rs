@@ -12,23 +12,21 @@ use protocol::fault;
 use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
-use protocol::record::{Asker, Down, Refusal, Up};
+use protocol::record::{Asker, Down, Refusal};
 use protocol::stream::Lost;
 
-use crate::brain::{Brain, RING};
+use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
+use crate::encoding::Each;
 use crate::frames::{FULL, given_up, is_full, opened, put, refused};
 use crate::poison::InHand;
-use crate::rooms::RoomIx;
+use crate::rooms::{Entrant, RoomIx};
 use crate::slots::{Field, Flag};
 use crate::state::Head;
 
-/// The master is told how many are in a room at most so often.
-pub const MEMBERS_EVERY_MS: u64 = 50;
-
 /// Asks in the worker's own name.
-const NOBODY: Cid = Cid(0);
+pub const NOBODY: Cid = Cid(0);
 
 /// Records and bytes of frames in one turn.
 const RECORDS: usize = 4096;
@@ -81,13 +79,24 @@ impl Brain {
                 self.again.push(slot);
             }
         }
-        self.tell_members();
+        self.tell_of_rooms();
     }
 
     /// A record that killed one brain after another: whom it concerns is told that it is lost.
     fn on_given_up(&mut self, at: u64, next: u64, down: Down<'_>) {
         match down {
             Down::Message { .. } => self.on_record(at, next, down),
+            Down::Listed { room, asker, .. } => {
+                // The answer is lost, and the list comes by another record.
+                if let Some(room) = self.begin_to_watch(at, room, asker) {
+                    self.relist.push(room);
+                }
+            }
+            Down::List { room, .. } | Down::Changes { room, .. } => {
+                let watched = self.rooms.numbered(room);
+                self.relist
+                    .extend(watched.filter(|room| self.rooms.is_watched(*room)));
+            }
             Down::Opened { asker, .. }
             | Down::Held { asker, .. }
             | Down::Count { asker, .. }
@@ -150,16 +159,38 @@ impl Brain {
                     self.on_held(room, position, total, asker, name);
                 }
             }
-            Down::Count { total, asker } => {
-                self.answer(
-                    at,
-                    next,
-                    asker,
-                    ToClient::Present {
-                        id: asker.id,
-                        count: total,
-                    },
-                );
+            Down::Count { who, asker } => {
+                let id = asker.id;
+                self.answer(at, next, asker, ToClient::Present { id, who });
+            }
+            Down::Listed { room, who, asker } => {
+                if let Some(room) = self.begin_to_watch(at, room, asker) {
+                    let room = &self.rooms.name(room);
+                    self.tell(at, next, asker, ToClient::List { room, who });
+                }
+            }
+            Down::List { room, who } => {
+                if let Some(room) = self.rooms.numbered(room) {
+                    let name = &self.rooms.name(room);
+                    self.tell_watchers(at, next, room, ToClient::List { room: name, who });
+                }
+            }
+            Down::Changes {
+                room,
+                total,
+                distinct,
+                names,
+            } => {
+                if let Some(room) = self.rooms.numbered(room) {
+                    let name = &self.rooms.name(room);
+                    let changes = ToClient::Changes {
+                        room: name,
+                        total,
+                        distinct,
+                        names,
+                    };
+                    self.tell_watchers(at, next, room, changes);
+                }
             }
             Down::Presence { room, total } => {
                 if let Some(room) = self.rooms.numbered(room) {
@@ -268,6 +299,37 @@ impl Brain {
         self.owe_answer(asker.slot, at, next, answer);
     }
 
+    /// The room in which the record at `at` says who is there to one who has asked; what changes behind
+    /// it is told to it. `None`: it is not here, or not in the room.
+    fn begin_to_watch(&mut self, at: u64, room: u32, asker: Asker<'_>) -> Option<RoomIx> {
+        let room = self.rooms.numbered(room)?;
+        if !self.is_here(asker) {
+            return None;
+        }
+        self.rooms.is_listed(&self.slots, asker.slot, room, at + 1);
+        self.is_told(asker.slot, room, at + 1).then_some(room)
+    }
+
+    /// What the record at `at` says to those who watch a room.
+    fn tell_watchers(&mut self, at: u64, next: u64, room: RoomIx, said: ToClient<'_>) {
+        if !self.rooms.is_watched(room) {
+            return;
+        }
+        self.deliveries += self.end_run();
+        let mut made: Each<Option<(u32, u32)>> = Each::default();
+        for (slot, from) in self.rooms.watchers(room) {
+            if from <= at {
+                let encoding = self.slots.encoding(slot);
+                let frame = match made[encoding] {
+                    Some(frame) => frame,
+                    None => self.make_answer(said, encoding),
+                };
+                made[encoding] = Some(frame);
+                self.owe_made(slot, at, next, frame);
+            }
+        }
+    }
+
     fn is_here(&self, asker: Asker<'_>) -> bool {
         asker.ring == self.ring_number
             && asker.slot < self.slots.used()
@@ -307,13 +369,20 @@ impl Brain {
         self.journal.commit(&mut record);
         let here = self.is_here(asker);
         let rates = self.settings.rates.clone();
-        let who = (asker.slot, self.slots.encoding(asker.slot));
+        let user = self.slots.pass(asker.slot).filter(|_| here);
+        let user = user.and_then(|pass| self.passes.user(pass));
+        let who = Entrant {
+            slot: asker.slot,
+            cid: asker.cid,
+            encoding: self.slots.encoding(asker.slot),
+            user: user.as_deref(),
+        };
         let joined = room.and_then(|room| {
             self.rooms.mark(room);
             let is_full = is_full(name, total, &rates);
             if here && !is_full && !self.rooms.is_member(&self.slots, asker.slot, room) {
                 self.rooms
-                    .join(&mut record, &self.slots, who, room, position.offset)?;
+                    .join(&mut record, &self.slots, who, room, position.offset, None)?;
                 self.journal.commit(&mut record);
             }
             Ok(room)
@@ -396,75 +465,14 @@ impl Brain {
             }
         }
         self.state.set(Head::Missed, 1);
-        self.reopen = self.rooms.all();
+        self.miss();
     }
 
-    /// Tells the master how many are in the rooms where that has changed, and gives up those where
-    /// nobody is left.
-    fn tell_members(&mut self) {
-        let read = self.ring_read();
-        let mut bytes = Vec::new();
-        if self.forget_row {
-            Up::Members {
-                room: u32::MAX,
-                count: 0,
-            }
-            .encode(&mut bytes);
-            self.forget_row = !self.ring.stage(read, &bytes);
-            if self.forget_row {
-                return;
-            }
-        }
-        while let Some(room) = self.reopen.pop() {
-            let name = self.rooms.name(room);
-            let asker = Asker {
-                cid: NOBODY,
-                ring: self.ring_number,
-                slot: 0,
-                id: b"",
-            };
-            bytes.clear();
-            Up::Open { asker, room: &name }.encode(&mut bytes);
-            if !self.ring.stage(read, &bytes) {
-                self.reopen.push(room);
-                break;
-            }
-        }
-        let due = self.now >= self.members_told_at + MEMBERS_EVERY_MS;
-        // Those that arrive wait for it.
-        if self.rooms.next_dirty().is_some() && (due || !self.arrivals.slots.is_empty()) {
-            self.members_told_at = self.now;
-            for _ in 0..RECORDS {
-                let Some(room) = self.rooms.next_dirty() else {
-                    break;
-                };
-                let count = self.rooms.members(room).len() as u32;
-                bytes.clear();
-                Up::Members {
-                    room: self.rooms.number(room),
-                    count,
-                }
-                .encode(&mut bytes);
-                if !self.ring.stage(read, &bytes) {
-                    break;
-                }
-                self.rooms.told(room);
-                fault::point("worker:members");
-                let mut record = Record::new();
-                if count == 0 {
-                    self.rooms.drop_room(&mut record, room);
-                }
-                self.ring.commit_into(&mut record, RING);
-                self.journal.commit(&mut record);
-                self.published |= self.ring.committed();
-            }
-        }
-        let mut record = Record::new();
-        self.ring.commit_into(&mut record, RING);
-        self.journal.commit(&mut record);
-        self.published |= self.ring.committed();
-        if self.reopen.is_empty() && self.state.get(Head::Missed) != 0 {
-            self.state.set(Head::Missed, 0);
-        }
+    /// What was said in the log is lost up to where it has been read: what that was is asked for.
+    pub(crate) fn miss(&mut self) {
+        self.reopen = self.rooms.all();
+        self.rooms.all_are_listed(self.turn.read);
+        let rooms = self.rooms.all().into_iter();
+        self.relist = rooms.filter(|room| self.rooms.is_watched(*room)).collect();
     }
 }

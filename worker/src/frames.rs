@@ -61,6 +61,8 @@ impl Brain {
                     return Some((room, *position));
                 }
             }
+            Down::Listed { .. } | Down::List { .. } | Down::Changes { .. }
+                if self.is_given_up(at) => {}
             Down::Opened { asker, .. } | Down::Count { asker, .. } | Down::Sent { asker, .. }
                 if mine(asker) && self.is_given_up(at) =>
             {
@@ -76,11 +78,41 @@ impl Brain {
                 let rates = &self.settings.rates;
                 put(opened(asker.id, name, *position, *total, rates));
             }
-            Down::Count { total, asker } if mine(asker) => {
-                put(ToClient::Present {
-                    id: asker.id,
-                    count: *total,
-                });
+            Down::Count { who, asker } if mine(asker) => {
+                let (id, who) = (asker.id, *who);
+                put(ToClient::Present { id, who });
+            }
+            Down::Listed { room, who, asker } if asker.cid == cid => {
+                let room = self.rooms.numbered(*room)?;
+                // Behind it are the changes that it is told.
+                if self.is_told(slot, room, at + 1) {
+                    let room = &self.rooms.name(room);
+                    put(ToClient::List { room, who: *who });
+                }
+            }
+            Down::List { room, who } => {
+                let room = self.rooms.numbered(*room)?;
+                if self.is_told(slot, room, at) {
+                    let room = &self.rooms.name(room);
+                    put(ToClient::List { room, who: *who });
+                }
+            }
+            Down::Changes {
+                room,
+                total,
+                distinct,
+                names,
+            } => {
+                let room = self.rooms.numbered(*room)?;
+                if self.is_told(slot, room, at) {
+                    let room = &self.rooms.name(room);
+                    put(ToClient::Changes {
+                        room,
+                        total: *total,
+                        distinct: *distinct,
+                        names: *names,
+                    });
+                }
             }
             Down::Sent { position, asker } if mine(asker) => {
                 let (id, position) = (asker.id, *position);
@@ -94,12 +126,19 @@ impl Brain {
             }
             Down::Opened { .. }
             | Down::Held { .. }
+            | Down::Listed { .. }
             | Down::Count { .. }
             | Down::Sent { .. }
             | Down::Refused { .. }
             | Down::Presence { .. } => {}
         }
         None
+    }
+
+    /// Is a connection told who comes and goes in a room, by a record at this position?
+    pub(crate) fn is_told(&self, slot: u32, room: RoomIx, at: u64) -> bool {
+        let from = self.rooms.watches(&self.slots, slot, room);
+        from.is_some_and(|from| from <= at)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::buffers;
 use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
+use crate::heard::Heard;
 use crate::owed::write;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
@@ -77,8 +78,8 @@ impl Brain {
     /// Turns up to about `most` bytes of what the connection is owed from the log into bytes of its
     /// own. `false`: it had to be closed.
     pub fn materialise(&mut self, slot: u32, most: usize) -> bool {
-        let mut frames = Vec::new();
-        let cursor = self.each_owed(slot, |_, record, next| {
+        let (mut frames, mut heard) = (Vec::new(), Heard::default());
+        let cursor = self.each_owed(slot, &mut heard, |_, record, next| {
             frames.extend_from_slice(&record.bytes);
             if frames.len() < most {
                 Some(next)
@@ -86,6 +87,7 @@ impl Brain {
                 None
             }
         });
+        self.put_heard(slot, heard, &mut frames);
         self.keep_owed(slot, cursor, &frames)
     }
 
@@ -97,11 +99,12 @@ impl Brain {
             self.slots.set(slot, Field::Cursor, from);
             self.credits.take(slot);
         }
-        let mut bytes = Vec::new();
-        let owed = self.each_owed(slot, |_, record, next| {
+        let (mut bytes, mut heard) = (Vec::new(), Heard::default());
+        let owed = self.each_owed(slot, &mut heard, |_, record, next| {
             bytes.extend_from_slice(&record.bytes);
             Some(next)
         });
+        self.put_heard(slot, heard, &mut bytes);
         bytes.extend_from_slice(frames);
         if self.keep_owed(slot, owed.map(|_| cursor), &bytes) {
             self.touch(slot);
@@ -116,7 +119,8 @@ impl Brain {
         let mut kept = Vec::new();
         let mut gaps: Vec<(RoomIx, Position, Position)> = Vec::new();
         let mut dropped = 0;
-        let cursor = self.each_owed(slot, |_, record, next| {
+        let mut heard = Heard::default();
+        let cursor = self.each_owed(slot, &mut heard, |_, record, next| {
             let message = record.bytes.len() - record.answer;
             kept.extend_from_slice(&record.bytes[..record.answer]);
             if let Some((room, position)) = record.message {
@@ -143,16 +147,31 @@ impl Brain {
                 encoding,
             );
         }
+        self.put_heard(slot, heard, &mut kept);
         self.gaps += dropped;
         self.credits.of(slot).bytes = keep as u32;
         self.keep_owed(slot, cursor, &kept)
     }
 
+    /// Who has come and gone since, behind what else it is owed: it has no place in the room.
+    fn put_heard(&mut self, slot: u32, heard: Heard, frames: &mut Vec<u8>) {
+        let encoding = self.slots.encoding(slot);
+        let name = |room| self.rooms.name(room);
+        let mut plain = Vec::new();
+        heard.each(name, |said| frames::put(&mut plain, said, encoding));
+        match encoding.inflated() {
+            Some(_) => self.deflater.put_frames(&plain, Window::LARGEST, frames),
+            None => frames.append(&mut plain),
+        }
+    }
+
     /// Calls `each` with every record behind the connection's cursor that concerns it, until it
-    /// returns `None`. The position behind the last one; `None`: the log has overtaken it.
+    /// returns `None`, but for those that only say who comes and goes: these are `heard`. The position
+    /// behind the last one; `None`: the log has overtaken it.
     fn each_owed(
         &mut self,
         slot: u32,
+        heard: &mut Heard,
         mut each: impl FnMut(&Brain, Owed, u64) -> Option<u64>,
     ) -> Option<u64> {
         let mut cursor = self.slots.get(slot, Field::Cursor);
@@ -165,6 +184,13 @@ impl Brain {
             let Some(down) = Down::decode(&bytes) else {
                 continue;
             };
+            if let Down::List { room, .. } | Down::Changes { room, .. } = down {
+                let room = self.rooms.numbered(room).filter(|_| !self.is_given_up(at));
+                if let Some(room) = room.filter(|room| self.is_told(slot, *room, at)) {
+                    heard.add(room, &down);
+                }
+                continue;
+            }
             let mut owed = Owed::default();
             owed.message = self.frames_for(slot, at, &down, &mut owed.bytes);
             owed.answer = match owed.message {

@@ -8,7 +8,7 @@
 //! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
 //! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit), [`http`] or
 //! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
-//! socket is full), [`ending`]; or it is given to another worker while it lives ([`part`], as a
+//! socket is full; [`heard`]: what is told at once then), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
 //! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
 //! say what), [`limits`] (how much), [`hook`] (whom else to ask),
@@ -31,6 +31,7 @@ pub mod encoding;
 pub mod ending;
 pub mod fan_out;
 pub mod frames;
+pub mod heard;
 pub mod history;
 pub mod hook;
 pub mod http;
@@ -52,5 +53,7 @@ pub mod snapshot;
 pub mod state;
 pub mod steps;
 pub mod take;
+pub mod tell;
 pub mod timers;
+pub mod users;
 pub mod websocket;

@@ -301,18 +301,32 @@ impl Brain {
         if self.slots.get(slot, Field::Cursor) > at {
             return;
         }
-        let start = self.turn.answers.len() as u32;
         let encoding = self.slots.encoding(slot);
+        let made = self.make_answer(answer, encoding);
+        self.owe_made(slot, at, after, made);
+    }
+
+    /// Something that is said to one connection, or to some of them: where its frame begins and ends.
+    pub(crate) fn make_answer(&mut self, answer: ToClient<'_>, encoding: Encoding) -> (u32, u32) {
+        let answers = &mut self.turn.answers;
+        let start = answers.len() as u32;
         match encoding.inflated() {
-            None => frames::put(&mut self.turn.answers, answer, encoding),
+            None => frames::put(answers, answer, encoding),
             Some(_) => {
                 let mut plain = Vec::new();
                 frames::put(&mut plain, answer, encoding);
-                let answers = &mut self.turn.answers;
                 self.deflater.put_frames(&plain, Window::LARGEST, answers);
             }
         }
-        let end = self.turn.answers.len() as u32;
+        (start, answers.len() as u32)
+    }
+
+    /// What [`make_answer`](Brain::make_answer) has made, for one of those to whom it is said. What was
+    /// said to it before is owed already.
+    pub(crate) fn owe_made(&mut self, slot: u32, at: u64, after: u64, (start, end): (u32, u32)) {
+        if self.slots.get(slot, Field::Cursor) > at {
+            return;
+        }
         let lags = self.local(slot).lagging;
         let credit = self.credits.of(slot);
         if !lags {

@@ -161,6 +161,7 @@ impl Brain {
             number: self.rooms.number(room),
             name: ByteBuf::from(self.rooms.name(room)),
             after,
+            watch: self.rooms.watches(&self.slots, slot, room).unwrap_or(0),
             position: self.rooms.position(room),
             read,
             total: self.rooms.total(room),

@@ -235,6 +235,13 @@ impl Passes {
         }
     }
 
+    /// Whose it is, if a token has been shown.
+    #[must_use]
+    pub fn user(&self, pass: PassIx) -> Option<String> {
+        let bytes = self.bytes(pass);
+        Packed::read(&bytes).map(|packed| packed.user.to_owned())
+    }
+
     #[must_use]
     pub fn has_token(&self, pass: PassIx) -> bool {
         self.load(pass.0, BYTES) as u32 != 0

@@ -236,6 +236,12 @@ impl Brain {
             }
             Down::Count { asker, .. } => format!("a count for {}", asker.cid),
             Down::Sent { asker, .. } => format!("the answer to a retry by {}", asker.cid),
+            Down::Listed { asker, .. } => format!("a list for {}", asker.cid),
+            Down::List { room, .. } | Down::Changes { room, .. } => {
+                let name = self.rooms.numbered(*room).map(|room| self.rooms.name(room));
+                let name = name.unwrap_or_default();
+                format!("who is in room \"{}\"", name.escape_ascii())
+            }
             Down::Presence { room, .. } => format!("the presence of room {room}"),
             Down::Refused { asker, .. } => format!("a refusal for {}", asker.cid),
         }

@@ -95,7 +95,7 @@ pub fn recover(brain: &mut Brain) {
     }
     brain.watch();
     if brain.state.get(Head::Missed) != 0 {
-        brain.reopen = brain.rooms.all();
+        brain.miss();
     }
     if brain.life.number > 1 {
         log::warn!(

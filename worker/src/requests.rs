@@ -26,7 +26,8 @@ use crate::hook::Hooks;
 use crate::hook::consult::Asked;
 use crate::limits::Addresses;
 use crate::passes::{Passes, Spent};
-use crate::rooms::{RoomIx, Rooms};
+use crate::rooms::presence::ASKED;
+use crate::rooms::{Entrant, RoomIx, Rooms};
 use crate::slots::{Flag, Meta, Slots};
 use crate::websocket::Rules;
 
@@ -169,15 +170,15 @@ impl Client<'_> {
                 Flow::Next
             }
             Verb::Join { room, wants } => {
-                let own = u32::from(access.user().is_some());
-                self.join(out, record, id, room.as_bytes(), wants, own)?
+                self.join(out, record, id, room.as_bytes(), wants, access.user())?
             }
             Verb::Leave { room } => self.leave(out, record, id, room.as_bytes())?,
-            Verb::Who { room } => {
+            Verb::Who { room, limit } => {
                 let asker = self.asker(id);
                 self.stage(Up::Who {
                     asker,
                     room: room.as_bytes(),
+                    limit,
                 })
             }
             Verb::History {
@@ -222,19 +223,23 @@ impl Client<'_> {
         verb: &Verb<'_>,
         access: Access<'_>,
     ) -> Result<Option<Flow>, Full> {
-        let (room, right) = match verb {
+        let (room, right, and) = match verb {
             Verb::Auth { .. } | Verb::Ping => return Ok(None),
             _ if access == Access::Nobody(Anonymous::Nothing) => {
                 self.error(out, id, Code::Unauthorized, "a token is needed")?;
                 return Ok(Some(Flow::Close(CloseReason::Unauthorized)));
             }
             Verb::Leave { .. } => return Ok(None),
-            Verb::Join { room, .. } => (room, Right::Join),
-            Verb::Send { room, .. } => (room, Right::Send),
-            Verb::Who { room } => (room, Right::Presence),
-            Verb::History { room, .. } => (room, Right::History),
+            Verb::Join { room, wants } if wants.presence == Some(true) => {
+                (room, Right::Join, Some(Right::Presence))
+            }
+            Verb::Join { room, .. } => (room, Right::Join, None),
+            Verb::Send { room, .. } => (room, Right::Send, None),
+            Verb::Who { room, .. } => (room, Right::Presence, None),
+            Verb::History { room, .. } => (room, Right::History, None),
         };
-        match access.refuses(room, right) {
+        let refused = access.refuses(room, right);
+        match refused.or_else(|| access.refuses(room, and?)) {
             None => Ok(None),
             Some(message) => {
                 self.error(out, id, Code::Forbidden, message)?;
@@ -243,16 +248,23 @@ impl Client<'_> {
         }
     }
 
-    /// `own`: so many rooms it is in of itself.
+    /// `user`: who has shown a token is in its own room of itself.
     fn join(
         &mut self,
         out: &mut impl Output,
         record: &mut Record,
         id: &[u8],
         name: &[u8],
-        Wants { since, last }: Wants,
-        own: u32,
+        wants: Wants,
+        user: Option<&str>,
     ) -> Result<Flow, Full> {
+        let Wants {
+            since,
+            last,
+            presence,
+        } = wants;
+        let own = u32::from(user.is_some());
+        let watch = presence == Some(true);
         if self.rooms.count_of(self.slots, self.slot) >= self.settings.rooms.max_rooms + own
             && !self
                 .rooms
@@ -263,7 +275,7 @@ impl Client<'_> {
             return Ok(Flow::Next);
         }
         let Some(room) = self.rooms.find(name) else {
-            return match since.is_some() || last {
+            return match since.is_some() || last || watch {
                 true => self.hold(out, id, name),
                 false => Ok(self.open(id, name)),
             };
@@ -298,16 +310,40 @@ impl Client<'_> {
                 recovered,
             },
         )?;
+        let watches = self.rooms.watches(self.slots, self.slot, room);
+        let asks = watch && watches.is_none();
+        if asks {
+            // The list comes behind the answer.
+            let asker = self.asker(b"");
+            if self.stage(Up::Watch { asker, room: name }) == Flow::RingFull {
+                return Ok(Flow::RingFull);
+            }
+        }
+        let from = asks.then_some(ASKED);
         if member {
+            if asks || presence == Some(false) && watches.is_some() {
+                self.rooms.watch(record, self.slots, self.slot, room, from);
+                return Ok(Flow::Commit);
+            }
             return Ok(Flow::Next);
         }
-        let who = (self.slot, self.meta.encoding());
+        let who = self.entrant(user);
         match self
             .rooms
-            .join(record, self.slots, who, room, position.offset)
+            .join(record, self.slots, who, room, position.offset, from)
         {
             Ok(()) => Ok(Flow::Commit),
             Err(_) => Ok(Flow::Close(CloseReason::Overloaded)),
+        }
+    }
+
+    /// As who it comes into a room.
+    pub(crate) fn entrant<'b>(&self, user: Option<&'b str>) -> Entrant<'b> {
+        Entrant {
+            slot: self.slot,
+            cid: self.cid,
+            encoding: self.meta.encoding(),
+            user,
         }
     }
 

@@ -8,15 +8,20 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use protocol::ids::Position;
+use protocol::ids::{Cid, Position};
 use protocol::journal::{Record, Word};
+use protocol::settings::Presence;
 use rustc_hash::FxHashMap;
 
 use crate::encoding::{Each, Encoding};
 use crate::slots::{Field, Slots};
 use crate::state::{CELLS, Head, MAX_CELLS, MAX_ROOMS, ROOMS, State};
+use crate::users::{User, Users};
 
-/// slot + 1 and room · join offset · next cell of the connection + 1 · unused
+pub mod presence;
+
+/// slot + 1 and room · join offset · next cell of the connection + 1 · from which position of the log
+/// on it is told who comes and goes (0: not at all)
 pub const CELL_WORDS: usize = 4;
 
 /// number at the master + 1 and length of the name · epoch · last offset · total · the name
@@ -29,7 +34,7 @@ pub const MAX_NAME: usize = (ROOM_WORDS - 4) * 8;
 const NOWHERE: u32 = u32::MAX;
 
 /// A room's place in this worker's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RoomIx(u32);
 
 /// One subscriber of a room.
@@ -61,6 +66,17 @@ impl Member {
     }
 }
 
+/// Who becomes a member. Its slot need not say so yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrant<'a> {
+    pub slot: u32,
+    pub cid: Cid,
+    /// In which it hears what is said.
+    pub encoding: Encoding,
+    /// `None`: it has shown no token.
+    pub user: Option<&'a str>,
+}
+
 /// There is no room for another room or membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
@@ -70,6 +86,7 @@ struct Room {
     members: Vec<Member>,
     /// How many of them want each encoding.
     encodings: Each<u32>,
+    present: presence::Present,
     dirty: bool,
     /// Of the last message that was read, which its word says once it is [settled](Rooms::settle).
     offset: u64,
@@ -84,6 +101,10 @@ pub struct Rooms {
     by_name: FxHashMap<Box<[u8]>, u32>,
     /// For each cell, where in its room's members it is.
     places: Vec<u32>,
+    /// Whose connection it is that is in a room by a cell, where users are told apart.
+    cell_users: Vec<User>,
+    users: Users,
+    presence: Presence,
     free_rooms: Vec<u32>,
     free_cells: Vec<u32>,
     /// Rooms whose count has changed since the master was told.
@@ -97,13 +118,22 @@ pub struct Rooms {
 impl Rooms {
     /// The rooms as the brain before left them. Rooms that cannot be are dropped; connections whose
     /// memberships contradict each other are [doubtful](Rooms::take_doubtful), and in no room.
+    /// `user_of`: the user of a slot, if it has shown a token.
     #[must_use]
-    pub fn new(state: State, slots: &Slots) -> Rooms {
+    pub fn new(
+        state: State,
+        slots: &Slots,
+        presence: &Presence,
+        user_of: impl Fn(u32) -> Option<String>,
+    ) -> Rooms {
         let mut rooms = Rooms {
             rooms: Vec::new(),
             by_number: FxHashMap::default(),
             by_name: FxHashMap::default(),
             places: Vec::new(),
+            cell_users: Vec::new(),
+            users: Users::default(),
+            presence: presence.clone(),
             free_rooms: Vec::new(),
             free_cells: Vec::new(),
             dirty: Vec::new(),
@@ -119,7 +149,11 @@ impl Rooms {
                 rooms.by_number.insert(rooms.number(RoomIx(ix)), ix);
                 rooms.by_name.insert(rooms.name(RoomIx(ix)).into(), ix);
                 rooms.held += 1;
-                rooms.rooms[ix as usize].offset = rooms.load(room_word(ix, 2));
+                let name = rooms.name(RoomIx(ix));
+                let offset = rooms.load(room_word(ix, 2));
+                let room = &mut rooms.rooms[ix as usize];
+                room.offset = offset;
+                room.present = presence::Present::of(&rooms.presence, &name);
                 rooms.mark_dirty(ix);
             } else {
                 rooms.store(room_word(ix, 0), 0);
@@ -131,9 +165,19 @@ impl Rooms {
         for slot in (0..slots.used()).filter(|slot| slots.meta(*slot).is_some()) {
             match rooms.chain(slots, slot) {
                 Some(cells) => {
+                    let user = user_of(slot).filter(|_| !cells.is_empty());
+                    let who = Entrant {
+                        slot,
+                        cid: slots.cid(slot),
+                        encoding: slots.encoding(slot),
+                        user: user.as_deref(),
+                    };
                     for (ix, cell) in cells {
-                        let after = rooms.load(cell_word(cell, 1));
-                        rooms.enter(ix, Member::new(slot, cell, after, slots.encoding(slot)));
+                        rooms.enter(ix, cell, who, rooms.load(cell_word(cell, 1)));
+                        let watches = rooms.load(cell_word(cell, 3)) != 0;
+                        if watches {
+                            rooms.note_watcher(ix, slot, cell, true);
+                        }
                     }
                 }
                 None => {
@@ -323,7 +367,9 @@ impl Rooms {
         change(record, room_word(ix, 1), position.epoch);
         change(record, room_word(ix, 2), position.offset);
         change(record, room_word(ix, 3), total.into());
-        self.rooms[ix as usize].offset = position.offset;
+        let room = &mut self.rooms[ix as usize];
+        room.offset = position.offset;
+        room.present = presence::Present::of(&self.presence, name);
         self.by_number.insert(number, ix);
         self.by_name.insert(name.into(), ix);
         self.held += 1;
@@ -340,16 +386,18 @@ impl Rooms {
         self.held -= 1;
     }
 
-    /// The connection becomes a member behind `after`. It is not one yet. Its slot need not say yet in
-    /// which encoding it hears.
+    /// The connection becomes a member behind `after`. It is not one yet. `watch`: as
+    /// [`watch`](Rooms::watch) says.
     pub fn join(
         &mut self,
         record: &mut Record,
         slots: &Slots,
-        (slot, encoding): (u32, Encoding),
+        who: Entrant<'_>,
         room: RoomIx,
         after: u64,
+        watch: Option<u64>,
     ) -> Result<(), TableFull> {
+        let slot = who.slot;
         let cell = match self.free_cells.pop() {
             Some(cell) => cell,
             None if self.places.len() < MAX_CELLS as usize => {
@@ -374,7 +422,14 @@ impl Rooms {
             Field::Cells,
             (u64::from(cell) + 1) | count << 32,
         );
-        self.enter(room.0, Member::new(slot, cell, after, encoding));
+        let watch = watch.unwrap_or(0);
+        if self.load(cell_word(cell, 3)) != watch {
+            change(record, cell_word(cell, 3), watch);
+        }
+        self.enter(room.0, cell, who, after);
+        if watch != 0 {
+            self.note_watcher(room.0, slot, cell, true);
+        }
         Ok(())
     }
 
@@ -473,11 +528,13 @@ impl Rooms {
         }
     }
 
-    fn enter(&mut self, ix: u32, member: Member) {
+    fn enter(&mut self, ix: u32, cell: u32, who: Entrant<'_>, after: u64) {
         let room = &mut self.rooms[ix as usize];
-        self.places[member.cell() as usize] = room.members.len() as u32;
-        room.encodings[member.encoding()] += 1;
-        room.members.push(member);
+        self.places[cell as usize] = room.members.len() as u32;
+        room.encodings[who.encoding] += 1;
+        room.members
+            .push(Member::new(who.slot, cell, after, who.encoding));
+        self.user_enters(ix, cell, who.cid.0, who.user);
         self.mark_dirty(ix);
     }
 
@@ -489,6 +546,10 @@ impl Rooms {
         if let Some(moved) = room.members.get(place) {
             self.places[moved.cell() as usize] = place as u32;
         }
+        if room.present.watchers.is_some() {
+            self.note_watcher(ix, member.slot, cell, false);
+        }
+        self.user_exits(ix, cell);
         self.free_cells.push(cell);
         self.mark_dirty(ix);
     }

@@ -22,7 +22,7 @@ fn fixture(connections: u32) -> Fixture {
         // Every third speaks MessagePack.
         slots.set_meta(slot, meta.with(Flag::Msgpack, fd % 3 == 0));
     }
-    let rooms = Rooms::new(state.clone(), &slots);
+    let rooms = Rooms::new(state.clone(), &slots, &Presence::default(), |_| None);
     Fixture {
         state,
         journal,
@@ -36,6 +36,15 @@ impl Fixture {
         let mut record = Record::new();
         f(&mut self.rooms, &mut record, &self.slots);
         self.journal.commit(&mut record);
+    }
+}
+
+fn who(slots: &Slots, slot: u32) -> Entrant<'static> {
+    Entrant {
+        slot,
+        cid: slots.cid(slot),
+        encoding: slots.encoding(slot),
+        user: None,
     }
 }
 
@@ -75,13 +84,13 @@ fn members_are_as_they_joined_and_left_over_brains() {
         } else {
             f.step(|rooms, record, slots| {
                 rooms
-                    .join(record, slots, (slot, slots.encoding(slot)), room, turn)
+                    .join(record, slots, who(slots, slot), room, turn, None)
                     .unwrap()
             });
             model[number as usize].insert(slot);
         }
         if turn % 500 == 0 {
-            f.rooms = Rooms::new(f.state.clone(), &f.slots);
+            f.rooms = Rooms::new(f.state.clone(), &f.slots, &Presence::default(), |_| None);
         }
     }
     for (number, members) in model.iter().enumerate() {
@@ -110,7 +119,7 @@ fn a_room_that_is_dropped_is_gone_and_its_place_is_used_again() {
     let room = f.rooms.find(b"a").unwrap();
     f.step(|rooms, record, slots| {
         rooms
-            .join(record, slots, (0, Encoding::Json), room, 0)
+            .join(record, slots, who(slots, 0), room, 0, None)
             .unwrap()
     });
     assert_eq!(f.rooms.next_dirty(), Some(room));

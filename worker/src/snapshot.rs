@@ -90,6 +90,9 @@ pub struct Membership {
     pub name: ByteBuf,
     /// The offset at which the connection joined.
     pub after: u64,
+    /// From which position of the log on it is told who comes and goes; 0: it is not.
+    #[serde(default)]
+    pub watch: u64,
     /// The room's last message before the log position `read`, and how many were in it then.
     pub position: Position,
     pub read: u64,
@@ -183,6 +186,7 @@ mod tests {
                 number: 7,
                 name: ByteBuf::from(*b"lobby"),
                 after: 41,
+                watch: 0,
                 position: Position {
                     epoch: 3,
                     offset: 1050,

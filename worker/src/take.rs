@@ -57,6 +57,7 @@ impl Brain {
                     log::error!("cannot keep the settings: {e}");
                 }
                 self.settings = *settings;
+                self.rooms.set_presence(&self.settings.presence);
                 self.keys = Keys::new(&self.settings.auth);
             }
             ToWorker::Give { connections } => {

@@ -220,7 +220,6 @@ impl<'a> Brain<'a> {
             random: RANDOM_SEED ^ u64::from(std::process::id()),
             again: Vec::new(),
             reaped: Vec::new(),
-            recounting: Vec::new(),
             next_tick: 0,
             next_presence: 0,
             busy: true,

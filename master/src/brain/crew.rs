@@ -224,7 +224,6 @@ impl Brain<'_> {
         while self.sequence_one(ring) == Turn::More {}
         self.sequencer.drop_row(self.state, ring);
         self.take_back_all(ring);
-        self.recounting.retain(|(r, _)| *r != ring);
         let why = self.how_it_ended(ring);
         Link::forget(ring, self.state);
         if let Some(link) = self.links.remove(&ring) {

@@ -48,6 +48,8 @@ pub(super) fn bounds(config: &Config) -> Bounds {
         rules: config.rooms.clone(),
         keys: config.limits.keys,
         key_age_ms: config.timeouts.key_ms,
+        presence: config.settings.presence.clone(),
+        users: config.memory.presence,
     }
 }
 

@@ -198,6 +198,8 @@ pub struct Memory {
     pub ring: u64,
     /// What all rooms retain.
     pub history: u64,
+    /// The users who are known to be in rooms.
+    pub presence: u64,
 }
 
 impl Default for Memory {
@@ -206,6 +208,7 @@ impl Default for Memory {
             log: 64 << 20,
             ring: 4 << 20,
             history: 64 << 20,
+            presence: 64 << 20,
         }
     }
 }

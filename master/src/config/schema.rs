@@ -7,7 +7,7 @@ use protocol::bucket::PerSecond;
 use protocol::cidr::Cidr;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
-use protocol::settings::{Hook, Http, Rates, Rooms, Settings, Slow, WebSocket};
+use protocol::settings::{Hook, Http, Listed, Presence, Rates, Rooms, Settings, Slow, WebSocket};
 
 use super::auth::auth;
 use super::hook::{MAX_HOOKS, hook};
@@ -16,7 +16,7 @@ use super::reader::{Report, Section};
 use super::units::show_size;
 use super::{Config, Errors, Format, Limits, Listen, Log, Memory, Overrides, Policy, Timeouts};
 use crate::history::Rule;
-use crate::state::MAX_KEYS;
+use crate::state::{MAX_KEYS, MAX_USERS, USER_WORDS};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -25,6 +25,9 @@ const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+
+/// All that can ever be known of who is in rooms.
+const MAX_USERS_BYTES: u64 = MAX_USERS as u64 * USER_WORDS as u64 * 8;
 
 /// Checks the text of a file (named `file` in errors) with the flags on top.
 pub fn check(file: &str, text: &str, overrides: &Overrides) -> Result<Config, Errors> {
@@ -72,6 +75,8 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let (memory, of_worker) = s.section("memory", memory);
     let batch = s.choice("scheduling", Settings::default().batch, &SCHEDULING);
     let (retire_ms, hung_ms) = (timeouts.retire_ms, timeouts.hung_ms);
+    let (of_rooms, listed) = s.section("rooms", rooms);
+    let rules = s.sections("room", room).unwrap_or_default();
     let config = Config {
         limits,
         timeouts,
@@ -79,7 +84,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         settings: Settings {
             http: s.section("http", http),
             websocket: s.section("websocket", websocket),
-            rooms: s.section("rooms", rooms),
+            rooms: of_rooms,
             auth: s.section("auth", auth),
             rates: Rates {
                 per_user: of_limits.per_user,
@@ -88,6 +93,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
                 ..s.section("rates", rates)
             },
             hooks: hooks(s),
+            presence: presence(listed, &rules),
             max_connections,
             memory: of_worker,
             retry_spread_ms,
@@ -98,11 +104,14 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             ..d.settings
         },
         log: s.section("log", log),
-        rooms: s.sections("room", room).unwrap_or_default(),
+        rooms: rules.into_iter().map(|(rule, _)| rule).collect(),
         ..config
     };
     (config, listeners)
 }
+
+/// Users who are listed in one room at most.
+const MAX_LISTED: u32 = 10_000;
 
 /// What a room may retain, if nothing else is said.
 const HISTORY_BYTES: u64 = MIB;
@@ -249,6 +258,7 @@ fn memory(s: &mut Section<'_, '_>) -> (Memory, u64) {
         log: s.size("log", d.log, MIB..=16 * GIB),
         ring: s.size("ring", d.ring, 64 * KIB..=GIB),
         history: s.size("history", d.history, 0..=4 * GIB),
+        presence: s.size("presence", d.presence, 0..=MAX_USERS_BYTES),
     };
     for (key, bytes) in [("log", memory.log), ("ring", memory.ring)] {
         if !bytes.is_power_of_two() {
@@ -307,9 +317,9 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn rooms(s: &mut Section<'_, '_>) -> Rooms {
+fn rooms(s: &mut Section<'_, '_>) -> (Rooms, u32) {
     let d = Rooms::default();
-    Rooms {
+    let rooms = Rooms {
         max_data: s.size("max_data", d.max_data, 64..=512 * KIB),
         max_depth: s.number("max_depth", d.max_depth, 1..=128),
         max_rooms: s.number("max_rooms", d.max_rooms, 1..=10_000),
@@ -320,11 +330,27 @@ fn rooms(s: &mut Section<'_, '_>) -> Rooms {
             &[("gap", Slow::Gap), ("close", Slow::Close)],
         ),
         msgpack: d.msgpack,
+    };
+    let listed = Presence::default().listed;
+    (rooms, s.number("presence", listed, 0..=MAX_LISTED))
+}
+
+/// Rules count from the first on that says another number of users than all rooms have.
+fn presence(listed: u32, rules: &[(Rule, Option<u32>)]) -> Presence {
+    let rule = |(rule, of_rule): &(Rule, Option<u32>)| Listed {
+        rooms: rule.rooms.clone(),
+        listed: of_rule.unwrap_or(listed),
+    };
+    let last = rules.iter().rposition(|(_, of_rule)| of_rule.is_some());
+    let rules = &rules[..last.map_or(0, |last| last + 1)];
+    Presence {
+        listed,
+        rules: rules.iter().map(rule).collect(),
     }
 }
 
-/// What rooms of some names retain.
-fn room(s: &mut Section<'_, '_>) -> Rule {
+/// What rooms of some names retain, and up to how many of their users are listed, if that is said.
+fn room(s: &mut Section<'_, '_>) -> (Rule, Option<u32>) {
     let example = "a name, in which * stands for any characters, such as \"chat.*\"";
     let rooms = s.parsed("match", example, |text| {
         (!text.is_empty()).then(|| Pattern::new(text))
@@ -332,12 +358,14 @@ fn room(s: &mut Section<'_, '_>) -> Rule {
     if !s.has("match") {
         s.wrong("match", "is missing, such as \"chat.*\"");
     }
-    Rule {
+    let rule = Rule {
         rooms: rooms.unwrap_or_else(|| Pattern::new("")),
         messages: s.number("history", 0, 0..=1_000_000),
         age_ms: s.duration("history_age", 0, 0..=30 * DAY),
         bytes: s.size("history_bytes", HISTORY_BYTES, 4 * KIB..=GIB),
-    }
+    };
+    let listed = s.number("presence", 0, 0..=MAX_LISTED);
+    (rule, s.has("presence").then_some(listed))
 }
 
 fn hooks(s: &mut Section<'_, '_>) -> Vec<Hook> {

@@ -66,8 +66,10 @@ fn written(request: &Request<'_>) -> String {
     fields.push(match &request.verb {
         Verb::Join { room, wants } => {
             let since = wants.since.map(|at| format!(",\"since\":\"{at}\""));
+            let presence = wants.presence.map(|wants| format!(",\"presence\":{wants}"));
             let (room, since, last) = (quoted(room), since.unwrap_or_default(), wants.last);
-            format!("\"join\":{room},\"last\":{last}{since}")
+            let presence = presence.unwrap_or_default();
+            format!("\"join\":{room},\"last\":{last}{since}{presence}")
         }
         Verb::History {
             room,
@@ -79,7 +81,7 @@ fn written(request: &Request<'_>) -> String {
             format!("\"history\":{room},\"limit\":{limit}{before}")
         }
         Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
-        Verb::Who { room } => format!("\"who\":{}", quoted(room)),
+        Verb::Who { room, limit } => format!("\"who\":{},\"limit\":{limit}", quoted(room)),
         Verb::Send { room, key, data } => {
             let key = key.as_ref().map(|key| format!(",\"key\":{}", quoted(key)));
             let (room, key) = (quoted(room), key.unwrap_or_default());

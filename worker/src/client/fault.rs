@@ -66,6 +66,7 @@ pub enum Fault {
     BadToken,
     BadPosition,
     BadLast,
+    BadPresence,
     BadLimit,
     BadKey,
     NoData,
@@ -95,6 +96,7 @@ impl Fault {
             | Fault::BadToken
             | Fault::BadPosition
             | Fault::BadLast
+            | Fault::BadPresence
             | Fault::BadLimit
             | Fault::BadKey
             | Fault::NoData => Code::BadRequest,
@@ -128,6 +130,7 @@ impl Fault {
             Fault::BadToken => "auth takes a token, a string",
             Fault::BadPosition => "since and before take a position, such as \"e3:1041\"",
             Fault::BadLast => "last takes true or false",
+            Fault::BadPresence => "presence takes true or false",
             Fault::BadKey => "a key is a string of 1 to 64 bytes",
             Fault::BadLimit => "limit takes a whole number from 1",
             Fault::NoData => "send needs data",

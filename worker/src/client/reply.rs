@@ -3,7 +3,9 @@
 use protocol::format::{Data, Format};
 use protocol::history::Copied;
 use protocol::ids::{Cid, Position, Seat};
+use protocol::names::Names;
 use protocol::output::{Full, Output};
+use protocol::record::Who;
 
 use super::form::{Form, Json, Msgpack};
 use super::write::{Count, Fill, Sink};
@@ -52,7 +54,19 @@ pub enum ToClient<'a> {
     },
     Present {
         id: &'a [u8],
-        count: u32,
+        who: Who<'a>,
+    },
+    /// Who is in the room: from here on it is told what changes.
+    List {
+        room: &'a [u8],
+        who: Who<'a>,
+    },
+    /// Who has come into the room and who has gone; without names, only how many are there.
+    Changes {
+        room: &'a [u8],
+        total: u32,
+        distinct: Option<u32>,
+        names: Option<[Names<'a>; 2]>,
     },
     /// What a room retains.
     History {
@@ -258,10 +272,46 @@ impl ToClient<'_> {
                 to.key("pos");
                 to.position(position);
             }),
-            ToClient::Present { id, count } => ok(to, id, 1, |to| {
-                to.key("count");
-                to.number(count.into());
-            }),
+            ToClient::Present { id, who } => {
+                let fields = fields_of(who) + usize::from(who.users.is_some());
+                ok(to, id, fields, |to| {
+                    put_who(to, who);
+                    if who.users.is_some() {
+                        to.key("whole");
+                        to.bool(who.is_whole());
+                    }
+                });
+            }
+            ToClient::List { room, who } => {
+                to.object(1 + fields_of(who));
+                to.key("room");
+                to.string(room);
+                put_who(to, who);
+                to.end_object();
+            }
+            ToClient::Changes {
+                room,
+                total,
+                distinct,
+                names,
+            } => {
+                let who = Who {
+                    total,
+                    distinct,
+                    users: None,
+                };
+                to.object(1 + fields_of(who) + 2 * usize::from(names.is_some()));
+                to.key("room");
+                to.string(room);
+                if let Some([came, gone]) = names {
+                    to.key("in");
+                    put_names(to, came);
+                    to.key("out");
+                    put_names(to, gone);
+                }
+                put_who(to, who);
+                to.end_object();
+            }
             ToClient::Pong {
                 id,
                 worker,
@@ -371,4 +421,28 @@ fn answer<F: Form>(
     say(to);
     to.end_object();
     to.end_object();
+}
+
+fn fields_of(who: Who<'_>) -> usize {
+    1 + usize::from(who.distinct.is_some()) + usize::from(who.users.is_some())
+}
+
+/// The fields that say who is in a room.
+fn put_who(to: &mut impl Form, who: Who<'_>) {
+    to.key("count");
+    to.number(who.total.into());
+    if let Some(distinct) = who.distinct {
+        to.key("distinct");
+        to.number(distinct.into());
+    }
+    if let Some(users) = who.users {
+        to.key("users");
+        put_names(to, users);
+    }
+}
+
+fn put_names(to: &mut impl Form, names: Names<'_>) {
+    to.array(names.len());
+    names.iter().for_each(|name| to.string(name));
+    to.end_array();
 }

@@ -20,6 +20,10 @@ pub const MAX_ENVELOPE: usize = 4096;
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 100;
 
+/// Users in one answer to `who`, if nothing is said, and at most.
+const DEFAULT_USERS: u32 = 100;
+const MAX_USERS: u32 = 1_000;
+
 /// Bytes of a message's key.
 const MAX_KEY: usize = 64;
 
@@ -52,6 +56,8 @@ pub enum Verb<'a> {
     },
     Who {
         room: Cow<'a, str>,
+        /// Users who are named at most.
+        limit: u32,
     },
     /// What the room retains: the newest messages, or the newest before a place.
     History {
@@ -66,13 +72,15 @@ pub enum Verb<'a> {
     Ping,
 }
 
-/// What is to come before the answer to a join.
+/// What is to come before the answer to a join, and behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
     /// The client has everything up to here, and wants what it missed.
     pub since: Option<Position>,
     /// It wants the newest message that is retained.
     pub last: bool,
+    /// It wants to hear who comes and goes, or not any more.
+    pub presence: Option<bool>,
 }
 
 /// Reads one message.
@@ -121,18 +129,28 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
             room: room(value)?,
             wants: Wants {
                 since: fields.since.map(position).transpose()?,
-                last: match fields.last {
-                    Some(last) => last.bool().ok_or(Fault::BadLast)?,
-                    None => false,
-                },
+                last: fields
+                    .last
+                    .map_or(Ok(false), |last| last.bool().ok_or(Fault::BadLast))?,
+                presence: fields
+                    .presence
+                    .map(|presence| presence.bool().ok_or(Fault::BadPresence))
+                    .transpose()?,
             },
         },
         Key::Leave => Verb::Leave { room: room(value)? },
-        Key::Who => Verb::Who { room: room(value)? },
+        Key::Who => Verb::Who {
+            room: room(value)?,
+            limit: fields
+                .limit
+                .map_or(Ok(DEFAULT_USERS), |said| limit(said, MAX_USERS))?,
+        },
         Key::History => Verb::History {
             room: room(value)?,
             before: fields.before.map(position).transpose()?,
-            limit: fields.limit.map_or(Ok(DEFAULT_LIMIT), limit)?,
+            limit: fields
+                .limit
+                .map_or(Ok(DEFAULT_LIMIT), |said| limit(said, MAX_LIMIT))?,
         },
         Key::Send => Verb::Send {
             room: room_or_user(value)?,
@@ -193,9 +211,9 @@ fn retry_key<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
 }
 
 /// More than we give is no fault.
-fn limit<'a>(value: impl Value<'a>) -> Result<u32, Fault> {
+fn limit<'a>(value: impl Value<'a>, most: u32) -> Result<u32, Fault> {
     match value.number() {
         None | Some(0) => Err(Fault::BadLimit),
-        Some(limit) => Ok(u32::try_from(limit).map_or(MAX_LIMIT, |limit| limit.min(MAX_LIMIT))),
+        Some(limit) => Ok(u32::try_from(limit).map_or(most, |limit| limit.min(most))),
     }
 }

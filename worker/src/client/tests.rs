@@ -1,6 +1,8 @@
 use protocol::format::{Data, Format};
 use protocol::ids::{Cid, Position, Seat};
+use protocol::names::Names;
 use protocol::output::{Full, Output};
+use protocol::record::Who;
 use protocol::settings::Rooms;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -49,8 +51,23 @@ fn each_verb() {
     });
     let recovers = Verb::Join {
         room: room(),
-        wants: Wants { since, last: true },
+        wants: Wants {
+            since,
+            last: true,
+            presence: None,
+        },
     };
+    for (text, presence) in [
+        (r#"{"join":"r","presence":true}"#, true),
+        (r#"{"presence":false,"join":"r"}"#, false),
+    ] {
+        let wants = Wants {
+            presence: Some(presence),
+            ..Wants::default()
+        };
+        let room = room();
+        assert_eq!(ok(text).verb, Verb::Join { room, wants });
+    }
     let text = r#"{"since":"e3:1041","join":"r","last":true}"#;
     assert_eq!(ok(text).verb, recovers);
     let page = |before, limit| Verb::History {
@@ -63,7 +80,14 @@ fn each_verb() {
     assert_eq!(ok(text).verb, page(since, 7));
     assert_eq!(ok(r#"{"history":"r","limit":5000}"#).verb, page(None, 100));
     assert_eq!(ok(r#"{"leave":"r"}"#).verb, Verb::Leave { room: room() });
-    assert_eq!(ok(r#"{"who":"r"}"#).verb, Verb::Who { room: room() });
+    for (text, limit) in [
+        (r#"{"who":"r"}"#, 100),
+        (r#"{"limit":3,"who":"r"}"#, 3),
+        (r#"{"limit":3000,"who":"r"}"#, 1_000),
+    ] {
+        let room = room();
+        assert_eq!(ok(text).verb, Verb::Who { room, limit });
+    }
     assert_eq!(ok(r#"{"ping":true}"#).verb, Verb::Ping);
     let data = r#"{"a": [1]}"#;
     let sent = Verb::Send {
@@ -247,6 +271,8 @@ fn one_verb_and_no_key_twice() {
         (r#"{"id":1,"join":"r","since":"e3"}"#, Fault::BadPosition),
         (r#"{"id":1,"join":"r","since":"e+3:1"}"#, Fault::BadPosition),
         (r#"{"id":1,"join":"r","last":1}"#, Fault::BadLast),
+        (r#"{"id":1,"join":"r","presence":1}"#, Fault::BadPresence),
+        (r#"{"id":1,"who":"r","limit":0}"#, Fault::BadLimit),
         (r#"{"id":1,"history":"r","before":""}"#, Fault::BadPosition),
         (r#"{"id":1,"history":"r","limit":0}"#, Fault::BadLimit),
         (r#"{"id":1,"history":"r","limit":1.5}"#, Fault::BadLimit),
@@ -328,6 +354,10 @@ const AT: Position = Position {
     offset: 1051,
 };
 
+fn names(bytes: &[u8]) -> Names<'_> {
+    Names::read(bytes).unwrap()
+}
+
 /// Each kind of message, and what it looks like.
 fn messages() -> Vec<(ToClient<'static>, &'static str)> {
     vec![
@@ -359,8 +389,51 @@ fn messages() -> Vec<(ToClient<'static>, &'static str)> {
             r#"{"id":3,"ok":{"pos":"e3:1051"}}"#,
         ),
         (
-            ToClient::Present { id: b"5", count: 0 },
+            ToClient::Present {
+                id: b"5",
+                who: Who::default(),
+            },
             r#"{"id":5,"ok":{"count":0}}"#,
+        ),
+        (
+            ToClient::Present {
+                id: b"5",
+                who: Who {
+                    total: 812,
+                    distinct: Some(640),
+                    users: Some(names(b"\x02u7\x03a\"b")),
+                },
+            },
+            r#"{"id":5,"ok":{"count":812,"distinct":640,"users":["u7","a\"b"],"whole":false}}"#,
+        ),
+        (
+            ToClient::List {
+                room: b"r",
+                who: Who {
+                    total: 3,
+                    distinct: Some(1),
+                    users: Some(names(b"\x02u7")),
+                },
+            },
+            r#"{"room":"r","count":3,"distinct":1,"users":["u7"]}"#,
+        ),
+        (
+            ToClient::Changes {
+                room: b"r",
+                total: 812,
+                distinct: Some(2),
+                names: Some([names(b"\x02u9"), names(b"")]),
+            },
+            r#"{"room":"r","in":["u9"],"out":[],"count":812,"distinct":2}"#,
+        ),
+        (
+            ToClient::Changes {
+                room: b"r",
+                total: 812,
+                distinct: None,
+                names: None,
+            },
+            r#"{"room":"r","count":812}"#,
         ),
         (
             ToClient::Pong {

@@ -18,7 +18,7 @@ use protocol::ids::{Cid, Position, Role, Seat};
 use protocol::journal::{Journal, Record};
 use protocol::memory::Segment;
 use protocol::message::{Given, Parted, Past, Proxy, ToMaster, ToWorker};
-use protocol::record::{Down, Up};
+use protocol::record::{Down, Up, Who};
 use protocol::roles::{self, WorkerArgs};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer, segment_size};
@@ -289,8 +289,16 @@ impl Master {
                     name: room,
                 }
                 .encode(&mut down),
-                Up::Who { asker, .. } => Down::Count { total: 1, asker }.encode(&mut down),
-                Up::Members { .. } => {}
+                Up::Who { asker, .. } => {
+                    let who = Who {
+                        total: 1,
+                        ..Who::default()
+                    };
+                    Down::Count { who, asker }.encode(&mut down)
+                }
+                Up::Members { .. } | Up::Users { .. } | Up::Recounted => {}
+                // Nobody watches here.
+                Up::Watch { .. } | Up::List { .. } => {}
                 Up::Ack { cids } => {
                     let worker = &mut self.workers[index];
                     worker

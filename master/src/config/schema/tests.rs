@@ -226,6 +226,37 @@ fn hooks_that_cannot_be() {
 }
 
 #[test]
+fn users_are_listed_in_rooms_as_their_pattern_says() {
+    let presence = |text| load(text).unwrap().settings.presence;
+    assert_eq!(presence(""), Default::default());
+    let said = presence(
+        r#"
+        [rooms]
+        presence = 50
+        [[room]]
+        match = "chat.*"
+        history = 1
+        [[room]]
+        match = "*.big"
+        presence = 0
+        [[room]]
+        match = "a"
+        "#,
+    );
+    assert_eq!((said.listed, said.rules.len()), (50, 2));
+    let rooms = [("chat.big", 50), ("a.big", 0), ("a", 50)];
+    assert!(
+        rooms
+            .iter()
+            .all(|(room, listed)| said.of(room.as_bytes()) == *listed)
+    );
+    refused(&[(
+        "[rooms]\npresence = 10001",
+        "b.toml:2: rooms.presence: must be a whole number from 0 to 10000, not 10001",
+    )]);
+}
+
+#[test]
 fn unknown_keys() {
     refused(&[
         (

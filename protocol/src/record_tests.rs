@@ -1,0 +1,184 @@
+use super::*;
+
+const ASKER: Asker<'_> = Asker {
+    cid: Cid(7),
+    ring: 3,
+    slot: 99,
+    id: b"\"x\"",
+};
+
+fn names(bytes: &[u8]) -> Names<'_> {
+    Names::read(bytes).unwrap()
+}
+
+fn ups() -> Vec<Up<'static>> {
+    vec![
+        Up::Publish {
+            asker: ASKER,
+            room: b"r",
+            from: b"c7",
+            key: b"k",
+            data: Data::json(b"{}"),
+        },
+        Up::Publish {
+            asker: ASKER,
+            room: b"r",
+            from: b"c7",
+            key: b"k",
+            data: Data::msgpack(b"\x80"),
+        },
+        Up::Open {
+            asker: ASKER,
+            room: b"r",
+        },
+        Up::Hold {
+            asker: ASKER,
+            room: b"r",
+        },
+        Up::Who {
+            asker: ASKER,
+            room: b"",
+            limit: 9,
+        },
+        Up::Members {
+            room: 4,
+            count: 0,
+            watched: false,
+        },
+        Up::Members {
+            room: 4,
+            count: u32::MAX,
+            watched: true,
+        },
+        Up::Users {
+            room: 4,
+            came: names(b"\x02u7\x02c1"),
+            gone: names(b""),
+        },
+        Up::Recounted,
+        Up::Watch {
+            asker: ASKER,
+            room: b"r",
+        },
+        Up::List { room: 5 },
+        Up::Ack {
+            cids: Cids(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
+        },
+        Up::Closed { cids: Cids(&[]) },
+    ]
+}
+
+fn downs() -> Vec<Down<'static>> {
+    let whole = Who {
+        total: 9,
+        distinct: Some(2),
+        users: Some(names(b"\x02u7\x02c1")),
+    };
+    let position = Position {
+        epoch: 5,
+        offset: 6,
+    };
+    vec![
+        Down::Message {
+            room: 1,
+            position,
+            asker: ASKER,
+            from: b"u",
+            data: Data::json(b"1"),
+        },
+        Down::Message {
+            room: 1,
+            position,
+            asker: ASKER,
+            from: b"u",
+            data: Data::msgpack(b"\x01"),
+        },
+        Down::Opened {
+            room: 1,
+            position,
+            total: 8,
+            asker: ASKER,
+            name: b"r",
+        },
+        Down::Held {
+            room: 1,
+            position,
+            total: 8,
+            asker: ASKER,
+            name: b"r",
+        },
+        Down::Count {
+            who: whole,
+            asker: ASKER,
+        },
+        Down::Listed {
+            room: 7,
+            who: Who::default(),
+            asker: ASKER,
+        },
+        Down::List {
+            room: 7,
+            who: whole,
+        },
+        Down::List {
+            room: 7,
+            who: Who {
+                distinct: Some(0),
+                users: Some(names(b"")),
+                ..whole
+            },
+        },
+        Down::Changes {
+            room: 7,
+            total: 3,
+            distinct: Some(2),
+            names: Some([names(b"\x01a"), names(b"")]),
+        },
+        Down::Changes {
+            room: 7,
+            total: 3,
+            distinct: None,
+            names: None,
+        },
+        Down::Presence { room: 1, total: 2 },
+        Down::Sent {
+            position,
+            asker: ASKER,
+        },
+        Down::Refused {
+            reason: Refusal::Limit,
+            asker: ASKER,
+        },
+        Down::Refused {
+            reason: Refusal::Rate { after_ms: u32::MAX },
+            asker: ASKER,
+        },
+    ]
+}
+
+#[test]
+fn what_is_encoded_is_decoded_and_nothing_shorter_or_longer() {
+    let mut bytes = Vec::new();
+    for up in ups() {
+        bytes.clear();
+        up.encode(&mut bytes);
+        assert_eq!(Up::decode(&bytes), Some(up));
+        assert!((0..bytes.len()).all(|n| Up::decode(&bytes[..n]).is_none()));
+        bytes.push(0);
+        assert_eq!(Up::decode(&bytes), None);
+    }
+    for down in downs() {
+        bytes.clear();
+        down.encode(&mut bytes);
+        assert_eq!(Down::decode(&bytes), Some(down));
+        assert!((0..bytes.len()).all(|n| Down::decode(&bytes[..n]).is_none()));
+    }
+}
+
+#[test]
+fn lying_lengths_are_refused() {
+    let mut bytes = Vec::new();
+    ups()[1].encode(&mut bytes);
+    bytes[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert_eq!(Up::decode(&bytes), None);
+}
