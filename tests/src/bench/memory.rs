@@ -26,18 +26,20 @@ pub const SUBJECT: Subject = Subject {
         "fastwebsockets",
         "uws",
         "ws",
+        "ws-cluster",
         "socket.io",
     ],
     run,
 };
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Baton,
     Kind::Bare,
     Kind::Tungstenite,
     Kind::FastWebSockets,
     Kind::UWebSockets,
     Kind::Ws,
+    Kind::WsCluster,
     Kind::SocketIo,
 ];
 
@@ -80,8 +82,9 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
                 table.push(row);
                 break;
             };
-            measure(kind, &server, what, count, &mut table)
-                .map_err(|reason| format!("{}: {reason}", kind.name()))?;
+            if let Err(reason) = measure(kind, &server, what, count, &mut table) {
+                table.fail(format!("{}, {}: {reason}", kind.name(), name(what)));
+            }
         }
     }
     Ok(vec![table])
@@ -120,20 +123,21 @@ fn measure(
 ) -> Result<(), String> {
     let empty = settled(server);
     let files = files(server);
-    let mut streams = Vec::with_capacity(count);
+    let mut clients = Vec::with_capacity(count);
     for number in 0..count {
-        let stream = open(server, what, number);
-        streams.push(stream.map_err(|error| format!("connection {number}: {error}"))?);
+        let client = open(server, what, number);
+        clients.push(client.map_err(|error| format!("connection {number}: {error}"))?);
     }
     let full = settled(server);
     let mut rows = vec![(name(what), empty, full, count)];
     if what == What::Identities {
-        for (number, stream) in streams.iter_mut().enumerate() {
-            join(stream, number).map_err(|error| format!("member {number}: {error}"))?;
+        for (number, client) in clients.iter_mut().enumerate() {
+            let joined = client.join(number);
+            joined.map_err(|error| format!("member {number}: {error}"))?;
         }
         rows.push(("subscription", full, settled(server), count * JOINED));
     }
-    drop(streams);
+    drop(clients);
     eventually("all have gone", || self::files(server) <= files);
     let left = settled(server);
     let last = rows.len() - 1;
@@ -197,60 +201,67 @@ fn settled(server: &Server) -> u64 {
     server.memory()
 }
 
-fn open(server: &Server, what: What, number: usize) -> std::io::Result<TcpStream> {
+/// A client, and what it has heard that nobody waited for yet.
+struct Client {
+    stream: TcpStream,
+    heard: Vec<u8>,
+}
+
+fn open(server: &Server, what: What, number: usize) -> std::io::Result<Client> {
     let to = server.address;
     let options = socket::Options {
         from: Some(loopback(number as u32 / 5000)),
         ..socket::Options::default()
     };
-    let mut stream = socket::connect_with(to, options)?;
+    let mut client = Client {
+        stream: socket::connect_with(to, options)?,
+        heard: Vec::new(),
+    };
     let plain = |path| Opening {
         says: handshake(to, path).into_bytes(),
         until: Until::Head(dialect::ACCEPT),
     };
     match what {
-        What::Echo => say(&mut stream, &plain("/echo"))?,
-        What::Identities => say(&mut stream, &plain("/rooms"))?,
+        What::Echo => client.say(&plain("/echo"))?,
+        What::Identities => client.say(&plain("/rooms"))?,
         What::Members => {
-            for opening in server
-                .dialect
-                .openings(to, number % ROOMS, false)
-                .iter()
-                .rev()
-            {
-                say(&mut stream, opening)?;
+            let openings = server.dialect.openings(to, number % ROOMS, false);
+            for opening in openings.iter().rev() {
+                client.say(opening)?;
             }
         }
     }
-    Ok(stream)
+    Ok(client)
 }
 
-/// Joins rooms of its own choice.
-fn join(stream: &mut TcpStream, number: usize) -> std::io::Result<()> {
-    for room in (number..number + JOINED).map(|room| room % ROOMS) {
-        let join = format!("{{\"id\":{room},\"join\":\"r{room}\"}}");
-        say(
-            stream,
-            &Opening {
+impl Client {
+    /// Joins rooms of its own choice.
+    fn join(&mut self, number: usize) -> std::io::Result<()> {
+        for room in (number..number + JOINED).map(|room| room % ROOMS) {
+            let join = format!("{{\"id\":{room},\"join\":\"r{room}\"}}");
+            self.say(&Opening {
                 says: frame(0x81, join.as_bytes()),
                 until: Until::Text("\"ok\":{\"pos\":"),
-            },
-        )?;
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Says it, and reads until it is answered.
-fn say(stream: &mut TcpStream, opening: &Opening) -> std::io::Result<()> {
-    stream.write_all(&opening.says)?;
-    let (Until::Head(text) | Until::Text(text)) = opening.until;
-    let mut heard = Vec::new();
-    let mut buffer = [0; 4096];
-    while memchr::memmem::find(&heard, text.as_bytes()).is_none() {
-        match stream.read(&mut buffer)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            read => heard.extend(&buffer[..read]),
+    /// Says it, and reads until it is answered. What comes behind the answer is for the next time.
+    fn say(&mut self, opening: &Opening) -> std::io::Result<()> {
+        self.stream.write_all(&opening.says)?;
+        let (Until::Head(text) | Until::Text(text)) = opening.until;
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.heard, text.as_bytes()) {
+                self.heard.drain(..at + text.len());
+                self.heard.shrink_to_fit();
+                return Ok(());
+            }
+            match self.stream.read(&mut buffer)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                read => self.heard.extend(&buffer[..read]),
+            }
         }
     }
-    Ok(())
 }

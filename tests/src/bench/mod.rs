@@ -150,6 +150,8 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
     /// Sentences below it.
     notes: Vec<String>,
+    /// What could not be measured, and why; the rest could.
+    failures: Vec<String>,
 }
 
 impl Table {
@@ -159,7 +161,20 @@ impl Table {
             columns: columns.to_vec(),
             rows: Vec::new(),
             notes: Vec::new(),
+            failures: Vec::new(),
         }
+    }
+
+    /// A part could not be measured.
+    pub fn fail(&mut self, reason: String) {
+        eprintln!("{reason}");
+        self.failures.push(reason);
+    }
+
+    /// All of it was measured.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.failures.is_empty()
     }
 
     pub fn note(&mut self, note: String) {
@@ -180,7 +195,8 @@ impl Table {
             cells.collect::<Map<String, Value>>()
         };
         let rows = self.rows.iter().map(row).collect::<Vec<_>>();
-        json!({ "title": self.title, "rows": rows, "notes": self.notes })
+        let notes: Vec<&String> = self.notes.iter().chain(&self.failures).collect();
+        json!({ "title": self.title, "rows": rows, "notes": notes })
     }
 }
 
@@ -227,6 +243,7 @@ impl fmt::Display for Table {
         }
         self.notes
             .iter()
+            .chain(&self.failures)
             .try_for_each(|note| writeln!(f, "  {note}"))
     }
 }

@@ -95,19 +95,21 @@ fn needs(wanted: &Wanted) -> ExitCode {
 fn bench(wanted: &Wanted) -> ExitCode {
     let figures = match wanted.from.is_empty() {
         true => measure(wanted),
-        false => read(&wanted.from),
+        false => read(&wanted.from).map(|figures| (figures, true)),
     };
-    let written = figures.and_then(|figures| {
+    let written = figures.and_then(|(figures, is_whole)| {
         let figures = Value::Object(figures);
         let write = |file: &Option<String>, content: String| match file {
             Some(file) => fs::write(file, content).map_err(|error| format!("{file}: {error}")),
             None => Ok(()),
         };
         write(&wanted.json, format!("{figures:#}\n"))?;
-        write(&wanted.svg, chart::draw(&figures))
+        write(&wanted.svg, chart::draw(&figures))?;
+        Ok(is_whole)
     });
     match written {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("bench: {reason}");
             ExitCode::FAILURE
@@ -115,8 +117,10 @@ fn bench(wanted: &Wanted) -> ExitCode {
     }
 }
 
-fn measure(wanted: &Wanted) -> Result<Map<String, Value>, String> {
+/// The figures, and whether they are all.
+fn measure(wanted: &Wanted) -> Result<(Map<String, Value>, bool), String> {
     let mut figures = Map::new();
+    let mut is_whole = true;
     for subject in wanted.subjects() {
         let options = Options {
             against: wanted.peers(subject),
@@ -126,11 +130,12 @@ fn measure(wanted: &Wanted) -> Result<Map<String, Value>, String> {
         let tables = tables.map_err(|reason| format!("{}: {reason}", subject.name))?;
         for table in &tables {
             println!("{table}");
+            is_whole &= table.is_whole();
         }
         let json = tables.iter().map(|table| table.json()).collect();
         figures.insert(subject.name.to_owned(), Value::Array(json));
     }
-    Ok(figures)
+    Ok((figures, is_whole))
 }
 
 /// The tables of several runs together.

@@ -73,10 +73,18 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         for round in 1..=options.rounds {
             for (kind, figures) in &mut all {
                 let name = kind.name();
-                let Some(sample) = measure_in_peace(load, *kind, options.seconds)
-                    .map_err(|reason| format!("{}: {name}: {reason}", load.name))?
-                else {
+                if figures.has_failed {
                     continue;
+                }
+                let sample = match measure_in_peace(load, *kind, options.seconds) {
+                    Ok(Some(sample)) => sample,
+                    Ok(None) => continue,
+                    // What the others cost is worth knowing all the same.
+                    Err(reason) => {
+                        figures.has_failed = true;
+                        table.fail(format!("{}: {name}: {reason}", load.name));
+                        continue;
+                    }
                 };
                 eprintln!(
                     "{}, round {round}: {name} {:.3} s/million, {:.0}/s, others {:.0} %",
@@ -139,6 +147,8 @@ struct Figures {
     others: Vec<f64>,
     memories: Vec<f64>,
     got: Got,
+    /// It could not be measured (any more).
+    has_failed: bool,
 }
 
 impl Figures {
@@ -265,7 +275,12 @@ fn say(load: &Load, all: &[(Kind, Figures)], table: &mut Table) {
     for (kind, figures) in all {
         if !figures.is_there() {
             let mut row = vec![Cell::none(); COLUMNS.len()];
-            row[..3].clone_from_slice(&[load.name, kind.name(), "absent"].map(Cell::text));
+            let why = if figures.has_failed {
+                "failed"
+            } else {
+                "absent"
+            };
+            row[..3].clone_from_slice(&[load.name, kind.name(), why].map(Cell::text));
             table.push(row);
             continue;
         }
