@@ -94,7 +94,7 @@ const LINES: [Line; 12] = [
         what: "join and leave",
         unit: "CPU µs",
         with: "members of the room",
-        many: &[10, 1_000, 10_000],
+        many: &[10, 1_000, 10_000, 30_000],
         price: join_by_members,
     },
     Line {

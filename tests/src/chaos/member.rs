@@ -11,6 +11,7 @@ use super::world::{World, closed};
 use crate::deflate::OFFER;
 use crate::load::wire::{self, Incomer, Incoming};
 use crate::load::{Fault, Heard, Kind, Random, Talk};
+use crate::presence::List;
 use crate::rooms::{MSGPACK, packed, try_unpacked};
 
 /// Publishes that may wait for their `ok`.
@@ -48,6 +49,8 @@ pub struct Member {
     /// What was asked and not answered.
     asks: HashMap<u64, Ask>,
     rooms: BTreeMap<usize, Membership>,
+    /// Who is in the rooms that it watches, as it was told; `None`: it watches none.
+    lists: Option<BTreeMap<usize, List>>,
     /// Rooms that it is still to join.
     to_join: Vec<usize>,
     /// All has been said, and not all of it has come.
@@ -88,6 +91,7 @@ struct Said<'a> {
     gap: Option<Gap<'a>>,
     #[serde(borrow)]
     hello: Option<Hello<'a>>,
+    count: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,6 +113,7 @@ struct Hello<'a> {
 
 impl Member {
     pub fn new(number: u64, part: Part, packs: bool, mut random: Random, rooms: usize) -> Member {
+        let watches = matches!(part, Part::Subscriber | Part::SlowSubscriber);
         let to_join = match part {
             Part::Publisher { room, .. } if random.percent(50) => vec![room],
             Part::Publisher { .. } | Part::Wanderer => Vec::new(),
@@ -133,6 +138,7 @@ impl Member {
             next_id: 1,
             asks: HashMap::new(),
             rooms: BTreeMap::new(),
+            lists: (watches && number.is_multiple_of(2)).then(BTreeMap::new),
             to_join,
             behind: false,
             closing: false,
@@ -218,7 +224,11 @@ impl Member {
             // The answer is to come.
             Membership::Joining { .. } | Membership::Leaving { .. } => true,
         };
-        self.behind = world.quiet && self.rooms.iter().any(comes);
+        let differs = |(room, list): (&usize, &List)| {
+            list.count != world.members[*room] || list.users.as_ref() != Some(&world.present[*room])
+        };
+        let is_told = self.lists.iter().flatten().any(differs);
+        self.behind = world.quiet && (self.rooms.iter().any(comes) || is_told);
     }
 
     fn join(&mut self, world: &World, room: usize, out: &mut Vec<u8>) {
@@ -230,8 +240,15 @@ impl Member {
         self.rooms.insert(room, Membership::Joining { next });
         let id = self.ask(Ask::Join(room));
         let name = world.ledger.name(room);
+        let watches = match &mut self.lists {
+            Some(lists) => {
+                lists.entry(room).or_default();
+                ",\"presence\":true"
+            }
+            None => "",
+        };
         self.put(
-            format!("{{\"id\":{id},\"join\":\"{name}\"}}").as_bytes(),
+            format!("{{\"id\":{id},\"join\":\"{name}\"{watches}}}").as_bytes(),
             out,
         );
     }
@@ -328,6 +345,21 @@ impl Member {
                 self.hear_gap(world, room, &gap)?;
             }
             Said {
+                room: Some(room),
+                count: Some(_),
+                id: None,
+                ..
+            } => {
+                let room = world.ledger.room(room)?;
+                let event = serde_json::from_slice(&payload).unwrap_or_default();
+                let list = self.lists.as_mut().and_then(|lists| lists.get_mut(&room));
+                let Some(list) = list else {
+                    return Err(wrong(format!("it does not watch the room: {}", text())));
+                };
+                list.apply(&event).map_err(wrong)?;
+                world.counts.changes += 1;
+            }
+            Said {
                 hello: Some(hello), ..
             } if self.cid.is_none() => {
                 if let Part::Publisher { publisher, .. } = self.part {
@@ -363,6 +395,7 @@ impl Member {
                 let next = match self.rooms.get(&room) {
                     Some(Membership::Joining { next: None }) => {
                         world.members[room] += 1;
+                        world.present[room].extend(self.cid.clone());
                         offset + 1
                     }
                     // It goes on where it was.
@@ -375,6 +408,9 @@ impl Member {
             Ask::Leave(room) => {
                 self.rooms.remove(&room);
                 world.members[room] -= 1;
+                if let Some(cid) = &self.cid {
+                    world.present[room].remove(cid);
+                }
                 world.counts.leaves += 1;
             }
         }

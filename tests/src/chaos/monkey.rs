@@ -130,7 +130,7 @@ pub struct Aim {
 }
 
 /// Between two steps that must count as one.
-pub const STEPS: [&str; 12] = [
+pub const STEPS: [&str; 14] = [
     "worker:read",
     "worker:step",
     "worker:publish",
@@ -142,6 +142,8 @@ pub const STEPS: [&str; 12] = [
     "master:note",
     "master:append",
     "master:appended",
+    "master:presence",
+    "master:presence-told",
     "master:journal-valid",
 ];
 /// Where it shows that a worker ignores the kernel's counters.

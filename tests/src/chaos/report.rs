@@ -114,6 +114,7 @@ impl fmt::Display for Report {
             converted,
             joins,
             leaves,
+            changes,
             inflated,
             gaps,
         } = self.counts;
@@ -129,7 +130,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "rooms                {published} published, {delivered} delivered ({converted} in another format), {joins} joins, {leaves} leaves, {gaps} told as gaps"
+            "rooms                {published} published, {delivered} delivered ({converted} in another format), {joins} joins, {leaves} leaves, {changes} changes told, {gaps} told as gaps"
         )?;
         if self.figures.is_some() {
             writeln!(f, "kills                {}", self.kills)?;

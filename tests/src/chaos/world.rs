@@ -1,5 +1,6 @@
 //! What all clients share, and how what came is held against what should have come.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::ledger::Ledger;
@@ -11,6 +12,8 @@ pub struct World {
     pub counts: Counts,
     /// How many are in each room.
     pub members: Vec<u64>,
+    /// Who these are: nobody shows a token here.
+    pub present: Vec<BTreeSet<String>>,
     /// Every room has somebody who hears what is published.
     pub publishing: bool,
     /// Nothing new is said.
@@ -29,6 +32,7 @@ impl World {
             ledger: Ledger::new(seed, rooms),
             counts: Counts::default(),
             members: vec![0; rooms],
+            present: vec![BTreeSet::new(); rooms],
             publishing: false,
             quiet: false,
             ending: false,
@@ -54,6 +58,8 @@ pub struct Counts {
     pub converted: u64,
     pub joins: u64,
     pub leaves: u64,
+    /// What members who watch a room were told of who comes and goes.
+    pub changes: u64,
     /// Messages that came compressed.
     pub inflated: u64,
     /// What slow readers were told that they missed.
