@@ -40,7 +40,7 @@ struct Line {
 
 const WORKERS: &[usize] = &[1, 2, 4, 8, 16, 32];
 
-const LINES: [Line; 12] = [
+const LINES: [Line; 13] = [
     Line {
         what: "connection, request, close",
         unit: "CPU µs",
@@ -75,6 +75,13 @@ const LINES: [Line; 12] = [
         with: "rooms",
         many: &[1_000, 90_000],
         price: room_memory,
+    },
+    Line {
+        what: "retained message, 100 bytes",
+        unit: "bytes",
+        with: "messages, in 100 rooms",
+        many: &[10_000, 200_000],
+        price: retained_memory,
     },
     Line {
         what: "message delivered",
@@ -265,6 +272,24 @@ fn room_memory(many: usize, options: &Options) -> io::Result<f64> {
     pump(&baton, &rooms(100), options)?;
     let before = memory(&baton);
     pump(&baton, &rooms(many), &brief)?;
+    Ok((memory(&baton) - before) / many as f64)
+}
+
+fn retained_memory(many: usize, options: &Options) -> io::Result<f64> {
+    let keep = "[[room]]\nmatch = \"kept *\"\nhistory = 1000000\nhistory_bytes = \"64 MiB\"\n";
+    let baton = Baton::builder().workers(2).config(keep).start();
+    let kept = |room: usize| format!(r#"{{"send":"kept {room}","data":{}}}"#, data());
+    let mut publisher = Publisher::connect(baton.public)?;
+    let last = Batch::new("kept 0", &data(), 1, true);
+    // The log and the rings have been all over once, and the rooms are there.
+    pump(&baton, &rooms(100), options)?;
+    publisher.publish(&Batch::of((0..100).map(kept)))?;
+    publisher.ask(&last)?;
+    let before = memory(&baton);
+    for from in (0..many).step_by(1_000) {
+        publisher.publish(&Batch::of((from..from + 1_000).map(|n| kept(n % 100))))?;
+    }
+    publisher.ask(&last)?;
     Ok((memory(&baton) - before) / many as f64)
 }
 

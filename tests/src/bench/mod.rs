@@ -9,8 +9,8 @@
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
 //! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; what
-//! a back end that is asked takes: [`hook`]; what is compressed: [`compression`]. They measure with
-//! [`gauge`], by clients that are [`plain`].
+//! it takes that a message is checked: [`checks`]; what is compressed: [`compression`]. They measure
+//! with [`gauge`], by clients that are [`plain`].
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 pub mod bare;
 pub mod chart;
+mod checks;
 mod compression;
 pub mod continuity;
 pub mod cost;
@@ -29,7 +30,6 @@ mod gauge;
 mod growth;
 pub mod handoff;
 pub mod held;
-mod hook;
 mod master;
 pub mod memory;
 mod messages;
@@ -67,7 +67,7 @@ pub const SUBJECTS: [Subject; 15] = [
     master::SUBJECT,
     overload::SUBJECT,
     growth::SUBJECT,
-    hook::SUBJECT,
+    checks::SUBJECT,
     compression::SUBJECT,
 ];
 

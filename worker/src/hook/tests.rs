@@ -78,7 +78,8 @@ fn the_first_that_matches_is_asked() {
 /// An answer is one to this request of this connection, and to nothing else.
 #[test]
 fn an_answer_is_for_one_request() {
-    let mut hooks = hooks(&[hook(&[Event::Send], "*", Fail::Closed)]);
+    let hook = hook(&[Event::Send], "*", Fail::Closed);
+    let mut hooks = hooks(&[Hook { queue: 10, ..hook }]);
     let answer = || Outcome::Said(Answer::YES);
     assert_eq!(hooks.consult(asker(1, 5), send("r"), 0), Verdict::Waits);
     assert!(hooks.is_asked(Cid(1)) && hooks.knows(Cid(1), 5) && !hooks.knows(Cid(1), 6));
@@ -94,8 +95,11 @@ fn an_answer_is_for_one_request() {
         let verdict = hooks.consult(asker(1, 5), send("r"), 0);
         assert_eq!(verdict, Verdict::Said(Answer::YES), "until it is done");
     }
-    hooks.forget(Cid(1));
+    // What comes behind it is another request.
+    assert_eq!(hooks.consult(asker(1, 6), send("r"), 0), Verdict::Waits);
     assert!(hooks.tell(told(1, 5, answer())).is_empty());
+    hooks.forget(Cid(1));
+    assert!(hooks.tell(told(1, 6, answer())).is_empty());
     assert!(hooks.waiting.is_empty());
 }
 

@@ -1,4 +1,5 @@
-//! What a message takes when a back end is asked about it, beside one that nobody is asked about.
+//! What a message takes when it is held against limits, or a back end is asked about it, beside one of
+//! which nothing is checked.
 //!
 //! Many clients send one message each and wait until it is acknowledged, and again: so the back end is
 //! asked about many at once. It is a thread of the bench that allows everything, and not counted.
@@ -15,8 +16,8 @@ use crate::Baton;
 use crate::back_end::BackEnd;
 
 pub const SUBJECT: Subject = Subject {
-    name: "hook",
-    about: "a message that a back end is asked about",
+    name: "checks",
+    about: "a message that is held against limits, or that a back end is asked about",
     peers: &[],
     run,
 };
@@ -26,13 +27,27 @@ const CLIENTS: usize = 200;
 const DATA: usize = 100;
 const WARM_UP: Duration = Duration::from_secs(1);
 
+/// None is ever reached, and each is counted.
+const LIMITS: &str = "[limits]\nexempt = []\n\
+    [rates.connection]\nmessages = 1000000000\nbytes = \"16 GiB\"\n\
+    [rates.address]\nmessages = 1000000000\nbytes = \"16 GiB\"\n\
+    [rates.user]\nmessages = 1000000000\nbytes = \"16 GiB\"\n\
+    [rates.room]\nmessages = 1000000000\nbytes = \"16 GiB\"\n";
+
+#[derive(Clone, Copy)]
+enum Check {
+    Nothing,
+    Limits,
+    Hook,
+}
+
 /// Messages, what they took, requests to the back end.
 type Sample = (u64, Taken, usize);
 
 fn run(options: &Options) -> Result<Vec<Table>, String> {
     let clients = options.connections(CLIENTS);
     let title = format!(
-        "hook: {DATA} bytes, {clients} clients that wait for each acknowledgement, {} workers, median \
+        "checks: {DATA} bytes, {clients} clients that wait for each acknowledgement, {} workers, median \
         of {} rounds of {} s",
         options.workers, options.rounds, options.seconds
     );
@@ -44,10 +59,14 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         "others %",
     ];
     let mut table = Table::new(title, &columns);
-    for (name, is_asked) in [("nobody is asked", false), ("a back end is asked", true)] {
+    for (name, check) in [
+        ("nothing is checked", Check::Nothing),
+        ("everything is limited", Check::Limits),
+        ("a back end is asked", Check::Hook),
+    ] {
         let mut samples: Vec<Sample> = Vec::new();
         for _ in 0..options.rounds {
-            let sample = measure(options, clients, is_asked);
+            let sample = measure(options, clients, check);
             samples.push(sample.map_err(|error| format!("{name}: {error}"))?);
         }
         let of =
@@ -66,15 +85,16 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
     Ok(vec![table])
 }
 
-fn measure(options: &Options, clients: usize, is_asked: bool) -> io::Result<Sample> {
+fn measure(options: &Options, clients: usize, check: Check) -> io::Result<Sample> {
     let back_end = BackEnd::start(|_| json!({ "allow": true }));
-    let hook = match is_asked {
-        true => format!("[[hook]]\non = [\"send\"]\nurl = \"{}\"\n", back_end.url()),
-        false => String::new(),
+    let config = match check {
+        Check::Nothing => String::new(),
+        Check::Limits => LIMITS.to_owned(),
+        Check::Hook => format!("[[hook]]\non = [\"send\"]\nurl = \"{}\"\n", back_end.url()),
     };
     let baton = Baton::builder()
         .workers(options.workers)
-        .config(&hook)
+        .config(&config)
         .start();
     let data = format!("\"{}\"", ".".repeat(DATA - 2));
     let one = Batch::new("r", &data, 1, true);
