@@ -28,11 +28,11 @@ pub type Owner = (u32, u32);
 
 /// What a message at `/echo` is answered with.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Echo<'a> {
+pub enum Echo {
     /// What it came as: it is good for whoever sent it.
     Same,
     /// This, as it is: it might refer back further than the client's window.
-    Plain(&'a [u8]),
+    Plain(Vec<u8>),
 }
 
 /// A worker's inflaters, made when they are first needed.
@@ -120,7 +120,7 @@ impl Inflate {
         payload: &[u8],
         window: Window,
         most: usize,
-    ) -> Result<Option<Echo<'_>>, CloseReason> {
+    ) -> Result<Option<Echo>, CloseReason> {
         let inflater = self.long.get_or_insert_default();
         if self.spent >= SLICE {
             return Ok(None);
@@ -174,8 +174,7 @@ impl Inflate {
         if window.allows(begun.len) {
             return Ok(Some(Echo::Same));
         }
-        self.plain = begun.plain;
-        Ok(Some(Echo::Plain(&self.plain)))
+        Ok(Some(Echo::Plain(begun.plain)))
     }
 }
 

@@ -25,7 +25,7 @@ fn turns(
                 continue;
             }
             Ok(Some(Echo::Same)) => Ok(None),
-            Ok(Some(Echo::Plain(plain))) => Ok(Some(plain.to_vec())),
+            Ok(Some(Echo::Plain(plain))) => Ok(Some(plain)),
             Err(reason) => Err(reason),
         };
         return (turn, answer);

@@ -418,10 +418,14 @@ fn echo(
     let payload = io.message.bytes();
     let most = rules.max_message();
     let echo = (by.inflate).echo(by.owner, by.now, kind, payload, window, most);
+    let plain;
     let (head, payload) = match echo {
         Ok(None) => return Ok(Took::Yields),
         Ok(Some(Echo::Same)) => (Head::compressed(kind, payload.len()), payload),
-        Ok(Some(Echo::Plain(plain))) => (Head::message(kind, plain.len()), plain),
+        Ok(Some(Echo::Plain(all))) => {
+            plain = all;
+            (Head::message(kind, plain.len()), &plain[..])
+        }
         Err(reason) => {
             session.close(&mut io.out, reason)?;
             io.message.clear();
