@@ -143,7 +143,7 @@ async def messages_are_compressed_both_ways():
             await socket.recv()
             for size in (10, 1000, 50_000):
                 data = ("häß 你好 🎉 " * size)[: size // 2]
-                await socket.send(json.dumps({"send": "py-deflate", "data": data}))
+                await socket.send(json.dumps({"send": "py-deflate", "data": data}, ensure_ascii=False))
                 assert json.loads(await socket.recv())["data"] == data, size
 
 
