@@ -74,10 +74,13 @@ impl Brain {
         self.deliveries += self.end_run();
         let read = self.ring_read();
         if std::mem::replace(&mut self.ring_seen, read) != read {
-            // The master has read of the ring: there may be room now.
-            for slot in std::mem::take(&mut self.ring_waiters) {
-                self.again.push(slot);
+            // The master has read of the ring: there may be room now. Who was the first to find it full
+            // is the last this time: who has much to say would fill it again before anybody else.
+            let mut waiters = std::mem::take(&mut self.ring_waiters);
+            if !waiters.is_empty() {
+                waiters.rotate_left(1);
             }
+            self.again.append(&mut waiters);
         }
         self.tell_of_rooms();
     }
