@@ -272,16 +272,20 @@ impl Deflater {
         let level = Compression::new(self.level.level);
         let zlib = (self.zlib).get_or_insert_with(|| Compress::new(level, false));
         zlib.reset();
-        // What does not fit into this is not shorter.
-        let room = payload.len() + TAIL.len();
+        // Room for what does not become shorter, too: a call that is not brought to its end leaves
+        // something behind that a reset does not take away, and that the next messages would pay for.
+        let room = payload.len() + payload.len() / 8 + 64;
         if self.out.len() < room {
             self.out.resize(room, 0);
         }
         let status = zlib.compress(payload, &mut self.out[..room], FlushCompress::Sync);
         let len = zlib.total_out() as usize;
         let all = matches!(status, Ok(Status::Ok)) && zlib.total_in() == payload.len() as u64;
-        (self.out[..len].strip_suffix(&TAIL))
-            .filter(|short| all && len < room && short.len() < payload.len())
+        if !all || len == room {
+            self.zlib = None;
+            return None;
+        }
+        (self.out[..len].strip_suffix(&TAIL)).filter(|short| short.len() < payload.len())
     }
 
     /// Adds a server's frames to `into`, and compresses those whose messages are long enough and

@@ -166,6 +166,45 @@ fn the_bytes_depend_on_the_message_alone() {
     }
 }
 
+/// Noise, as what is encrypted or has been compressed already.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Each of them ends in the middle of nothing: the hundredth is compressed as the first.
+#[test]
+fn what_does_not_become_shorter_leaves_nothing_behind() {
+    for level in 1..=9 {
+        let level = Level { level, from: 0 };
+        let mut used = Deflater::new(level);
+        for seed in 0..200 {
+            let len = match seed % 20 {
+                0 => 60_000 + seed as usize * 30,
+                1 => 15_900,
+                _ => 1000,
+            };
+            assert_eq!(used.deflate(&noise(seed, len)), None, "{level:?}, {seed}");
+            if seed % 7 == 0 {
+                let message = message(seed, 1500);
+                let again = used.deflate(&message).map(<[u8]>::to_vec);
+                let mut fresh = Deflater::new(level);
+                assert_eq!(
+                    fresh.deflate(&message),
+                    again.as_deref(),
+                    "{level:?}, {seed}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn frames_are_compressed_where_that_is_worth_it() {
     let frame = |first: u8, payload: &[u8]| {
