@@ -23,6 +23,7 @@ use crate::logs;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
+use crate::websocket::deflate::{Deflater, Level};
 
 impl Brain {
     /// Reads the channel to its end.
@@ -59,6 +60,8 @@ impl Brain {
                 self.settings = *settings;
                 self.rooms.set_presence(&self.settings.presence);
                 self.keys = Keys::new(&self.settings.auth);
+                // The next brain compresses by these, too: what this one writes a part of, it goes on with.
+                self.deflater = Deflater::new(Level::of(&self.settings.websocket));
             }
             ToWorker::Give { connections } => {
                 let mut fds = fds.into_iter();
