@@ -197,10 +197,15 @@ impl Brain {
             let room = self.room_of(membership)?;
             let watch = match membership.watch {
                 0 => None,
-                ASKED => {
-                    let listed = self.find_list(who.cid, membership.number, snapshot.cursor);
-                    Some(listed.ok_or(Unfit::Overrun)? + 1)
-                }
+                ASKED => match self.find_list(who.cid, membership.number, snapshot.cursor) {
+                    Some(listed) => Some(listed + 1),
+                    // It was lost with a record that was given up, or with the log: it is asked for anew.
+                    None => {
+                        self.state.set(Head::Missed, 1);
+                        self.relist.push(room);
+                        Some(self.state.get(Head::LogRead) + 1)
+                    }
+                },
                 from => Some(from),
             };
             self.enter_room(who, room, membership.after, watch)?;
