@@ -321,7 +321,8 @@ impl Brain {
         self.deliveries += self.end_run();
         let mut made: Each<Option<(u32, u32)>> = Each::default();
         for (slot, from) in self.rooms.watchers(room) {
-            if from <= at {
+            // Who lags is given it out of the log, drawn together: it does not count as what waits.
+            if from <= at && !self.local(slot).lagging {
                 let encoding = self.slots.encoding(slot);
                 let frame = match made[encoding] {
                     Some(frame) => frame,
