@@ -736,6 +736,25 @@ fn what_is_asked_about_is_paid_for_once() {
     assert!(refused, "it is paid for");
 }
 
+/// A brain that reads it again does not know that it has been paid for.
+#[test]
+fn what_two_brains_ask_about_is_paid_for_once() {
+    let back_end = BackEnd::start(yes);
+    let rates = "[rates]\nburst = \"1s\"\n[rates.connection]\nmessages = 1\n";
+    let hook = hook(&back_end.url(), "[\"send\"]", "timeout = \"20s\"");
+    let baton = builder(&(rates.to_owned() + &hook)).workers(1).start();
+    let mut client = Client::connect(baton.public);
+    back_end.hold();
+    client.tell(json!({"id": 1, "send": "r", "data": 1}));
+    back_end.wait_for("the question", 1, |event| event["event"] == "send");
+    let pid = baton.status().worker(1).pid;
+    process::kill(pid);
+    back_end.wait_for("it again", 2, |event| event["event"] == "send");
+    back_end.release();
+    let reply = client.reply(&json!(1));
+    assert!(reply["ok"].is_object(), "{reply}");
+}
+
 /// Nothing of a connection is read while it waits: that it says nothing is no fault of its own.
 #[test]
 fn who_waits_for_long_is_not_taken_for_dead() {

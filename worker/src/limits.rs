@@ -86,7 +86,8 @@ impl Client<'_> {
         let taken = of_connection.and_then(|spent| {
             let (rate, burst) = (rates.address, rates.burst_ms);
             let ip = self.slots.peer(self.slot).ip();
-            if rates.counts(ip) {
+            // Its address has paid for what is read again, which is known for the time of a brain.
+            if rates.counts(ip) && !self.is_known() {
                 let of_address = &mut self.addresses;
                 of_address.take(ip, rate, burst, bytes as u64, self.now)?;
             }

@@ -131,10 +131,7 @@ impl Client<'_> {
             };
         let id = request.id.as_ref().map_or(&b""[..], client::Id::text);
         let spent = *self.spent;
-        // What is read again has been paid for.
-        if !self.is_known()
-            && let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())?
-        {
+        if let Some(flow) = self.charge(out, id, Some(&request.verb), message.len())? {
             return Ok(flow);
         }
         let pass = self.slots.pass(self.slot);
@@ -145,11 +142,14 @@ impl Client<'_> {
         }
         let instead = match self.ask(out, id, &request.verb, access.user())? {
             Asked::On(instead) => instead,
+            Asked::Ends(Flow::Asking) => {
+                // It is read again, maybe by another brain, and paid for then.
+                *self.spent = spent;
+                return Ok(Flow::Asking);
+            }
             Asked::Ends(flow) => {
-                if flow != Flow::Asking {
-                    self.forget_answer();
-                    *self.messages_in += 1;
-                }
+                self.forget_answer();
+                *self.messages_in += 1;
                 return Ok(flow);
             }
         };
