@@ -189,6 +189,10 @@ impl State {
 
     /// Keeps them for the brains to come.
     pub fn set_settings(&self, settings: &Settings) -> io::Result<()> {
+        // Most often nothing is new, and a brain that dies in between would leave none.
+        if self.settings().as_ref() == Some(settings) {
+            return Ok(());
+        }
         let bytes = rmp_serde::to_vec_named(settings).map_err(io::Error::other)?;
         if bytes.len() > SETTINGS_SIZE {
             return Err(io::Error::other("the settings are too large"));
