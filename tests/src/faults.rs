@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::baton::{Baton, Builder};
+use crate::programs;
 use crate::temp::TempDir;
-use crate::{eventually, programs};
+use crate::wait::{DEADLINE, until};
 
 /// The directory in which places are armed.
 #[derive(Debug)]
@@ -51,7 +52,9 @@ impl Faults {
 
     #[track_caller]
     pub fn wait_for(&self, point: &str) {
-        eventually(&format!("{point} is reached"), || self.is_reached(point));
+        // Some are come by once in a round of the traffic, which takes seconds.
+        let reached = || self.is_reached(point).then_some(());
+        until(&format!("{point} is reached"), 3 * DEADLINE, reached);
     }
 
     fn reached(&self, point: &str) -> std::path::PathBuf {

@@ -204,7 +204,7 @@ points! {
     master_after_its_sweep: "master:recover-swept", [1, 1], kill_master;
 }
 
-/// Members, one for each format, that read only when 9 MB have been said, more than their sockets take:
+/// Members, one for each format, that read only when 6 MB have been said, more than their sockets take:
 /// what they are owed goes out in parts, and is fetched out of the log again.
 fn sluggish(traffic: &mut Traffic, baton: &Baton) {
     let mut publisher = rooms::Client::connect(baton.public);
@@ -218,10 +218,10 @@ fn sluggish(traffic: &mut Traffic, baton: &Baton) {
     for member in &mut members {
         last = member.join("sluggish").offset;
     }
-    // What is converted is made of many small parts.
-    let data = json!([vec![0.5; 2_000], "x".repeat(52_000), { "n": -7 }]);
+    // What is converted has small parts, too; with many, a round would take seconds.
+    let data = json!([vec![0.5; 100], "x".repeat(58_000), { "n": -7 }]);
     traffic.spawn(move || {
-        for _ in 0..150 {
+        for _ in 0..100 {
             publisher.tell(json!({ "send": "sluggish", "data": data }));
         }
         let end = publisher.publish("sluggish", json!("end"));

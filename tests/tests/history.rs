@@ -519,6 +519,9 @@ fn dies_at(point: &str) {
             assert_eq!(client.message()["data"], "live");
             client.nothing();
             number += 1;
+            // The next one comes to a worker that does not hold the room any more.
+            drop(client);
+            baton.status_when("the room is given up", |status| status.worker(2).rooms == 0);
         }
     }
 }
