@@ -2,6 +2,7 @@
 //! so, while clients check every byte: no connection is closed, nothing is lost, doubled or changed.
 
 use harness::faults::Faults;
+use harness::rooms::Position;
 use harness::socket::Options;
 use harness::traffic::Traffic;
 use harness::websocket::WebSocket;
@@ -321,6 +322,38 @@ fn worker_cut_a_frame_while_another_lags() {
         for number in 0..150 {
             assert_eq!(member.message()["data"], data(room, number), "{room}");
         }
+    }
+}
+
+/// What it was written lies further in the log than the next brain has read. It joins a room before
+/// that has read so far: what is said behind the answer is for it, though the log has it before.
+#[test]
+fn worker_wrote_to_one_that_joins_meanwhile() {
+    let faults = Faults::new();
+    let baton = faults.builder().workers(2).start();
+    let mut resident = rooms::Client::on_worker(baton.public, 1);
+    resident.join("other");
+    let mut member = rooms::Client::on_worker(baton.public, 1);
+    member.join("mine");
+    let mut publisher = rooms::Client::on_worker(baton.public, 2);
+    let brain = process::brain_of(baton.status().worker(1).guard_pid);
+
+    // One turn reads both, and writes to the member last.
+    process::stop(brain);
+    publisher.publish("other", json!("before"));
+    publisher.publish("mine", json!("here"));
+    faults.arm_as("worker:write", "2 stop");
+    process::go_on(brain);
+    assert_eq!(member.message()["data"], "here");
+    faults.wait_for("worker:write");
+    member.tell(json!({ "id": 1, "join": "other" }));
+    process::kill(brain);
+
+    let joined = Position::parse(&member.reply(&json!(1))["ok"]["pos"]);
+    let last = publisher.publish("other", json!("behind"));
+    for offset in joined.offset + 1..=last.offset {
+        let message = member.message();
+        assert_eq!(Position::parse(&message["pos"]).offset, offset, "{message}");
     }
 }
 

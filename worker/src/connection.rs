@@ -13,6 +13,7 @@ use crate::close::CloseReason;
 use crate::poison::InHand;
 use crate::proxy;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::state::Head;
 use crate::steps::{Progress, SESSION};
 use crate::websocket::Session;
 
@@ -128,9 +129,17 @@ impl Brain {
             Some(Progress::Waits)
         } else if meta.has(Flag::Opening) || self.is_asked(slot) {
             Some(Progress::WaitsForOthers)
+        } else if meta.phase == Phase::Rooms && self.is_ahead(slot) {
+            Some(Progress::Yields)
         } else {
             None
         }
+    }
+
+    /// A brain before has given it more of the log than this one has read. A room that it joined now
+    /// would begin where this one is, and what was said there in between would be taken for given.
+    fn is_ahead(&self, slot: u32) -> bool {
+        self.slots.get(slot, Field::Cursor) > self.state.get(Head::LogRead)
     }
 
     /// Reads once. `false`: nothing has come, or the connection ends.
