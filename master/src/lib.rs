@@ -12,7 +12,7 @@
 //! 5. [`connections`] and [`pasts`], and [`link`], [`spawn`], [`pidfd`]: connections and workers as
 //!    the master holds them.
 //! 6. [`sequencer`], [`rooms`], [`history`], [`keys`], [`lru`], [`ring_set`]: messages on their way from the rings
-//!    to the log. [`present`]: who is in the rooms.
+//!    to the log. [`pace`]: who may say how much there, and who hears it. [`present`]: who is in the rooms.
 //! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
@@ -29,6 +29,7 @@ pub mod link;
 pub mod listener;
 pub mod lru;
 pub mod moves;
+pub mod pace;
 pub mod pasts;
 pub mod pid_file;
 pub mod pidfd;

@@ -15,12 +15,13 @@ use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
-use protocol::settings::{Presence, Rates};
+use protocol::settings::{Options, Presence, Rates};
 use protocol::shown::shown;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
 use crate::keys::{self, Keys};
+use crate::pace::Pace;
 use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::present::Present;
 use crate::ring_set::RingSet;
@@ -54,6 +55,8 @@ pub struct Bounds {
     /// In which rooms users are listed, and the bytes that they take in all.
     pub presence: Presence,
     pub users: u64,
+    /// What is special about some rooms.
+    pub options: Options,
 }
 
 /// A worker's ring, to be read.
@@ -111,6 +114,7 @@ pub struct Sequencer {
     history: History,
     keys: Keys,
     present: Present,
+    pace: Pace,
     record: Record,
     now_ms: u64,
     bytes: Vec<u8>,
@@ -138,6 +142,7 @@ impl Sequencer {
             rooms,
             history: History::recover(state, bounds.rules, bounds.history, now_ms),
             keys: Keys::recover(state, bounds.keys, bounds.key_age_ms),
+            pace: Pace::recover(state, bounds.options),
             record: Record::new(),
             now_ms,
             bytes: Vec::new(),
@@ -173,6 +178,7 @@ impl Sequencer {
         self.history.configure(state, bounds.rules, bounds.history);
         self.keys.configure(state, bounds.keys, bounds.key_age_ms);
         self.present.configure(state, bounds.presence, bounds.users);
+        self.pace.configure(bounds.options);
     }
 
     /// What is sequenced from now on is said at this time, by the monotonic clock, whose count goes
@@ -320,6 +326,7 @@ impl Sequencer {
                 room,
                 from,
                 key,
+                lane,
                 data,
             } => {
                 let key = (!key.is_empty()).then(|| keys::hash(room, from, key));
@@ -332,10 +339,16 @@ impl Sequencer {
                 }
                 let name = room;
                 let room = self.open(state, name, asker)?;
-                if let Err(Wait(ms)) = self.limit(room, from, data.bytes.len() as u64) {
+                let now = self.now_ms;
+                let may = self.pace.may_speak(state, room, name, from, lane, now);
+                let limited = |said| {
+                    self.limit(room, from, data.bytes.len() as u64)
+                        .map(|()| said)
+                };
+                let said = may.and_then(limited).map_err(|Wait(ms)| {
                     let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
-                    return Err((Refusal::Rate { after_ms }, asker));
-                }
+                    (Refusal::Rate { after_ms }, asker)
+                })?;
                 let mut position = self.rooms.position(state, &self.record, room);
                 position.offset += 1;
                 let message = Down::Message {
@@ -343,6 +356,7 @@ impl Sequencer {
                     position,
                     asker,
                     from,
+                    share: self.pace.share(room, name, lane, now),
                     data,
                 };
                 if !append(&mut self.log, &mut self.answer, &message) {
@@ -358,6 +372,7 @@ impl Sequencer {
                 self.history
                     .append(state, &mut self.record, room, name, &message);
                 self.rooms.advance(&mut self.record, room, position.offset);
+                self.pace.remember(state, &mut self.record, said, now);
                 if let Some(key) = key {
                     self.keys
                         .remember(state, &mut self.record, key, position, self.now_ms);
@@ -471,6 +486,7 @@ impl Sequencer {
         for evicted in self.rooms.take_evicted() {
             self.history.drop_room(state, evicted);
             self.present.drop_room(state, evicted);
+            self.pace.drop_room(evicted);
         }
         opened.map_err(|_| (Refusal::Limit, asker))
     }

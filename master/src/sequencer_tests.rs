@@ -10,7 +10,9 @@ use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
 use protocol::names::Names;
 use protocol::pattern::Pattern;
-use protocol::record::Who;
+use protocol::record::{Lane, Who};
+use protocol::settings::RoomOptions;
+use protocol::share::Share;
 use protocol::stream::{HEADER, Lost, segment_size};
 
 use super::*;
@@ -32,6 +34,11 @@ fn born(state: &State, rooms: u32) -> Sequencer {
         key_age_ms: 1_000,
         presence: Default::default(),
         users: 1 << 20,
+        options: Options(vec![RoomOptions {
+            rooms: Pattern::new("slow"),
+            slow_ms: 500,
+            ..RoomOptions::default()
+        }]),
     };
     Sequencer::recover(state, bounds, poison::note_death(state), 1)
 }
@@ -87,6 +94,7 @@ impl Worker {
             room: room.as_bytes(),
             from: b"u",
             key: b"",
+            lane: Lane::default(),
             data: as_sent(self.sent, &data),
         };
         let sent = self.send(state, &up);
@@ -176,6 +184,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
             room: b"r",
             from: b"u",
             key: b"",
+            lane: Lane::default(),
             data: Data::json(b"1"),
         },
         Up::Open { asker, room: b"r" },
@@ -219,6 +228,7 @@ fn questions_are_answered_at_a_place_in_the_log() {
             position,
             asker,
             from: b"u",
+            share: Share::All,
             data: Data::json(b"1"),
         },
         Down::Opened {
@@ -312,6 +322,7 @@ fn only_those_are_woken_whom_it_concerns() {
         room: b"r",
         from: b"u",
         key: b"",
+        lane: Lane::default(),
         data: Data::json(b"1"),
     };
     // Nobody is there: who wants an answer gets it.
@@ -369,6 +380,7 @@ fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
                 room,
                 from,
                 key: b"",
+                lane: Lane::default(),
                 data
             }
         ));
@@ -594,6 +606,7 @@ fn a_retry_is_answered_and_not_published() {
             room,
             from,
             key,
+            lane: Lane::default(),
             data: Data::json(b"1"),
         };
         assert!(worker.send(&state, &up));
@@ -669,4 +682,48 @@ fn sequence_until_killed(fds: &str) -> ! {
         }
         poison::rest(&state);
     }
+}
+
+/// Who may not speak yet is told when it may, whichever brain it meets.
+#[test]
+fn slow_mode_is_kept_over_the_death_of_a_brain() {
+    let state = State::create(1 << 16, 3).unwrap();
+    let mut sequencer = born(&state, 10);
+    let mut worker = Worker::new(0, 1 << 14);
+    let mut send = |sequencer: &mut Sequencer, room, from, exempt| {
+        let up = Up::Publish {
+            asker: asker(0, 1),
+            room,
+            from,
+            key: b"",
+            lane: Lane {
+                first: false,
+                exempt,
+            },
+            data: Data::json(b"1"),
+        };
+        assert!(worker.send(&state, &up));
+        assert_eq!(sequencer.turn(&state, &worker.ring()), Turn::Empty);
+        match Down::decode(answers(&state).last().unwrap()) {
+            Some(Down::Message { .. }) => 0,
+            Some(Down::Refused {
+                reason: Refusal::Rate { after_ms },
+                ..
+            }) => after_ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    sequencer.set_now(1_000);
+    assert_eq!(send(&mut sequencer, b"slow", b"u", false), 0);
+    sequencer.set_now(1_100);
+    assert_eq!(send(&mut sequencer, b"slow", b"u", false), 400);
+    assert_eq!(send(&mut sequencer, b"slow", b"v", false), 0);
+    assert_eq!(send(&mut sequencer, b"slow", b"u", true), 0);
+    assert_eq!(send(&mut sequencer, b"fast", b"u", false), 0);
+    assert_eq!(send(&mut sequencer, b"fast", b"u", false), 0);
+    let mut sequencer = born(&state, 10);
+    sequencer.set_now(1_499);
+    assert_eq!(send(&mut sequencer, b"slow", b"u", false), 1);
+    sequencer.set_now(1_500);
+    assert_eq!(send(&mut sequencer, b"slow", b"u", false), 0);
 }

@@ -10,7 +10,7 @@
 //! 1024..         workers: one row for each ring
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
-//! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms
+//! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms · who spoke last
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
@@ -48,10 +48,14 @@ pub const USER_WORDS: usize = 12;
 /// Blocks of users that can ever be known to be in rooms: one for each in each room, or two.
 pub const MAX_USERS: u32 = 1 << 21;
 
+/// Users that it can ever remember to have spoken in rooms in slow mode, plus one.
+pub const MAX_SPOKEN: u32 = 1 << 16;
+const SPOKEN_WORDS: usize = 3;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;
@@ -68,7 +72,8 @@ const ROOMS: usize = CONNECTIONS + MAX_CONNECTIONS as usize * CONNECTION_WORDS;
 const MEMBERS: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
 const KEYS: usize = MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize;
 const USERS: usize = KEYS + MAX_KEYS as usize * KEY_WORDS;
-const SIZE: usize = (USERS + MAX_USERS as usize * USER_WORDS) * 8;
+const SPOKEN: usize = USERS + MAX_USERS as usize * USER_WORDS;
+const SIZE: usize = (SPOKEN + MAX_SPOKEN as usize * SPOKEN_WORDS) * 8;
 
 const _: () = assert!(Head::Last as usize <= PAGE);
 const _: () = assert!(PAGE + Page::WORDS <= JOURNAL);
@@ -122,6 +127,8 @@ pub enum Head {
     UsersUsed,
     /// The room of which a change is being told, plus one: its words are to follow.
     Telling,
+    /// How many times somebody spoke in a room in slow mode.
+    Spoken,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,
@@ -343,6 +350,12 @@ pub const fn key(number: u64, field: usize) -> Word {
 #[must_use]
 pub const fn user(block: u32, field: usize) -> Word {
     word(USERS + block as usize * USER_WORDS + field)
+}
+
+/// Word `field` of the place where it is remembered that somebody spoke.
+#[must_use]
+pub const fn spoken(number: u64, field: usize) -> Word {
+    word(SPOKEN + (number % MAX_SPOKEN as u64) as usize * SPOKEN_WORDS + field)
 }
 
 /// Word `field` of a room, of those that workers see.

@@ -10,7 +10,7 @@
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
 //!    lives, and lives on.
-//! 6. [`bucket`]: how much of what may be done in a second.
+//! 6. [`bucket`]: how much of what may be done in a second; [`share`]: who gets what is said beyond that.
 //! 7. [`output`]: where protocols put their bytes.
 //! 8. [`fault`]: deaths at a chosen place, for tests.
 
@@ -38,6 +38,7 @@ pub mod roles;
 pub mod row;
 pub mod scheduling;
 pub mod settings;
+pub mod share;
 pub mod shown;
 pub mod stream;
 pub mod truth;

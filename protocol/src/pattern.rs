@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct Pattern(String);
 
 impl Pattern {
+    /// Of no room, as no name is empty.
+    pub const NONE: Pattern = Pattern(String::new());
+
     #[must_use]
     pub fn new(text: &str) -> Pattern {
         Pattern(text.to_owned())

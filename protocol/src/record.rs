@@ -7,6 +7,7 @@
 use crate::format::{Data, Format};
 use crate::ids::{Cid, Position};
 use crate::names::Names;
+use crate::share::Share;
 
 /// The one that asked: an answer in the log is rendered by whoever holds connection `cid`; `ring`
 /// and `slot` say where it was when it asked.
@@ -19,6 +20,15 @@ pub struct Asker<'a> {
     pub id: &'a [u8],
 }
 
+/// How a message goes its way, by the rights of who sends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lane {
+    /// It is for all members, at once.
+    pub first: bool,
+    /// Its sender need not wait between messages.
+    pub exempt: bool,
+}
+
 /// Worker → master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Up<'a> {
@@ -29,6 +39,7 @@ pub enum Up<'a> {
         from: &'a [u8],
         /// By which a retry is known; empty: it has none.
         key: &'a [u8],
+        lane: Lane,
         data: Data<'a>,
     },
     /// A connection wants to join a room that this worker does not hold yet; answered by
@@ -101,6 +112,8 @@ pub enum Down<'a> {
         position: Position,
         asker: Asker<'a>,
         from: &'a [u8],
+        /// For which of the subscribers it is.
+        share: Share,
         data: Data<'a>,
     },
     /// The worker that asked holds the room from here on: every message of it behind `position`
@@ -212,7 +225,7 @@ pub enum Refusal {
     Limit,
     /// The record was not one that we write.
     Internal,
-    /// More than may be sent in a second, to this room or by this user.
+    /// More than may be sent in a second, to this room or by this user, or too soon after the last.
     Rate { after_ms: u32 },
 }
 
@@ -247,10 +260,12 @@ impl Up<'_> {
                 room,
                 from,
                 key,
+                lane,
                 data,
             } => {
                 let parts = [asker.id, room, from, key, data.bytes];
-                put(into, with_data(1, data.format), &asker.words(), &parts);
+                let kind = with_data(1, data.format) | lane.bits();
+                put(into, kind, &asker.words(), &parts);
             }
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room, limit } => {
@@ -282,7 +297,7 @@ impl Up<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Up<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            1 | MSGPACK_1 => {
+            kind if kind & !Lane::ALL == 1 || kind & !Lane::ALL == MSGPACK_1 => {
                 let ([a, b], [id, room, from, key, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 let data = Data { format, bytes };
@@ -291,6 +306,7 @@ impl Up<'_> {
                     room,
                     from,
                     key,
+                    lane: Lane::of(kind),
                     data,
                 }
             }
@@ -366,12 +382,13 @@ impl Down<'_> {
                 position: Position { epoch, offset },
                 asker,
                 from,
+                share,
                 data,
             } => {
                 let [a, b] = asker.words();
                 put(
                     into,
-                    with_data(1, data.format),
+                    with_data(1, data.format) | u64::from(share.pack()) << SHARE,
                     &[a, b, room.into(), epoch, offset],
                     &[asker.id, from, data.bytes],
                 );
@@ -446,7 +463,7 @@ impl Down<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Down<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            1 | MSGPACK_1 => {
+            kind if kind & WITHOUT_SHARE == 1 || kind & WITHOUT_SHARE == MSGPACK_1 => {
                 let ([a, b, room, epoch, offset], [id, from, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 let data = Data { format, bytes };
@@ -455,6 +472,7 @@ impl Down<'_> {
                     position: Position { epoch, offset },
                     asker: Asker::new(a, b, id),
                     from,
+                    share: Share::unpack((kind >> SHARE) as u32)?,
                     data,
                 }
             }
@@ -565,6 +583,30 @@ impl<'a> Asker<'a> {
 /// In a kind: the record's data is MessagePack. (Without it, it is what it was before there was any.)
 const MSGPACK: u64 = 1 << 32;
 const MSGPACK_1: u64 = 1 | MSGPACK;
+
+/// In the kind of a message: where its [`Share`] begins.
+const SHARE: u32 = 36;
+const WITHOUT_SHARE: u64 = (1 << SHARE) - 1;
+
+impl Lane {
+    const FIRST: u64 = 1 << 33;
+    const EXEMPT: u64 = 1 << 34;
+    const ALL: u64 = Lane::FIRST | Lane::EXEMPT;
+
+    /// In the kind of a message.
+    fn bits(self) -> u64 {
+        let first = if self.first { Lane::FIRST } else { 0 };
+        let exempt = if self.exempt { Lane::EXEMPT } else { 0 };
+        first | exempt
+    }
+
+    fn of(kind: u64) -> Lane {
+        Lane {
+            first: kind & Lane::FIRST != 0,
+            exempt: kind & Lane::EXEMPT != 0,
+        }
+    }
+}
 
 fn with_data(kind: u64, format: Format) -> u64 {
     match format {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::share::Fraction;
 
 const ASKER: Asker<'_> = Asker {
     cid: Cid(7),
@@ -18,6 +19,7 @@ fn ups() -> Vec<Up<'static>> {
             room: b"r",
             from: b"c7",
             key: b"k",
+            lane: Lane::default(),
             data: Data::json(b"{}"),
         },
         Up::Publish {
@@ -25,7 +27,22 @@ fn ups() -> Vec<Up<'static>> {
             room: b"r",
             from: b"c7",
             key: b"k",
+            lane: Lane {
+                first: true,
+                exempt: false,
+            },
             data: Data::msgpack(b"\x80"),
+        },
+        Up::Publish {
+            asker: ASKER,
+            room: b"r",
+            from: b"c7",
+            key: b"",
+            lane: Lane {
+                first: false,
+                exempt: true,
+            },
+            data: Data::json(b"1"),
         },
         Up::Open {
             asker: ASKER,
@@ -84,6 +101,7 @@ fn downs() -> Vec<Down<'static>> {
             position,
             asker: ASKER,
             from: b"u",
+            share: Share::All,
             data: Data::json(b"1"),
         },
         Down::Message {
@@ -91,6 +109,15 @@ fn downs() -> Vec<Down<'static>> {
             position,
             asker: ASKER,
             from: b"u",
+            share: Share::First,
+            data: Data::msgpack(b"\x01"),
+        },
+        Down::Message {
+            room: 1,
+            position,
+            asker: ASKER,
+            from: b"u",
+            share: Share::Part(Fraction::new(u32::MAX)),
             data: Data::msgpack(b"\x01"),
         },
         Down::Opened {

@@ -10,10 +10,12 @@ use crate::cidr::Cidr;
 
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
 pub use self::hook::{Event, Fail, Hook, Server};
+pub use self::options::{Options, RoomOptions};
 pub use self::presence::{Listed, Presence};
 
 mod auth;
 mod hook;
+mod options;
 mod presence;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,7 @@ pub struct Settings {
     /// The first that matches is asked.
     pub hooks: Vec<Hook>,
     pub presence: Presence,
+    pub options: Options,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -56,6 +59,7 @@ impl Default for Settings {
             rates: Rates::default(),
             hooks: Vec::new(),
             presence: Presence::default(),
+            options: Options::default(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,

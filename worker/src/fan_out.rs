@@ -120,6 +120,7 @@ impl Brain {
                 asker,
                 from,
                 data,
+                ..
             } => {
                 self.answer(
                     at,

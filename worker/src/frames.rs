@@ -33,6 +33,7 @@ impl Brain {
                 asker,
                 from,
                 data,
+                ..
             } => {
                 if mine(asker) {
                     put(ToClient::Sent {

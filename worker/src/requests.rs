@@ -12,7 +12,7 @@ use protocol::history::Reader;
 use protocol::ids::{Cid, Position, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
-use protocol::record::{Asker, Refusal, Up};
+use protocol::record::{Asker, Lane, Refusal, Up};
 use protocol::settings::{Anonymous, Right, Settings};
 use protocol::stream::Writer;
 
@@ -33,6 +33,9 @@ use crate::websocket::Rules;
 
 /// So many messages that are not what a connection speaks close it.
 const MAX_ERRORS: u16 = 10;
+
+/// For people.
+const TOO_LONG: &str = "data is too large for this room";
 
 /// What follows a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +189,12 @@ impl Client<'_> {
                 before,
                 limit,
             } => self.history(out, id, room.as_bytes(), before, limit)?,
-            Verb::Send { room, key, data } => {
+            Verb::Send {
+                room,
+                key,
+                priority,
+                data,
+            } => {
                 let asker = self.asker(id);
                 let from = match access.user() {
                     Some(user) => user.into(),
@@ -197,6 +205,10 @@ impl Client<'_> {
                     room: room.as_bytes(),
                     from: from.as_bytes(),
                     key: key.as_deref().unwrap_or_default().as_bytes(),
+                    lane: Lane {
+                        first: priority,
+                        exempt: access.rights(&room).has(Right::Moderate),
+                    },
                     data: instead
                         .as_deref()
                         .map_or(data, |json| Data::json(json.as_bytes())),
@@ -234,18 +246,38 @@ impl Client<'_> {
                 (room, Right::Join, Some(Right::Presence))
             }
             Verb::Join { room, .. } => (room, Right::Join, None),
-            Verb::Send { room, .. } => (room, Right::Send, None),
+            Verb::Send { room, priority, .. } => {
+                (room, Right::Send, priority.then_some(Right::Moderate))
+            }
             Verb::Who { room, .. } => (room, Right::Presence, None),
             Verb::History { room, .. } => (room, Right::History, None),
         };
         let refused = access.refuses(room, right);
         match refused.or_else(|| access.refuses(room, and?)) {
-            None => Ok(None),
+            None => self.refuse_long(out, id, verb),
             Some(message) => {
                 self.error(out, id, Code::Forbidden, message)?;
                 Ok(Some(Flow::Next))
             }
         }
+    }
+
+    /// In rooms of some names, less may be said at once than in others.
+    fn refuse_long(
+        &self,
+        out: &mut impl Output,
+        id: &[u8],
+        verb: &Verb<'_>,
+    ) -> Result<Option<Flow>, Full> {
+        let Verb::Send { room, data, .. } = verb else {
+            return Ok(None);
+        };
+        let most = self.settings.options.of(room.as_bytes()).max_data;
+        if most.is_none_or(|most| data.bytes.len() <= most) {
+            return Ok(None);
+        }
+        self.error(out, id, Code::TooLarge, TOO_LONG)?;
+        Ok(Some(Flow::Next))
     }
 
     /// `user`: who has shown a token is in its own room of itself.

@@ -50,6 +50,7 @@ pub(super) fn bounds(config: &Config) -> Bounds {
         key_age_ms: config.timeouts.key_ms,
         presence: config.settings.presence.clone(),
         users: config.memory.presence,
+        options: config.settings.options.clone(),
     }
 }
 

@@ -7,7 +7,9 @@ use protocol::bucket::PerSecond;
 use protocol::cidr::Cidr;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
-use protocol::settings::{Hook, Http, Listed, Presence, Rates, Rooms, Settings, Slow, WebSocket};
+use protocol::settings::{
+    Hook, Http, Listed, Options, Presence, Rates, RoomOptions, Rooms, Settings, Slow, WebSocket,
+};
 
 use super::auth::auth;
 use super::hook::{MAX_HOOKS, hook};
@@ -76,7 +78,9 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let batch = s.choice("scheduling", Settings::default().batch, &SCHEDULING);
     let (retire_ms, hung_ms) = (timeouts.retire_ms, timeouts.hung_ms);
     let (of_rooms, listed) = s.section("rooms", rooms);
-    let rules = s.sections("room", room).unwrap_or_default();
+    let max_data = of_rooms.max_data;
+    let rules = s.sections("room", |s| room(s, max_data));
+    let rules = rules.unwrap_or_default();
     let config = Config {
         limits,
         timeouts,
@@ -94,6 +98,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             },
             hooks: hooks(s),
             presence: presence(listed, &rules),
+            options: options(&rules),
             max_connections,
             memory: of_worker,
             retry_spread_ms,
@@ -104,7 +109,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             ..d.settings
         },
         log: s.section("log", log),
-        rooms: rules.into_iter().map(|(rule, _)| rule).collect(),
+        rooms: rules.into_iter().map(|room| room.rule).collect(),
         ..config
     };
     (config, listeners)
@@ -112,6 +117,9 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
 
 /// Users who are listed in one room at most.
 const MAX_LISTED: u32 = 10_000;
+
+/// The longest window in which what is said is held back, to be given together.
+const MAX_MERGE: u64 = 200;
 
 /// What a room may retain, if nothing else is said.
 const HISTORY_BYTES: u64 = MIB;
@@ -335,22 +343,41 @@ fn rooms(s: &mut Section<'_, '_>) -> (Rooms, u32) {
     (rooms, s.number("presence", listed, 0..=MAX_LISTED))
 }
 
-/// Rules count from the first on that says another number of users than all rooms have.
-fn presence(listed: u32, rules: &[(Rule, Option<u32>)]) -> Presence {
-    let rule = |(rule, of_rule): &(Rule, Option<u32>)| Listed {
-        rooms: rule.rooms.clone(),
-        listed: of_rule.unwrap_or(listed),
-    };
-    let last = rules.iter().rposition(|(_, of_rule)| of_rule.is_some());
-    let rules = &rules[..last.map_or(0, |last| last + 1)];
+/// What is said of rooms of some names.
+struct Room {
+    /// What they retain.
+    rule: Rule,
+    /// Up to how many of their users are listed, if that is said.
+    listed: Option<u32>,
+    options: RoomOptions,
+}
+
+/// Of these rules those that count: what is behind the last that says something changes nothing.
+fn to_last(rules: &[Room], says: impl Fn(&Room) -> bool) -> &[Room] {
+    let last = rules.iter().rposition(says);
+    &rules[..last.map_or(0, |last| last + 1)]
+}
+
+fn presence(listed: u32, rules: &[Room]) -> Presence {
+    let rules = to_last(rules, |room| room.listed.is_some()).iter();
     Presence {
         listed,
-        rules: rules.iter().map(rule).collect(),
+        rules: rules
+            .map(|room| Listed {
+                rooms: room.rule.rooms.clone(),
+                listed: room.listed.unwrap_or(listed),
+            })
+            .collect(),
     }
 }
 
-/// What rooms of some names retain, and up to how many of their users are listed, if that is said.
-fn room(s: &mut Section<'_, '_>) -> (Rule, Option<u32>) {
+fn options(rules: &[Room]) -> Options {
+    let rules = to_last(rules, |room| room.options.is_any()).iter();
+    Options(rules.map(|room| room.options.clone()).collect())
+}
+
+/// `max_data`: that of all rooms.
+fn room(s: &mut Section<'_, '_>, max_data: usize) -> Room {
     let example = "a name, in which * stands for any characters, such as \"chat.*\"";
     let rooms = s.parsed("match", example, |text| {
         (!text.is_empty()).then(|| Pattern::new(text))
@@ -365,7 +392,25 @@ fn room(s: &mut Section<'_, '_>) -> (Rule, Option<u32>) {
         bytes: s.size("history_bytes", HISTORY_BYTES, 4 * KIB..=GIB),
     };
     let listed = s.number("presence", 0, 0..=MAX_LISTED);
-    (rule, s.has("presence").then_some(listed))
+    let most = s.size("max_data", max_data, 1..=512 * KIB);
+    if most > max_data {
+        let all = show_size(max_data as u64);
+        s.wrong(
+            "max_data",
+            format!("must not be above that of [rooms], {all}"),
+        );
+    }
+    Room {
+        options: RoomOptions {
+            rooms: rule.rooms.clone(),
+            merge_ms: s.duration("merge", 0, 0..=MAX_MERGE),
+            budget: s.number("budget", 0, 0..=1_000_000),
+            slow_ms: s.duration("slow_mode", 0, 0..=DAY),
+            max_data: (most < max_data).then_some(most),
+        },
+        rule,
+        listed: s.has("presence").then_some(listed),
+    }
 }
 
 fn hooks(s: &mut Section<'_, '_>) -> Vec<Hook> {

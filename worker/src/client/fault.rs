@@ -69,6 +69,7 @@ pub enum Fault {
     BadPresence,
     BadLimit,
     BadKey,
+    BadPriority,
     NoData,
     DataTooLarge,
     DataTooDeep,
@@ -99,6 +100,7 @@ impl Fault {
             | Fault::BadPresence
             | Fault::BadLimit
             | Fault::BadKey
+            | Fault::BadPriority
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
             Fault::DataTooLarge | Fault::DataTooDeep | Fault::JsonTooLarge => Code::TooLarge,
@@ -131,6 +133,7 @@ impl Fault {
             Fault::BadPosition => "since and before take a position, such as \"e3:1041\"",
             Fault::BadLast => "last takes true or false",
             Fault::BadPresence => "presence takes true or false",
+            Fault::BadPriority => "priority takes true or false",
             Fault::BadKey => "a key is a string of 1 to 64 bytes",
             Fault::BadLimit => "limit takes a whole number from 1",
             Fault::NoData => "send needs data",

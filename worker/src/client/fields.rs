@@ -36,6 +36,7 @@ pub(super) enum Key {
     Before,
     Limit,
     Retry,
+    Priority,
 }
 
 /// An object's fields: the values as they stand, in whatever order they came.
@@ -50,6 +51,7 @@ pub(super) struct Fields<V> {
     pub before: Option<V>,
     pub limit: Option<V>,
     pub key: Option<V>,
+    pub priority: Option<V>,
     /// What is wrong with the fields.
     pub fault: Option<Fault>,
 }
@@ -66,6 +68,7 @@ impl<V> Default for Fields<V> {
             before: None,
             limit: None,
             key: None,
+            priority: None,
             fault: None,
         }
     }
@@ -82,6 +85,7 @@ impl<V> Fields<V> {
             Key::Before => &mut self.before,
             Key::Limit => &mut self.limit,
             Key::Retry => &mut self.key,
+            Key::Priority => &mut self.priority,
             verb => {
                 match self.verb {
                     None => self.verb = Some((verb, value)),
@@ -119,6 +123,7 @@ pub(super) fn key(name: &str) -> Option<Key> {
         "before" => Key::Before,
         "limit" => Key::Limit,
         "key" => Key::Retry,
+        "priority" => Key::Priority,
         _ => return None,
     })
 }

@@ -116,6 +116,8 @@ pub enum Lost {
     Overrun,
     /// Delivering them has failed, again and again.
     Internal,
+    /// More was said in the room than each member is to get.
+    Sampled,
 }
 
 impl Lost {
@@ -125,6 +127,7 @@ impl Lost {
             Lost::Slow => "slow",
             Lost::Overrun => "overrun",
             Lost::Internal => "internal",
+            Lost::Sampled => "sampled",
         }
     }
 }

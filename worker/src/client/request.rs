@@ -51,6 +51,8 @@ pub enum Verb<'a> {
         room: Cow<'a, str>,
         /// By which a retry is known.
         key: Option<Cow<'a, str>>,
+        /// For all, at once, whatever else is said there.
+        priority: bool,
         /// One value, byte for byte as it came.
         data: Data<'a>,
     },
@@ -155,6 +157,9 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
         Key::Send => Verb::Send {
             room: room_or_user(value)?,
             key: fields.key.map(retry_key).transpose()?,
+            priority: fields.priority.map_or(Ok(false), |priority| {
+                priority.bool().ok_or(Fault::BadPriority)
+            })?,
             data: fields.data.ok_or(Fault::NoData)?.data(limits)?,
         },
         Key::Auth => Verb::Auth {

@@ -93,9 +93,17 @@ fn each_verb() {
     let sent = Verb::Send {
         room: room(),
         key: None,
+        priority: false,
         data: Data::json(data.as_bytes()),
     };
     assert_eq!(ok(r#"{"send":"r","data":{"a": [1]}}"#).verb, sent);
+    for priority in [false, true] {
+        let text = format!(r#"{{"send":"r","priority":{priority},"data":1}}"#);
+        let said = |verb: &Verb<'_>| matches!(verb, Verb::Send { priority: said, .. } if *said == priority);
+        assert!(said(&ok(&text).verb), "{text}");
+    }
+    let wrong = r#"{"id":1,"send":"r","priority":1,"data":1}"#;
+    assert_eq!(bad(wrong), (Fault::BadPriority, "1".into()));
     // Wherever `data` stands, and with all whitespace that JSON has.
     let spread = "\t{ \"data\" :\n {\"a\": [1]} ,\r\n\"id\":1, \"send\" : \"r\" }\n";
     assert_eq!(ok(spread).verb, sent);
@@ -212,6 +220,7 @@ fn names_of_rooms() {
         Verb::Send {
             room,
             key: None,
+            priority: false,
             data: Data::json(b"1"),
         }
     );

@@ -42,7 +42,9 @@ impl Client<'_> {
         let subject = match verb {
             _ if self.hooks.is_none() => return Ok(Asked::On(None)),
             Verb::Join { room, .. } => Subject::Join { room },
-            Verb::Send { room, key, data } => {
+            Verb::Send {
+                room, key, data, ..
+            } => {
                 json = as_json(*data);
                 Subject::Send {
                     room,

@@ -21,6 +21,7 @@ use protocol::message::{Given, Parted, Past, Proxy, ToMaster, ToWorker};
 use protocol::record::{Down, Up, Who};
 use protocol::roles::{self, WorkerArgs};
 use protocol::settings::Settings;
+use protocol::share::Share;
 use protocol::stream::{Reader, Writer, segment_size};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -269,6 +270,7 @@ impl Master {
                         position,
                         asker,
                         from,
+                        share: Share::All,
                         data,
                     }
                     .encode(&mut down);

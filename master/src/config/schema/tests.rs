@@ -1,4 +1,4 @@
-use protocol::settings::{Event, Fail, Server};
+use protocol::settings::{Event, Fail, RoomOptions, Server};
 
 use super::*;
 
@@ -254,6 +254,56 @@ fn users_are_listed_in_rooms_as_their_pattern_says() {
         "[rooms]\npresence = 10001",
         "b.toml:2: rooms.presence: must be a whole number from 0 to 10000, not 10001",
     )]);
+}
+
+#[test]
+fn what_is_special_about_rooms_is_as_their_pattern_says() {
+    let options = |text| load(text).unwrap().settings.options;
+    assert!(options("").is_empty());
+    let said = options(
+        r#"
+        [rooms]
+        max_data = "1 KiB"
+        [[room]]
+        match = "plain.*"
+        history = 1
+        [[room]]
+        match = "*.busy"
+        merge = "50ms"
+        budget = 20
+        slow_mode = "30s"
+        max_data = 300
+        [[room]]
+        match = "*"
+        history = 2
+        max_data = "1 KiB"
+        "#,
+    );
+    assert_eq!(said.0.len(), 2, "{said:?}");
+    let of = |room: &str| {
+        let options = said.of(room.as_bytes());
+        let RoomOptions {
+            merge_ms,
+            budget,
+            slow_ms,
+            max_data,
+            ..
+        } = options;
+        (*merge_ms, *budget, *slow_ms, *max_data)
+    };
+    assert_eq!(of("a.busy"), (50, 20, 30_000, Some(300)));
+    assert_eq!(of("plain.busy"), (0, 0, 0, None));
+    assert_eq!(of("a"), (0, 0, 0, None));
+    refused(&[
+        (
+            "[[room]]\nmatch = \"a\"\nmerge = \"201ms\"",
+            "b.toml:3: room.merge: must be a duration from \"0ms\" to \"200ms\", not \"201ms\"",
+        ),
+        (
+            "[rooms]\nmax_data = 100\n[[room]]\nmatch = \"a\"\nmax_data = 101",
+            "b.toml:5: room.max_data: must not be above that of [rooms], 100 B",
+        ),
+    ]);
 }
 
 #[test]
