@@ -1,12 +1,13 @@
 //! The master's brain: one loop, poll → match → call. How it begins, and its guard before it, is
 //! [`birth`]. What the calls do is next to it: [`accept`], [`give`] and [`moving`] (connections),
 //! [`crew`] and [`hear`] (workers: their processes, and what they say), [`operate`] (signals and
-//! commands), [`prepare`] (what a reload reads), [`sweep`] (what the last brain left), [`inherit`]
+//! commands), [`feed`] (what they see), [`prepare`] (what a reload reads), [`sweep`] (what the last brain left), [`inherit`]
 //! (a brain whose guard is dead becomes the guard) and [`upgrade`] (another program takes over).
 
 mod accept;
 mod birth;
 mod crew;
+mod feed;
 mod give;
 mod hear;
 mod inherit;
@@ -25,9 +26,9 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use protocol::clock::monotonic_ms;
+use protocol::clock::{monotonic_ms, monotonic_us};
 use protocol::guard::{self, Life, Page};
-use protocol::ids::Seat;
+use protocol::ids::{Cid, Seat};
 use protocol::logging::Logging;
 
 use self::birth::Context;
@@ -49,6 +50,8 @@ pub use inherit::{look, run_again};
 
 /// Ticks: the workers' loops are looked at.
 const TICK: u64 = 1_000;
+/// Microseconds after which a connection is no sample any more: it was not acknowledged.
+const SAMPLE: u64 = 10_000_000;
 /// Changes of presence are drawn together for so long.
 const PRESENCE: u64 = 100;
 
@@ -127,6 +130,9 @@ struct Brain<'a> {
     upgrades: upgrade::Upgrades,
     last_seat: Option<Seat>,
     random: u64,
+    feed: feed::Feed,
+    /// A connection whose hand-off is measured, and when it was accepted (in microseconds).
+    sample: Option<(Cid, u64)>,
     /// Channels that were not read to their end.
     again: Vec<u16>,
     /// Whom the guard has reaped lately.
@@ -274,6 +280,8 @@ impl<'a> Brain<'a> {
             self.look_after_workers();
             self.gate.report();
             self.connections.rest(self.state);
+            self.feed();
+            self.sample.take_if(|(_, at)| monotonic_us() - *at > SAMPLE);
         } else if self.supervisor.due().is_some_and(|due| due <= self.now) {
             self.tick();
         }

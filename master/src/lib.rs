@@ -13,7 +13,8 @@
 //!    the master holds them.
 //! 6. [`sequencer`], [`rooms`], [`history`], [`keys`], [`lru`], [`ring_set`]: messages on their way from the rings
 //!    to the log. [`pace`]: who may say how much there, and who hears it. [`present`]: who is in the rooms.
-//! 7. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
+//! 7. [`figures`]: what is counted.
+//! 8. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
 #![allow(rustdoc::private_intra_doc_links)]
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod control;
+pub mod figures;
 pub mod history;
 pub mod keys;
 pub mod link;

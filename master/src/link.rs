@@ -21,10 +21,11 @@ use protocol::ids::{Cid, Seat};
 use protocol::journal::Record;
 use protocol::memory::{Access, Segment};
 use protocol::message::{self, MAX_BATCH, ToWorker};
-use protocol::row::Figure;
+use protocol::row::{self, Figure};
 use protocol::settings::Settings;
-use protocol::stream;
+use protocol::stream::{self, FIRST_FREE_WORD};
 
+use crate::figures::Row;
 use crate::pidfd;
 use crate::sequencer::Ring;
 use crate::state::{self, State};
@@ -242,6 +243,13 @@ impl Link {
     #[must_use]
     pub fn figure(&self, figure: Figure) -> u64 {
         self.segment.word(figure.word()).load(Ordering::Relaxed)
+    }
+
+    /// All that it shows.
+    #[must_use]
+    pub fn figures(&self) -> Row {
+        let words = self.segment.words(FIRST_FREE_WORD, row::FIGURES);
+        words.iter().map(|w| w.load(Ordering::Relaxed)).collect()
     }
 
     pub fn welcome(&mut self, settings: Settings) {

@@ -8,7 +8,8 @@
 //! The table is bounded. A room that some worker holds is never evicted; of the others, the one
 //! that was longest out of use goes first, and should it return, it has a new epoch.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use protocol::history::Field;
 use protocol::ids::Position;
@@ -213,6 +214,26 @@ impl Rooms {
             rings.for_each(|ring| watchers.insert(ring));
         }
         watchers
+    }
+
+    /// The rooms with the most connections, the largest first, with how many these are; but for those
+    /// of users, and of baton itself.
+    #[must_use]
+    pub fn largest(&self, state: &State, most: usize) -> Vec<(Box<[u8]>, u32)> {
+        let mut largest = BinaryHeap::new();
+        for (name, room) in &self.by_name {
+            let count = self.total(state, *room);
+            if count > 0 && !name.starts_with(b"$") && !name.starts_with(b"@") {
+                largest.push(Reverse((count, Reverse(name))));
+                if largest.len() > most {
+                    largest.pop();
+                }
+            }
+        }
+        let sorted = largest.into_sorted_vec().into_iter();
+        sorted
+            .map(|Reverse((count, Reverse(name)))| (name.clone(), count))
+            .collect()
     }
 
     /// Workers that have members in the room, or will have: they are to hear what is said there.

@@ -7,14 +7,17 @@
 //! process writes: nothing in it is trusted, and a bad one costs its worker only.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use protocol::bucket::{Buckets, Wait};
+use protocol::clock::monotonic_us;
 use protocol::fault;
 use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
 use protocol::record::{Asker, Cids, Down, Refusal, Up};
+use protocol::row;
 use protocol::settings::{Options, Presence, Rates};
 use protocol::shown::shown;
 use protocol::stream::{self, Reader, Writer};
@@ -28,6 +31,7 @@ use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
 use crate::state::{self, LOG_SEGMENT, State};
 
+mod own;
 mod presence;
 
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
@@ -124,6 +128,8 @@ pub struct Sequencer {
     news: RingSet,
     /// Where the log was when all were woken.
     all_at: u64,
+    /// When something was appended is known of the first message in a turn.
+    is_stamped: bool,
     rates: Rates,
     /// What each user has sent of late, and what was sent to each room. They go with this brain.
     users: Buckets<Box<[u8]>>,
@@ -151,6 +157,7 @@ impl Sequencer {
             // The last brain may have died before it rang.
             news: RingSet::ALL,
             all_at: 0,
+            is_stamped: false,
             rates: Rates::default(),
             users: Buckets::default(),
             to_rooms: Buckets::default(),
@@ -160,6 +167,12 @@ impl Sequencer {
     /// From now on so much may be sent.
     pub fn set_rates(&mut self, rates: &Rates) {
         self.rates = rates.clone();
+    }
+
+    /// Where the log ends.
+    #[must_use]
+    pub fn log_head(&self) -> u64 {
+        self.log.head()
     }
 
     #[must_use]
@@ -205,7 +218,19 @@ impl Sequencer {
         if self.news == RingSet::ALL {
             self.all_at = self.log.head();
         }
+        self.is_stamped = false;
         std::mem::take(&mut self.news)
+    }
+
+    /// What is appended next is appended now: workers know by it how long its delivery takes.
+    fn stamp(&mut self, state: &State) {
+        if !std::mem::replace(&mut self.is_stamped, true) {
+            let [place, when] = [0, 1].map(|i| state.log().word(row::STAMP + i));
+            // A worker that reads the one and then the other finds that they do not belong together.
+            place.store(0, Ordering::Release);
+            when.store(monotonic_us(), Ordering::Release);
+            place.store(self.log.head(), Ordering::Release);
+        }
     }
 
     /// Is there something about who is where that is not told yet?
@@ -349,6 +374,9 @@ impl Sequencer {
                     let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
                     (Refusal::Rate { after_ms }, asker)
                 })?;
+                if self.rooms.holders(room) != RingSet::NONE {
+                    self.stamp(state);
+                }
                 let mut position = self.rooms.position(state, &self.record, room);
                 position.offset += 1;
                 let message = Down::Message {

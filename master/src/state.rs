@@ -11,6 +11,7 @@
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
 //! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms · who spoke last
+//!                · figures of workers that are gone (one row for each seat) · events · hand-offs
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::guard::Page;
+use protocol::histogram;
 use protocol::history::{self, Blocks, Field};
 use protocol::journal::{self, Corrupt, Journal, Record, Word};
 use protocol::memory::{Access, Segment};
@@ -73,7 +75,16 @@ const MEMBERS: usize = ROOMS + MAX_ROOMS as usize * ROOM_WORDS;
 const KEYS: usize = MEMBERS + MAX_ROOMS as usize * MAX_RINGS as usize;
 const USERS: usize = KEYS + MAX_KEYS as usize * KEY_WORDS;
 const SPOKEN: usize = USERS + MAX_USERS as usize * USER_WORDS;
-const SIZE: usize = (SPOKEN + MAX_SPOKEN as usize * SPOKEN_WORDS) * 8;
+const FIGURES: usize = SPOKEN + MAX_SPOKEN as usize * SPOKEN_WORDS;
+const EVENTS: usize = FIGURES + SEATS * row::FIGURES;
+const HANDOFF: usize = EVENTS + MAX_EVENTS as usize * EVENT_WORDS;
+const SIZE: usize = (HANDOFF + histogram::WORDS) * 8;
+
+/// Seats, from 1 on, and one that is none.
+const SEATS: usize = 65;
+/// Events that are remembered.
+pub const MAX_EVENTS: u64 = 32;
+pub const EVENT_WORDS: usize = 3;
 
 const _: () = assert!(Head::Last as usize <= PAGE);
 const _: () = assert!(PAGE + Page::WORDS <= JOURNAL);
@@ -129,6 +140,15 @@ pub enum Head {
     Telling,
     /// How many times somebody spoke in a room in slow mode.
     Spoken,
+    /// The ring whose figures are being added to those of its seat, plus one, and how many are.
+    Folding,
+    /// How many events there were.
+    Events,
+    /// Reloads that were done, and that failed.
+    Reloads,
+    ReloadsFailed,
+    /// Worker processes that ended and were not meant to.
+    Losses,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,
@@ -357,6 +377,21 @@ pub const fn user(block: u32, field: usize) -> Word {
 pub const fn spoken(number: u64, field: usize) -> Word {
     word(SPOKEN + (number % MAX_SPOKEN as u64) as usize * SPOKEN_WORDS + field)
 }
+
+/// What the workers of this seat that are gone had counted, as [`row::Figure`] names it.
+#[must_use]
+pub const fn figure(seat: u16, figure: usize) -> Word {
+    word(FIGURES + seat as usize * row::FIGURES + figure)
+}
+
+/// Word `field` of the `number`th event, until others have taken its place.
+#[must_use]
+pub const fn event(number: u64, field: usize) -> Word {
+    word(EVENTS + (number % MAX_EVENTS) as usize * EVENT_WORDS + field)
+}
+
+/// The [histogram] of how long hand-offs took: words of the state's own segment.
+pub const HANDOFFS: std::ops::Range<usize> = HANDOFF..HANDOFF + histogram::WORDS;
 
 /// Word `field` of a room, of those that workers see.
 #[must_use]

@@ -124,6 +124,13 @@ impl Arena {
         self.blocks.borrow().free * BLOCK
     }
 
+    /// Bytes that are in use.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        let blocks = self.blocks.borrow();
+        (blocks.free_order.len() - blocks.free) * BLOCK
+    }
+
     /// An extent of this order, unless the arena is full.
     pub fn alloc(&self, order: u8) -> Option<Extent> {
         self.blocks.borrow_mut().alloc(order)

@@ -2,11 +2,12 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`ids`], [`format`], [`pattern`], [`cidr`] and [`settings`]: words; [`clock`]: the time.
+//! 1. [`ids`], [`format`], [`pattern`], [`cidr`] and [`settings`]: words; [`close`]: why a connection
+//!    ends; [`clock`]: the time.
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
-//!    [`names`]: lists of users in them; [`row`]: figures in their headers; [`history`]: what rooms retain, written by the master;
+//!    [`names`]: lists of users in them; [`row`] and [`histogram`]: figures in their headers; [`history`]: what rooms retain, written by the master;
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
 //!    lives, and lives on.
@@ -20,9 +21,11 @@ pub mod bucket;
 pub mod channel;
 pub mod cidr;
 pub mod clock;
+pub mod close;
 pub mod fault;
 pub mod format;
 pub mod guard;
+pub mod histogram;
 pub mod history;
 pub mod ids;
 pub mod journal;

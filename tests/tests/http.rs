@@ -20,8 +20,9 @@ fn routes() {
     assert_eq!(http::get(baton.public, "/healthz").status, 200);
     assert_eq!(http::get(baton.public, "/nowhere").status, 404);
     assert_eq!(http::get(baton.admin, "/healthz").status, 200);
-    // The rooms are not for those who connect to the operators' address.
-    assert_eq!(http::get(baton.admin, "/rooms").status, 404);
+    // Operators have no page for clients, but rooms, for what baton says of itself.
+    assert_eq!(http::get(baton.admin, "/echo").status, 404);
+    assert_eq!(http::get(baton.admin, "/rooms").status, 426);
 
     let mut client = Client::connect(baton.public);
     client

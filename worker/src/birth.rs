@@ -4,7 +4,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mio::Poll;
@@ -18,7 +17,7 @@ use protocol::journal::Journal;
 use protocol::memory::{Access, Segment};
 use protocol::message::{self, ToMaster, ToWorker};
 use protocol::roles::{self, WorkerArgs};
-use protocol::row::Figure;
+use protocol::row::GAPS;
 use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
@@ -166,16 +165,15 @@ impl Brain {
             recounts: false,
             deliveries: 0,
             messages_in: 0,
-            gaps: 0,
+            gaps: [0; GAPS],
+            stamp: None,
             to_say: Vec::new(),
         };
         if !brain.ring.can_be_read_at(brain.ring_read()) {
             // What the clients of this worker have published is not to be had any more.
             return Err(io::Error::other("the ring is corrupt"));
         }
-        brain.deliveries = brain.figure(Figure::Deliveries).load(Ordering::Relaxed);
-        brain.messages_in = brain.figure(Figure::MessagesIn).load(Ordering::Relaxed);
-        brain.gaps = brain.figure(Figure::Gaps).load(Ordering::Relaxed);
+        brain.take_up_figures();
         if life.number > 1 {
             brain.to_say.push(hello(life, evacuates));
         }

@@ -25,7 +25,7 @@ use protocol::memory::{self, Segment};
 use protocol::message::{MAX_BATCH, ToMaster};
 use protocol::record::{Cids, Refusal, Up, cid_bytes};
 use protocol::roles::{self, WorkerArgs};
-use protocol::row::{self, Figure};
+use protocol::row::{self, Figure, GAPS};
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 use rustc_hash::FxHashMap;
@@ -179,7 +179,11 @@ pub struct Brain {
     pub(crate) recounts: bool,
     pub(crate) deliveries: u64,
     pub(crate) messages_in: u64,
-    pub(crate) gaps: u64,
+    /// By [`Lost`](crate::client::Lost).
+    pub(crate) gaps: [u64; GAPS],
+    /// A place in the log and when what is behind it was appended ([`row::STAMP`]), until that is
+    /// delivered.
+    pub(crate) stamp: Option<(u64, u64)>,
     /// Hello (of a later brain) and Ready, until they are said.
     pub(crate) to_say: Vec<ToMaster>,
 }
@@ -228,6 +232,7 @@ impl Brain {
                 }
                 self.fan_out();
                 self.flush();
+                self.has_delivered();
                 self.on_time();
                 self.tend_hooks();
                 self.settle_down();
@@ -340,11 +345,6 @@ impl Brain {
         log::error!("cannot become the guard: {e}");
     }
 
-    #[must_use]
-    pub fn figure(&self, figure: Figure) -> &std::sync::atomic::AtomicU64 {
-        self.ring_segment.word(figure.word())
-    }
-
     /// How far the master has read our ring: what is before may be overwritten.
     #[must_use]
     pub fn ring_read(&self) -> u64 {
@@ -413,21 +413,7 @@ impl Brain {
             self.slots.told(cids.len());
         }
         self.ring_the_bell();
-        self.figure(Figure::Connections)
-            .store(self.slots.live().into(), Ordering::Relaxed);
-        self.figure(Figure::Rooms)
-            .store(self.rooms.held().into(), Ordering::Relaxed);
-        self.figure(Figure::Deliveries)
-            .store(self.deliveries, Ordering::Relaxed);
-        self.figure(Figure::MessagesIn)
-            .store(self.messages_in, Ordering::Relaxed);
-        self.figure(Figure::Gaps)
-            .store(self.gaps, Ordering::Relaxed);
-        self.figure(Figure::LogRead)
-            .store(self.state.get(Head::LogRead), Ordering::Relaxed);
-        if let Some(hooks) = &self.hooks {
-            hooks.show(|figure| self.figure(figure));
-        }
+        self.show_figures();
     }
 
     /// Says something of so many connections, which can wait a moment. `false`: the ring is full.

@@ -228,6 +228,7 @@ impl Brain {
         } else {
             log::debug!("{cid} from {peer} closed: {}", reason.as_str());
         }
+        self.count_close(reason);
         self.leave_rooms(slot);
         if !meta.has(Flag::WeEnded) {
             // While another process has a copy of the fd, `close` sends no FIN.

@@ -41,6 +41,7 @@ impl Brain {
     /// Reads what is new in the log, as much as a turn takes.
     pub fn fan_out(&mut self) {
         self.turn.begin(self.state.get(Head::LogRead));
+        self.look_at_stamp();
         for room in std::mem::take(&mut self.awaiting) {
             // Whoever wanted it has come by now, or does not come.
             self.rooms.mark(room);
@@ -240,7 +241,7 @@ impl Brain {
         if self.is_given_up(at) {
             self.deliveries += self.end_run();
             self.say_in_room(room, at, next, position.offset, given_up(&name, position));
-            self.gaps += self.end_run();
+            self.gaps[Why::Internal as usize] += self.end_run();
             return;
         }
         fault::poison("worker:poison-log", data.bytes);
@@ -260,7 +261,7 @@ impl Brain {
         self.deliveries += self.end_run();
         let before = self.rooms.position(room);
         let name = self.rooms.name(room);
-        self.gaps += to - before.offset;
+        self.gaps[Why::Overrun as usize] += to - before.offset;
         let offset = |offset| Position { offset, ..before };
         for member in self.rooms.members(room).to_vec() {
             if self.slots.get(member.slot, Field::Cursor) > at {

@@ -148,7 +148,7 @@ impl Brain {
             );
         }
         self.put_heard(slot, heard, &mut kept);
-        self.gaps += dropped;
+        self.gaps[Lost::Slow as usize] += dropped;
         self.credits.of(slot).bytes = keep as u32;
         self.keep_owed(slot, cursor, &kept)
     }

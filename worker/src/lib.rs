@@ -14,7 +14,7 @@
 //! say what), [`limits`] (how much), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
 //! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]. And when a brain has died: [`recover`],
-//! [`checks`], [`poison`].
+//! [`checks`], [`poison`]. What all of it is counted in: [`figures`].
 
 pub mod arrive;
 pub mod auth;
@@ -25,11 +25,11 @@ pub mod buffers;
 pub mod checks;
 pub mod client;
 pub mod clock;
-pub mod close;
 pub mod connection;
 pub mod encoding;
 pub mod ending;
 pub mod fan_out;
+pub mod figures;
 pub mod frames;
 pub mod heard;
 pub mod history;
@@ -57,3 +57,5 @@ pub mod tell;
 pub mod timers;
 pub mod users;
 pub mod websocket;
+
+pub use protocol::close;

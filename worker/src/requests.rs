@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use protocol::fault;
 use protocol::format::Data;
 use protocol::history::Reader;
-use protocol::ids::{Cid, Position, Seat};
+use protocol::ids::{Cid, Position, Role, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
 use protocol::record::{Asker, Lane, Refusal, Up};
@@ -18,6 +18,7 @@ use protocol::stream::Writer;
 
 use crate::auth::Keys;
 use crate::authorize::{self, Access};
+use crate::client::request::FEED;
 use crate::client::{self, Code, Fault, ToClient, Verb, Wants};
 use crate::close::CloseReason;
 use crate::frames::{self, refused};
@@ -242,6 +243,19 @@ impl Client<'_> {
                 return Ok(Some(Flow::Close(CloseReason::Unauthorized)));
             }
             Verb::Leave { .. } => return Ok(None),
+            // For whom it is, the listener says, and it is only to be joined.
+            Verb::Join { room, .. } if room == FEED => {
+                if self.meta.role == Role::Admin {
+                    return Ok(None);
+                }
+                self.error(
+                    out,
+                    id,
+                    Code::Forbidden,
+                    "only operators may join this room",
+                )?;
+                return Ok(Some(Flow::Next));
+            }
             Verb::Join { room, wants } if wants.presence == Some(true) => {
                 (room, Right::Join, Some(Right::Presence))
             }

@@ -14,6 +14,7 @@ use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToMaster, ToWorker};
 use protocol::record::{Cids, Up, cid_bytes};
+use protocol::row::Figure;
 
 use crate::arrive;
 use crate::auth::Keys;
@@ -135,6 +136,9 @@ impl Brain {
         self.journal.commit(&mut record);
         self.slots.taken(slot);
         fault::point("worker:take");
+        if snapshot.is_none() {
+            self.count(Figure::Taken);
+        }
         // From here on the slot owns the fd.
         let _ = fd.into_raw_fd();
         self.begin_anew(slot, true);

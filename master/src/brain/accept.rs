@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use protocol::bucket::{Buckets, PerSecond};
 use protocol::channel::cookie;
+use protocol::clock::monotonic_us;
 use protocol::fault;
 use protocol::ids::{Cid, Role};
 use protocol::message::Proxy;
@@ -154,7 +155,11 @@ impl Brain<'_> {
         connection.fd = Some(fd.as_raw_fd());
         match self.connections.add(self.state, connection) {
             // The slot owns it from now on.
-            Some(_) => {
+            Some(slot) => {
+                if self.sample.is_none() {
+                    let known = self.connections.get(self.state, slot);
+                    self.sample = known.map(|known| (known.cid, monotonic_us()));
+                }
                 fault::point("master:note");
                 _ = fd.into_raw_fd();
             }

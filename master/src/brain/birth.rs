@@ -217,6 +217,8 @@ impl<'a> Brain<'a> {
             preparation: prepare::Preparation::default(),
             upgrades: upgrade::Upgrades::new(history),
             last_seat: None,
+            feed: super::feed::Feed::default(),
+            sample: None,
             random: RANDOM_SEED ^ u64::from(std::process::id()),
             again: Vec::new(),
             reaped: Vec::new(),

@@ -13,6 +13,7 @@ use protocol::row::Figure;
 
 use super::{Brain, Origin};
 use crate::config::{Config, Format};
+use crate::figures::{self, What};
 use crate::link::Link;
 use crate::ring_set::RingSet;
 use crate::run_dir::open_log;
@@ -70,6 +71,7 @@ impl Brain<'_> {
                 let line = format!("its loop has stood still for {standstill} ms: it is aborted");
                 log::error!("{}: {line}", self.name(ring));
                 if let Some(link) = self.links.get(&ring) {
+                    self.happens(What::Hung, Some(link.seat));
                     self.write_last_word(link.seat, &line);
                     link.abort_brain();
                 }
@@ -90,6 +92,14 @@ impl Brain<'_> {
     }
 
     fn on_news(&mut self, news: &News) {
+        match news {
+            News::GivenUp(seat) => self.happens(What::GivenUp, Some(*seat)),
+            News::Again { seat, .. } => {
+                figures::count(self.state, Head::Losses);
+                self.happens(What::WorkerLost, Some(*seat));
+            }
+            _ => {}
+        }
         match news {
             News::Seated(seat) => log::info!("{seat} is ready"),
             News::ReliefFailed { seat, why } => log::error!("the new {seat} failed: {why}"),
@@ -225,8 +235,8 @@ impl Brain<'_> {
         self.sequencer.drop_row(self.state, ring);
         self.take_back_all(ring);
         let why = self.how_it_ended(ring);
-        Link::forget(ring, self.state);
         if let Some(link) = self.links.remove(&ring) {
+            figures::fold(self.state, ring, link.seat, &link.figures());
             link.fds().into_iter().for_each(|fd| self.unwatch(fd));
         }
         self.supervise(Event::Gone { ring, why });

@@ -7,12 +7,14 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use protocol::clock::monotonic_us;
 use protocol::fault;
 use protocol::ids::{Cid, Role};
 use protocol::message::{MAX_BATCH, Past, Proxy, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connections, Holder};
+use crate::figures;
 use crate::link::Link;
 use crate::pasts::Pasts;
 use crate::schedule::{Candidate, Occasion, choose};
@@ -235,6 +237,9 @@ impl Brain<'_> {
             };
             let connection = self.connections.get(self.state, slot);
             let from = connection.and_then(|c| c.from);
+            if let Some((_, at)) = self.sample.take_if(|(sample, _)| sample == cid) {
+                figures::handed_off(self.state, monotonic_us().saturating_sub(at));
+            }
             fault::point("master:ack");
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));

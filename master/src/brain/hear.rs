@@ -11,6 +11,7 @@ use protocol::message::{Parted, ToMaster, VERSION};
 use protocol::settings::Settings;
 
 use super::{Brain, Origin};
+use crate::figures::What;
 use crate::poison::{self, DEATHS, InHand};
 use crate::state::Head;
 use crate::supervise::Event;
@@ -157,10 +158,14 @@ impl Brain<'_> {
         // not have seen.
         self.moves.restarted(ring);
         link.welcome(settings);
-        let lives = Head::lives(link.seat.0);
+        let seat = link.seat;
+        let lives = Head::lives(seat.0);
         self.state.set(lives, self.state.get(lives) + 1);
         let name = self.name(ring);
         log::info!("{name}: brain {brain} of guard {guard} says hello (its {life}.)");
+        if life > 1 {
+            self.happens(What::Recovery, Some(seat));
+        }
         if evacuates {
             log::error!(
                 "{name}: its brains died, one after the other: its connections go elsewhere"

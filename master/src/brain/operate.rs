@@ -12,6 +12,7 @@ use super::Brain;
 use crate::config::MAX_WORKERS;
 use crate::control::server::Heard;
 use crate::control::{self, Answer, Request, Status, Stopping};
+use crate::figures::{self, What};
 use crate::listener::Listener;
 use crate::readiness::Served;
 use crate::reload::{Order, Step, Ticket};
@@ -115,13 +116,32 @@ impl Brain<'_> {
                 self.supervise(Event::Seats(n));
             }
             Step::Answer { tickets, result } => {
-                for ticket in tickets {
-                    if let Some((caller, order)) = self.callers.waiting.remove(&ticket) {
-                        self.answer(caller, order, &result);
-                    }
+                let waiting = |ticket| self.callers.waiting.remove(&ticket);
+                let answered: Vec<_> = tickets.into_iter().filter_map(waiting).collect();
+                if let Some((caller, order)) = answered.first() {
+                    self.note_order(*caller, *order, result.is_ok());
+                }
+                for (caller, order) in answered {
+                    self.answer(caller, order, &result);
                 }
             }
         }
+    }
+
+    /// What was ordered, by several perhaps, has come to its end.
+    fn note_order(&self, caller: Caller, order: Order, is_done: bool) {
+        let what = match (order, is_done) {
+            (Order::Reload, true) => What::Reload,
+            (Order::Reload, false) => What::ReloadFailed,
+            (_, true) if caller != Caller::Start => What::Scale,
+            _ => return,
+        };
+        match what {
+            What::Reload => figures::count(self.state, Head::Reloads),
+            What::ReloadFailed => figures::count(self.state, Head::ReloadsFailed),
+            _ => {}
+        }
+        self.happens(what, None);
     }
 
     fn answer(&mut self, caller: Caller, order: Order, result: &Result<(), String>) {
@@ -151,6 +171,7 @@ impl Brain<'_> {
         match (caller, result) {
             (Caller::Start, Ok(())) => {
                 self.state.set(Head::Booted.word(), 1);
+                self.happens(What::Start, None);
                 let served = self.served();
                 self.context.readiness.borrow_mut().ready(&served);
             }
@@ -337,7 +358,7 @@ impl Brain<'_> {
         }
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let uptime_s = since
             .map_or(0, |now| now.as_secs())
@@ -379,7 +400,7 @@ impl Brain<'_> {
         }
     }
 
-    fn worker_status(&self, worker: &crate::supervise::Worker) -> control::Worker {
+    pub(super) fn worker_status(&self, worker: &crate::supervise::Worker) -> control::Worker {
         let link = self
             .links
             .get(&worker.ring)

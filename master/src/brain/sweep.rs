@@ -12,6 +12,7 @@ use protocol::fault;
 
 use super::Brain;
 use crate::connections::Holder;
+use crate::figures::What;
 use crate::link::Link;
 use crate::spawn::LOW;
 use crate::state::Head;
@@ -22,6 +23,7 @@ impl Brain<'_> {
     pub(super) fn take_over(&mut self, left: Vec<RawFd>) -> io::Result<()> {
         if !self.settle_upgrade() {
             log::warn!("the last brain died: taking over");
+            self.happens(What::MasterRecovery, None);
         }
         self.adopt_workers()?;
         fault::point("master:recover");

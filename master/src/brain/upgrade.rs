@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Brain;
 use crate::control::{self, Answer, Upgraded};
+use crate::figures::What;
 use crate::link::Link;
 use crate::program::Build;
 use crate::trial::{self, Tried};
@@ -276,7 +277,10 @@ impl Brain<'_> {
         self.upgrades.history.end(result);
         self.keep_config();
         match &self.upgrades.history.last {
-            Some(Ok(Upgraded { from, to })) => log::info!("upgrade: baton {to} in place of {from}"),
+            Some(Ok(Upgraded { from, to })) => {
+                self.happens(What::Upgrade, None);
+                log::info!("upgrade: baton {to} in place of {from}");
+            }
             Some(Err(why)) => log::error!("upgrade: failed: {why}; baton goes on as it was"),
             None => {}
         }

@@ -128,7 +128,7 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
     let (verb, value) = fields.verb.ok_or(Fault::NoVerb)?;
     Ok(match verb {
         Key::Join => Verb::Join {
-            room: room(value)?,
+            room: room_to_join(value)?,
             wants: Wants {
                 since: fields.since.map(position).transpose()?,
                 last: fields
@@ -140,7 +140,9 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
                     .transpose()?,
             },
         },
-        Key::Leave => Verb::Leave { room: room(value)? },
+        Key::Leave => Verb::Leave {
+            room: room_to_join(value)?,
+        },
         Key::Who => Verb::Who {
             room: room(value)?,
             limit: fields
@@ -177,6 +179,15 @@ fn room<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
     }
 }
 
+/// One of them all, or what baton says of itself.
+fn room_to_join<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
+    let name = value.string(MAX_ROOM).ok_or(Fault::BadRoom)?;
+    match &*name == FEED {
+        true => Ok(name),
+        false => room(value),
+    }
+}
+
 /// A room that can be sent to: one of them all, or that of a user's connections.
 fn room_or_user<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
     let name = value.string(MAX_ROOM).ok_or(Fault::BadRoom)?;
@@ -188,6 +199,9 @@ fn room_or_user<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
     }
     Ok(name)
 }
+
+/// The room in which baton says what it does, for those who come through an admin listener.
+pub const FEED: &str = "$baton";
 
 /// Can something be called so?
 #[must_use]

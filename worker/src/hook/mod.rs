@@ -111,6 +111,7 @@ impl Hooks {
             (Figure::HookAsked, self.counts.asked),
             (Figure::HookDenied, self.counts.denied),
             (Figure::HookFailed, self.counts.failed),
+            (Figure::HookWaiting, self.waiting.len() as u64),
         ] {
             figure(name).store(count, Ordering::Relaxed);
         }

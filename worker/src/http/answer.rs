@@ -17,7 +17,7 @@ const PAGE: &[u8] = b"Cache-Control: no-cache\r\n\
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     Referrer-Policy: no-referrer\r\n";
 
-const INDEX: &[u8] = b"baton, for operators: /whoami /healthz\n";
+const INDEX: &[u8] = b"baton, for operators: /rooms /whoami /healthz\n";
 
 /// An answer without its content.
 struct Response<'a> {

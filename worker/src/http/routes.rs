@@ -63,7 +63,7 @@ impl Route {
             ("/whoami", _) => Route::Whoami,
             ("/healthz", _) => Route::Health,
             ("/echo", Role::Public) => Route::Echo,
-            ("/rooms", Role::Public) => Route::Rooms,
+            ("/rooms", _) => Route::Rooms,
             ("*", _) => Route::Server,
             _ => return None,
         })

@@ -119,7 +119,7 @@ fn the_page_is_guarded() {
 }
 
 #[test]
-fn operators_see_no_page_and_no_rooms() {
+fn operators_see_no_page() {
     let settings = Settings::default();
     let cx = Context {
         role: Role::Admin,
@@ -130,7 +130,7 @@ fn operators_see_no_page_and_no_rooms() {
         ("/whoami", "200 OK"),
         ("/healthz", "200 OK"),
         ("/echo", "404 Not Found"),
-        ("/rooms", "404 Not Found"),
+        ("/rooms", "426 Upgrade Required"),
     ] {
         let outcome = play_all(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), &cx);
         let answer = String::from_utf8(outcome.out).unwrap();

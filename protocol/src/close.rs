@@ -374,7 +374,9 @@ mod tests {
             // RFC 6455, 5.5: a control frame carries up to 125 bytes, two of them the code.
             assert!(reason.as_str().len() <= 123);
             if let Some(code) = reason.code() {
-                assert!(tungstenite::protocol::frame::coding::CloseCode::from(code).is_allowed());
+                // RFC 6455, 7.4: these are never sent, or nobody's.
+                assert!((1000..5000).contains(&code));
+                assert!(!matches!(code, 1004..=1006 | 1015..=2999));
             }
         }
     }
