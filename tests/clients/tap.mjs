@@ -1,5 +1,10 @@
 // A line per check, as TAP does. Exits 1 if one failed.
 
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
 let number = 0, failed = 0;
 
 /** Runs one check; what it throws is shown. Checks hang on nothing: each has a deadline. */
@@ -31,4 +36,18 @@ export function url(path, scheme = 'ws') {
     process.exit(2);
   }
   return new URL(path, BATON_URL.replace(/^http/, scheme)).href;
+}
+
+/** A module as baton serves it, which is what is to be tested. */
+export async function served(path) {
+  const response = await fetch(url(path, 'http'));
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  const dir = await mkdtemp(join(tmpdir(), 'served-'));
+  try {
+    const file = join(dir, 'module.mjs');
+    await writeFile(file, await response.text());
+    return await import(pathToFileURL(file).href);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
 }

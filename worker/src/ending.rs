@@ -12,7 +12,6 @@ use crate::buffers;
 use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::http::{self, Wait};
-use crate::page;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::websocket::{self, Session};
@@ -379,7 +378,6 @@ impl Brain {
             worker: self.seat,
             pid: self.pid,
             date: self.date.as_str(),
-            page: page::INDEX,
             refuse: false,
         };
         let mut answer = Vec::new();

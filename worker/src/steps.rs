@@ -16,7 +16,6 @@ use crate::buffers::{self, Mark, Staged};
 use crate::close::CloseReason;
 use crate::http::{self, Endpoint, Subprotocol};
 use crate::inflate::{Echo, Inflate, Owner};
-use crate::page;
 use crate::poison::InHand;
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
@@ -118,7 +117,6 @@ impl Brain {
                         worker: self.seat,
                         pid: self.pid,
                         date: self.date.as_str(),
-                        page: page::INDEX,
                         refuse: before.has(Flag::Refuse),
                     };
                     http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64))

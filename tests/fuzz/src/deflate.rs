@@ -57,7 +57,6 @@ fn handshake(offers: &[&[u8]]) -> Option<Option<u8>> {
         worker: Seat(1),
         pid: 1,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
-        page: b"",
         refuse: false,
     };
     let (mut state, mut body, mut out) = (http::State::default(), Vec::new(), Vec::new());

@@ -28,7 +28,6 @@ pub fn http_head(data: &[u8]) {
         worker: Seat(2),
         pid: 4242,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
-        page: b"page",
         refuse: choice & 2 != 0,
     };
     let whole = play(stream, &cx, |_| usize::MAX);

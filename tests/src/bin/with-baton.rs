@@ -1,23 +1,26 @@
 //! Runs a program against a daemon of its own, and ends as it ended.
 //!
 //! ```sh
-//! with-baton [--workers N] [--config FILE] PROGRAM [ARGUMENT…]
+//! with-baton [--workers N] [--config FILE] [--key KID] PROGRAM [ARGUMENT…]
 //! ```
 //!
 //! The program finds in its environment `BATON_URL` (`http://127.0.0.1:PORT`), `BATON_ADMIN_URL`,
-//! `BATON_WORKERS` (how many there are), `BATON_RUN_DIR`, and `BATON_MASTER`, the program to give
-//! it orders with.
+//! `BATON_WORKERS` (how many there are), `BATON_RUN_DIR`, `BATON_MASTER`, the program to give
+//! it orders with, and with `--key` `BATON_SECRET`, which signs tokens (HS256) of this key.
 
 use std::env;
 use std::fs;
 use std::process::{Command, ExitCode};
 
+use harness::tokens::Key;
 use harness::{Baton, programs};
 
 fn main() -> ExitCode {
     let mut args = env::args().skip(1).peekable();
     let mut workers = 2;
     let mut builder = Baton::builder();
+    let mut config = String::new();
+    let mut secret = None;
     while let Some(flag) = args.next_if(|arg| arg.starts_with("--")) {
         let value = args.next().unwrap_or_default();
         match flag.as_str() {
@@ -26,21 +29,28 @@ fn main() -> ExitCode {
                 Err(_) => return usage(),
             },
             "--config" => match fs::read_to_string(&value) {
-                Ok(text) => builder = builder.config(&text),
+                Ok(text) => config += &text,
                 Err(error) => {
                     eprintln!("with-baton: {value}: {error}");
                     return ExitCode::from(2);
                 }
             },
+            "--key" => {
+                let key = Key::secret(1);
+                config += &key.section(&value, &value);
+                builder = builder.file(&value, &key.file());
+                secret = Some(key.file());
+            }
             _ => return usage(),
         }
     }
     let Some(program) = args.next() else {
         return usage();
     };
-    let baton = builder.workers(workers).start();
+    let baton = builder.workers(workers).config(&config).start();
     let status = Command::new(&program)
         .args(args)
+        .envs(secret.map(|secret| ("BATON_SECRET", secret)))
         .env("BATON_URL", format!("http://{}", baton.public))
         .env("BATON_ADMIN_URL", format!("http://{}", baton.admin))
         .env("BATON_WORKERS", workers.to_string())
@@ -61,6 +71,6 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: with-baton [--workers N] [--config FILE] PROGRAM [ARGUMENT...]");
+    eprintln!("usage: with-baton [--workers N] [--config FILE] [--key KID] PROGRAM [ARGUMENT...]");
     ExitCode::from(2)
 }

@@ -6,13 +6,13 @@ use super::Context;
 use super::routes::{Answer, Route};
 use super::state::{Manner, Pending, Persist};
 use crate::close::CloseReason;
+use crate::page::{self, Kind};
 
 const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const NO_STORE: &[u8] = b"Cache-Control: no-store\r\n";
 
-/// The page needs its own script and style, and its WebSocket; nothing else, and in no frame.
-const PAGE: &[u8] = b"Cache-Control: no-cache\r\n\
-    Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; \
+/// The pages need scripts and styles from here, and their WebSocket; nothing else, and in no frame.
+const PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; \
     style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     Referrer-Policy: no-referrer\r\n";
@@ -103,10 +103,12 @@ pub(super) fn give(
         manner: pending.manner,
     };
     match pending.answer {
-        Answer::Serve(Route::Page) => {
-            response.content_type = b"text/html; charset=utf-8";
-            response.fields = PAGE;
-            response.write(out, cx, &[cx.page])
+        Answer::File(number) => file(out, cx, response, number),
+        Answer::Unchanged(number) => {
+            response.status = "304 Not Modified";
+            // Its fields are those that the file would have.
+            response.manner.head_only = true;
+            file(out, cx, response, number)
         }
         Answer::Serve(Route::Index) => response.write(out, cx, &[INDEX]),
         Answer::Serve(Route::Whoami) => {
@@ -143,7 +145,7 @@ pub(super) fn give(
             response.fields = b"Upgrade: websocket\r\nConnection: Upgrade\r\n";
             response.write(out, cx, &[b"Speak WebSocket here.\n"])
         }
-        Answer::NotFound => {
+        Answer::NotFound | Answer::Serve(Route::Page) => {
             response.status = "404 Not Found";
             response.write(out, cx, &[b"There is nothing here.\n"])
         }
@@ -152,6 +154,36 @@ pub(super) fn give(
             response.write(out, cx, &[b"Nobody knows this method.\n"])
         }
     }
+}
+
+/// A file of the pages. It may be kept, and is to be asked for again each time, which a tag makes cheap.
+fn file(
+    out: &mut impl Output,
+    cx: &Context,
+    mut response: Response,
+    number: u8,
+) -> Result<(), Full> {
+    let Some(file) = page::FILES.get(usize::from(number)) else {
+        response.status = "404 Not Found";
+        return response.write(out, cx, &[]);
+    };
+    let (content_type, fields): (&[u8], &[u8]) = match file.kind {
+        Kind::Page => (b"text/html; charset=utf-8", PAGE),
+        Kind::Style => (b"text/css; charset=utf-8", b""),
+        Kind::Script => (b"text/javascript; charset=utf-8", b""),
+        Kind::Library => (
+            b"text/javascript; charset=utf-8",
+            b"Access-Control-Allow-Origin: *\r\n",
+        ),
+    };
+    let tag = page::tag(number).as_bytes();
+    let fields = [b"Cache-Control: no-cache\r\nETag: ", tag, b"\r\n", fields].concat();
+    let response = Response {
+        content_type,
+        fields: &fields,
+        ..response
+    };
+    response.write(out, cx, &[file.content])
 }
 
 /// Answers what ends the connection for `reason`.

@@ -52,8 +52,6 @@ pub struct Context<'a> {
     pub pid: i32,
     /// For the `Date` field: `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub date: &'a str,
-    /// What `GET /` shows on a public listener.
-    pub page: &'a [u8],
     /// baton is at a limit: the first request is answered by 503, whatever it is.
     pub refuse: bool,
 }

@@ -2,15 +2,16 @@
 
 use protocol::ids::Role;
 
-use super::head::{Length, Method, Request};
+use super::head::{Length, Method, Request, list};
 use super::upgrade::Endpoint;
 use crate::close::CloseReason;
+use crate::page;
 
 /// Something that has an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Route {
-    /// `/` for clients.
+    /// A file of the pages: only what may be done with it; [`Answer::File`] says which.
     Page,
     /// `/` for operators.
     Index,
@@ -36,6 +37,10 @@ const ROUTES: [Route; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Serve(Route),
+    /// A file of the pages, by its number.
+    File(u8),
+    /// 304: who asks has this file as it is.
+    Unchanged(u8),
     /// To OPTIONS.
     Methods(Route),
     /// 405
@@ -58,14 +63,13 @@ pub(super) enum Plan {
 impl Route {
     fn find(path: &str, role: Role) -> Option<Route> {
         Some(match (path, role) {
-            ("/", Role::Public) => Route::Page,
             ("/", Role::Admin) => Route::Index,
             ("/whoami", _) => Route::Whoami,
             ("/healthz", _) => Route::Health,
             ("/echo", Role::Public) => Route::Echo,
             ("/rooms", _) => Route::Rooms,
             ("*", _) => Route::Server,
-            _ => return None,
+            _ => return page::find(path, role).map(|_| Route::Page),
         })
     }
 
@@ -94,12 +98,16 @@ impl Answer {
             Answer::UpgradeRequired => (3, 0),
             Answer::NotFound => (4, 0),
             Answer::NotImplemented => (5, 0),
+            Answer::File(number) => (6, number),
+            Answer::Unchanged(number) => (7, number),
         };
         kind << 4 | route
     }
 
     pub fn unpack(byte: u8) -> Option<Answer> {
-        let route = ROUTES.get(usize::from(byte & 15)).copied();
+        let number = byte & 15;
+        let route = ROUTES.get(usize::from(number)).copied();
+        let file = (usize::from(number) < page::FILES.len()).then_some(number);
         Some(match byte >> 4 {
             0 => Answer::Serve(route?),
             1 => Answer::Methods(route?),
@@ -107,6 +115,8 @@ impl Answer {
             3 => Answer::UpgradeRequired,
             4 => Answer::NotFound,
             5 => Answer::NotImplemented,
+            6 => Answer::File(file?),
+            7 => Answer::Unchanged(file?),
             _ => return None,
         })
     }
@@ -140,7 +150,26 @@ pub(super) fn plan(request: &Request, role: Role) -> Result<Plan, CloseReason> {
         (Method::Options, _) => Answer::Methods(route),
         (Method::Post, Route::Echo) => Answer::Serve(route),
         (Method::Get | Method::Head, Route::Echo | Route::Rooms) => Answer::UpgradeRequired,
+        (Method::Get | Method::Head, Route::Page) => file(request, role),
         (Method::Get | Method::Head, _) => Answer::Serve(route),
         _ => Answer::NotAllowed(route),
     }))
+}
+
+/// A file, unless who asks for it has it as it is.
+fn file(request: &Request, role: Role) -> Answer {
+    let Some(number) = page::find(request.path, role) else {
+        return Answer::NotFound;
+    };
+    let tag = page::tag(number).as_bytes();
+    // RFC 9110, 13.1.2: a weak comparison, and `*` is any.
+    let same =
+        |element: &[u8]| element == b"*" || element.strip_prefix(b"W/").unwrap_or(element) == tag;
+    let known = (request.fields.iter())
+        .filter(|field| field.name.eq_ignore_ascii_case("if-none-match"))
+        .any(|field| list(field.value).any(same));
+    match known {
+        true => Answer::Unchanged(number),
+        false => Answer::File(number),
+    }
 }

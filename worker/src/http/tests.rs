@@ -20,7 +20,6 @@ fn context(settings: &Settings) -> Context<'_> {
         worker: Seat(2),
         pid: 4242,
         date: DATE,
-        page: b"<p>the page",
         refuse: false,
     }
 }

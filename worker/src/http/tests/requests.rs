@@ -3,8 +3,13 @@
 use super::super::state::Phase;
 use super::super::*;
 use super::*;
+use crate::page;
 
 const IDLE: End = End::Waiting(Wait::Idle);
+
+fn page() -> &'static str {
+    std::str::from_utf8(include_bytes!("../../page/index.html")).unwrap()
+}
 
 #[test]
 fn whoami_says_worker_and_pid() {
@@ -37,8 +42,8 @@ fn every_answer_tells_its_length() {
     };
     let not_allowed = "This is not a method for it.\n";
     let upgrade = "Speak WebSocket here.\n";
-    one("GET", "/", "200 OK", "<p>the page");
-    one("GET", "/?room=x", "200 OK", "<p>the page");
+    one("GET", "/", "200 OK", page());
+    one("GET", "/?room=x", "200 OK", page());
     one("HEAD", "/", "200 OK", "");
     one("GET", "/healthz", "200 OK", "ok\n");
     one("HEAD", "/whoami", "200 OK", "");
@@ -80,8 +85,8 @@ fn every_answer_tells_its_length() {
     );
     one("GET", "http://a.example:80/healthz?x", "200 OK", "ok\n");
     one("GET", "HTTPS://a/healthz", "200 OK", "ok\n");
-    one("GET", "http://[::1]:8000", "200 OK", "<p>the page");
-    one("GET", "http://a?x", "200 OK", "<p>the page");
+    one("GET", "http://[::1]:8000", "200 OK", page());
+    one("GET", "http://a?x", "200 OK", page());
 }
 
 #[test]
@@ -119,6 +124,73 @@ fn the_page_is_guarded() {
 }
 
 #[test]
+fn a_file_that_is_known_is_not_sent_again() {
+    let get = |path: &str, known: &str| {
+        answer(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{known}\r\n")).0
+    };
+    for file in page::FILES
+        .iter()
+        .filter(|file| page::find(file.path, Role::Public).is_some())
+    {
+        let path = file.path;
+        let first = get(path, "");
+        let (status, fields, content) = parts(&first);
+        assert_eq!(
+            (status, content.as_bytes()),
+            ("200 OK", file.content),
+            "{path}"
+        );
+        assert_eq!(field(&fields, "Cache-Control"), "no-cache");
+        let tag = field(&fields, "ETag");
+        for known in [
+            format!("If-None-Match: {tag}\r\n"),
+            format!("If-None-Match: W/{tag}\r\n"),
+            format!("if-none-match: \"x\", {tag}\r\n"),
+            format!("If-None-Match: \"x\"\r\nIf-None-Match: {tag}\r\n"),
+            "If-None-Match: *\r\n".to_owned(),
+        ] {
+            let second = get(path, &known);
+            let (status, again, content) = parts(&second);
+            assert_eq!(
+                (status, content),
+                ("304 Not Modified", ""),
+                "{path}, {known}"
+            );
+            assert_eq!(again, fields, "{path}, {known}");
+        }
+        for other in [
+            "If-None-Match: \"x\"\r\n",
+            "If-None-Match: x*\r\n",
+            "If-None-Match: \r\n",
+        ] {
+            assert_eq!(parts(&get(path, other)).0, "200 OK", "{path}, {other}");
+        }
+    }
+}
+
+#[test]
+fn tags_tell_files_apart() {
+    let mut tags: Vec<_> = (0..page::FILES.len() as u8).map(page::tag).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    assert_eq!(tags.len(), page::FILES.len());
+    assert!(tags.len() <= 16 && tags[0].len() == 18, "{tags:?}");
+}
+
+#[test]
+fn scripts_are_taken_for_scripts() {
+    let (answer, _) = answer("GET /baton.js HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (_, fields, _) = parts(&answer);
+    assert_eq!(
+        field(&fields, "Content-Type"),
+        "text/javascript; charset=utf-8"
+    );
+    assert_eq!(field(&fields, "X-Content-Type-Options"), "nosniff");
+    // A module from elsewhere is only loaded if this is allowed.
+    assert_eq!(field(&fields, "Access-Control-Allow-Origin"), "*");
+}
+
+#[test]
 fn operators_see_no_page() {
     let settings = Settings::default();
     let cx = Context {
@@ -135,7 +207,7 @@ fn operators_see_no_page() {
         let outcome = play_all(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), &cx);
         let answer = String::from_utf8(outcome.out).unwrap();
         assert_eq!(parts(&answer).0, status, "{path}");
-        assert!(!answer.contains("the page"));
+        assert!(!answer.contains(page()));
     }
 }
 
