@@ -40,9 +40,13 @@ macro_rules! file {
 }
 
 /// All of them; 16 at most ([`http`](crate::http) packs their numbers into four bits).
-pub const FILES: [File; 2] = [
+pub const FILES: [File; 6] = [
     file!("/", Some(Role::Public), Page, "index.html"),
     file!("/baton.js", None, Library, "baton.js"),
+    file!("/danmaku.css", Some(Role::Public), Style, "danmaku.css"),
+    file!("/danmaku.js", Some(Role::Public), Script, "danmaku.js"),
+    file!("/stage.js", Some(Role::Public), Script, "stage.js"),
+    file!("/lanes.js", Some(Role::Public), Script, "lanes.js"),
 ];
 
 static TAGS: LazyLock<[String; FILES.len()]> = LazyLock::new(|| {

@@ -12,8 +12,8 @@ const TEXT: &[u8] = b"text/plain; charset=utf-8";
 const NO_STORE: &[u8] = b"Cache-Control: no-store\r\n";
 
 /// The pages need scripts and styles from here, and their WebSocket; nothing else, and in no frame.
-const PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; script-src 'self' 'unsafe-inline'; \
-    style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; \
+const PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; script-src 'self'; \
+    style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     Referrer-Policy: no-referrer\r\n";
 
