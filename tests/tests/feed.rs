@@ -172,7 +172,7 @@ fn only_operators_join_it_and_nobody_sends() {
     }
     next(&mut operator);
     operator.ok(json!({"leave": FEED}));
-    assert!(http::get(baton.admin, "/").text().contains("/rooms"));
+    assert!(http::get(baton.admin, "/").text().contains("operators.js"));
     eventually("nobody is in it any more", || {
         let status = baton.status();
         status.workers.iter().all(|worker| worker.rooms == 0)

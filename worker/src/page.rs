@@ -40,13 +40,17 @@ macro_rules! file {
 }
 
 /// All of them; 16 at most ([`http`](crate::http) packs their numbers into four bits).
-pub const FILES: [File; 6] = [
+pub const FILES: [File; 10] = [
     file!("/", Some(Role::Public), Page, "index.html"),
     file!("/baton.js", None, Library, "baton.js"),
     file!("/danmaku.css", Some(Role::Public), Style, "danmaku.css"),
     file!("/danmaku.js", Some(Role::Public), Script, "danmaku.js"),
     file!("/stage.js", Some(Role::Public), Script, "stage.js"),
     file!("/lanes.js", Some(Role::Public), Script, "lanes.js"),
+    file!("/", Some(Role::Admin), Page, "operators.html"),
+    file!("/operators.css", Some(Role::Admin), Style, "operators.css"),
+    file!("/operators.js", Some(Role::Admin), Script, "operators.js"),
+    file!("/charts.js", Some(Role::Admin), Script, "charts.js"),
 ];
 
 static TAGS: LazyLock<[String; FILES.len()]> = LazyLock::new(|| {

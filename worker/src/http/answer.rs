@@ -17,8 +17,6 @@ const PAGE: &[u8] = b"Content-Security-Policy: default-src 'none'; script-src 's
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     Referrer-Policy: no-referrer\r\n";
 
-const INDEX: &[u8] = b"baton, for operators: /rooms /whoami /healthz\n";
-
 /// An answer without its content.
 struct Response<'a> {
     status: &'a str,
@@ -110,7 +108,6 @@ pub(super) fn give(
             response.manner.head_only = true;
             file(out, cx, response, number)
         }
-        Answer::Serve(Route::Index) => response.write(out, cx, &[INDEX]),
         Answer::Serve(Route::Whoami) => {
             let (mut worker, mut pid) = ([0; 20], [0; 20]);
             let content: [&[u8]; 5] = [

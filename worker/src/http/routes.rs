@@ -12,10 +12,9 @@ use crate::page;
 #[repr(u8)]
 pub(super) enum Route {
     /// A file of the pages: only what may be done with it; [`Answer::File`] says which.
-    Page,
-    /// `/` for operators.
-    Index,
-    Whoami,
+    Page = 0,
+    // 1 was one of an earlier version: what is in a slot keeps its meaning.
+    Whoami = 2,
     Health,
     Echo,
     Rooms,
@@ -23,9 +22,8 @@ pub(super) enum Route {
     Server,
 }
 
-const ROUTES: [Route; 7] = [
+const ROUTES: [Route; 6] = [
     Route::Page,
-    Route::Index,
     Route::Whoami,
     Route::Health,
     Route::Echo,
@@ -63,7 +61,6 @@ pub(super) enum Plan {
 impl Route {
     fn find(path: &str, role: Role) -> Option<Route> {
         Some(match (path, role) {
-            ("/", Role::Admin) => Route::Index,
             ("/whoami", _) => Route::Whoami,
             ("/healthz", _) => Route::Health,
             ("/echo", Role::Public) => Route::Echo,
@@ -76,7 +73,7 @@ impl Route {
     /// As an `Allow` field.
     pub fn allow(self) -> &'static [u8] {
         match self {
-            Route::Page | Route::Index | Route::Whoami | Route::Health | Route::Rooms => {
+            Route::Page | Route::Whoami | Route::Health | Route::Rooms => {
                 b"Allow: GET, HEAD, OPTIONS\r\n"
             }
             Route::Echo | Route::Server => b"Allow: GET, HEAD, POST, OPTIONS\r\n",
@@ -106,7 +103,7 @@ impl Answer {
 
     pub fn unpack(byte: u8) -> Option<Answer> {
         let number = byte & 15;
-        let route = ROUTES.get(usize::from(number)).copied();
+        let route = ROUTES.into_iter().find(|route| *route as u8 == number);
         let file = (usize::from(number) < page::FILES.len()).then_some(number);
         Some(match byte >> 4 {
             0 => Answer::Serve(route?),
