@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use protocol::clock::{monotonic_ms, monotonic_us};
+use protocol::clock::{monotonic_ms, monotonic_us, unix_ms};
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
 use protocol::logging::Logging;
@@ -35,6 +35,7 @@ use self::birth::Context;
 use crate::config::{Config, Source};
 use crate::connections::Connections;
 use crate::control::server::Server;
+use crate::kept::Keeper;
 use crate::link::Link;
 use crate::moves::Moves;
 use crate::pasts::Pasts;
@@ -128,6 +129,7 @@ struct Brain<'a> {
     callers: operate::Callers,
     preparation: prepare::Preparation,
     upgrades: upgrade::Upgrades,
+    keeper: Keeper,
     last_seat: Option<Seat>,
     random: u64,
     feed: feed::Feed,
@@ -207,6 +209,7 @@ impl<'a> Brain<'a> {
             }
             self.now = self.born.elapsed().as_millis() as u64 + 1;
             self.sequencer.set_now(monotonic_ms());
+            self.sequencer.set_unix(unix_ms());
             self.page.beat();
             self.busy = false;
             for event in &events {
@@ -282,6 +285,7 @@ impl<'a> Brain<'a> {
             self.connections.rest(self.state);
             self.feed();
             self.sample.take_if(|(_, at)| monotonic_us() - *at > SAMPLE);
+            self.sequencer.expire_sanctions(self.state);
         } else if self.supervisor.due().is_some_and(|due| due <= self.now) {
             self.tick();
         }
@@ -311,6 +315,7 @@ impl<'a> Brain<'a> {
         for ring in rings {
             self.sequence_one(ring);
         }
+        self.keeper.note(self.sequencer.sanctions().generation());
         let news = self.sequencer.take_news();
         // Who gives connections away waits until what they have asked has been read.
         let moves = news != RingSet::NONE && !self.moves.is_idle();

@@ -261,6 +261,24 @@ impl History {
         }
     }
 
+    /// A message of the room is not shown any more, if it is retained.
+    pub fn delete(&self, state: &State, record: &mut Record, room: u32, offset: u64) {
+        let chain = Chain::of(state, room);
+        let tail = chain
+            .tail
+            .filter(|_| chain.head.is_some() && offset >= chain.first);
+        let deletion = tail.and_then(|tail| self.blocks.deletion(tail, offset));
+        if let Some((index, value)) = deletion {
+            record.set(state::retained(index), value);
+        }
+    }
+
+    /// What the room retains goes; [`settle`](History::settle) when the record is committed.
+    pub fn clear(&mut self, state: &State, record: &mut Record, room: u32) {
+        let before = Chain::of(state, room);
+        self.evict(room, before, u64::MAX).put(record, room, before);
+    }
+
     /// The record is committed.
     pub fn settle(&mut self) {
         self.free.append(&mut self.leaving);

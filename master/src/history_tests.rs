@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::format::Data;
-use protocol::history::{BLOCK, Reader};
+use protocol::history::{BLOCK, Kept, Reader};
 
 use super::*;
 use crate::rooms::Rooms;
@@ -126,7 +126,11 @@ impl Table {
             .range(room, epoch, first, last, usize::MAX)
             .expect("all of it is there");
         let mut offsets = Vec::new();
-        for message in copied.iter() {
+        for kept in copied.iter() {
+            let Kept::Message(message) = kept else {
+                offsets.push(kept.offset());
+                continue;
+            };
             assert_eq!(message.from, FROM);
             let data = data(room, message.offset);
             assert!(message.data == as_sent(message.offset, &data));
@@ -163,7 +167,7 @@ fn what_is_wanted_is_all_there_or_gone() {
     let (reader, epoch) = (t.reader(), t.epoch(room));
     let range = |from, to, most| {
         let copied = reader.range(room, epoch, from, to, most)?;
-        Ok::<_, protocol::history::Gone>(copied.iter().map(|m| m.offset).collect::<Vec<_>>())
+        Ok::<_, protocol::history::Gone>(copied.iter().map(|m| m.offset()).collect::<Vec<_>>())
     };
     assert_eq!(range(71, 120, 1 << 20).unwrap().len(), 50);
     assert_eq!(range(100, 102, 1 << 20).unwrap(), [100, 101, 102]);
@@ -174,7 +178,7 @@ fn what_is_wanted_is_all_there_or_gone() {
     assert!(reader.range(room, epoch + 1, 100, 101, 1 << 20).is_err());
     let newest = |to, count, most| {
         let copied = reader.newest(room, epoch, to, count, most);
-        copied.iter().map(|m| m.offset).collect::<Vec<_>>()
+        copied.iter().map(|m| m.offset()).collect::<Vec<_>>()
     };
     assert_eq!(newest(u64::MAX, 2, 1 << 20), [119, 120]);
     assert_eq!(newest(73, 10, 1 << 20), [71, 72, 73]);
@@ -354,7 +358,10 @@ fn a_reader_is_never_given_what_is_another_rooms() {
                     match reader.range(room, epoch, from, last, 1 << 20) {
                         Ok(copied) => {
                             let mut expected = from;
-                            for message in copied.iter() {
+                            for kept in copied.iter() {
+                                let Kept::Message(message) = kept else {
+                                    panic!("nothing was deleted");
+                                };
                                 assert_eq!(message.offset, expected);
                                 let data = data(room, expected);
                                 assert!(message.data == as_sent(expected, &data));
@@ -376,4 +383,64 @@ fn a_reader_is_never_given_what_is_another_rooms() {
     ends.store(true, Ordering::Relaxed);
     let (given, gone) = reader.join().unwrap();
     assert!(given > 0, "{given} given, {gone} gone");
+}
+
+#[test]
+fn what_is_deleted_keeps_its_place() {
+    let mut t = Table::new(vec![rule("*", 50, 0, 1 << 20)], 1 << 20);
+    let (room, other) = (t.room("r"), t.room("s"));
+    for _ in 0..60 {
+        t.say(room, true);
+        t.say(other, true);
+    }
+    let deleted = |t: &Table, room| {
+        let (reader, epoch) = (t.reader(), t.epoch(room));
+        let copied = reader.range(room, epoch, 11, 60, 1 << 20).unwrap();
+        let deleted = copied
+            .iter()
+            .filter(|kept| matches!(kept, Kept::Deleted { .. }));
+        deleted.map(|kept| kept.offset()).collect::<Vec<_>>()
+    };
+    let mut expected = Vec::new();
+    // Evicted, the first and the last that are there, some between, one twice.
+    for offset in [10, 11, 60, 12, 30, 31, 30] {
+        let mut record = Record::new();
+        t.history.delete(&t.state, &mut record, room, offset);
+        assert_eq!(
+            record.is_empty(),
+            offset == 10 || expected.contains(&offset)
+        );
+        t.state.commit(&mut record);
+        if offset > 10 && !expected.contains(&offset) {
+            expected.push(offset);
+        }
+        expected.sort_unstable();
+        assert_eq!(deleted(&t, room), expected);
+    }
+    assert_eq!(deleted(&t, other), [] as [u64; 0]);
+    assert_eq!(t.retained(room).len(), 50, "all others are what they were");
+    t.next_brain();
+    t.say(room, true);
+    assert_eq!(t.retained(room), (12..=61).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_cleared_is_gone_and_gives_its_blocks_back() {
+    let mut t = Table::new(vec![rule("*", 50, 0, 1 << 20)], 1 << 20);
+    let (room, other) = (t.room("r"), t.room("s"));
+    for _ in 0..20 {
+        t.say(room, true);
+        t.say(other, true);
+    }
+    let (before, mut record) = (t.history.bytes(), Record::new());
+    t.history.clear(&t.state, &mut record, room);
+    t.state.commit(&mut record);
+    t.history.settle();
+    assert!(t.history.bytes() < before);
+    assert_eq!(t.retained(room), [] as [u64; 0]);
+    let gone = t.reader().range(room, t.epoch(room), 20, 20, 1 << 20);
+    assert!(gone.is_err());
+    t.next_brain();
+    t.say(room, true);
+    assert_eq!((t.retained(room), t.retained(other).len()), (vec![21], 20));
 }

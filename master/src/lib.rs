@@ -13,6 +13,7 @@
 //!    the master holds them.
 //! 6. [`sequencer`], [`rooms`], [`history`], [`keys`], [`lru`], [`ring_set`]: messages on their way from the rings
 //!    to the log. [`pace`]: who may say how much there, and who hears it. [`present`]: who is in the rooms.
+//!    [`sanctions`]: who is muted and banned; [`kept`]: the file that says so to the next start.
 //! 7. [`figures`]: what is counted.
 //! 8. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
@@ -26,6 +27,7 @@ pub mod connections;
 pub mod control;
 pub mod figures;
 pub mod history;
+pub mod kept;
 pub mod keys;
 pub mod link;
 pub mod listener;
@@ -43,6 +45,7 @@ pub mod reload;
 pub mod ring_set;
 pub mod rooms;
 pub mod run_dir;
+pub mod sanctions;
 pub mod schedule;
 pub mod sequencer;
 pub mod serve;

@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/baton.pid          the pid of the master, locked while it lives
 //! RUN/baton.sock         the control socket
+//! RUN/moderation.json    who is muted and banned
 //! RUN/logs/master.log
 //! RUN/logs/worker-1.log …
 //! ```
@@ -35,6 +36,10 @@ impl RunDir {
 
     pub fn socket(&self) -> PathBuf {
         self.0.join("baton.sock")
+    }
+
+    pub fn moderation(&self) -> PathBuf {
+        self.0.join("moderation.json")
     }
 
     pub fn logs(&self) -> PathBuf {

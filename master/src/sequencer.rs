@@ -16,7 +16,7 @@ use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
-use protocol::record::{Asker, Cids, Down, Refusal, Up};
+use protocol::record::{Asker, Cids, Down, Lane, Refusal, Up};
 use protocol::row;
 use protocol::settings::{Options, Presence, Rates};
 use protocol::shown::shown;
@@ -24,13 +24,15 @@ use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
 use crate::keys::{self, Keys};
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::present::Present;
 use crate::ring_set::RingSet;
 use crate::rooms::{MAX_NAME, Rooms};
+use crate::sanctions::Table;
 use crate::state::{self, LOG_SEGMENT, State};
 
+mod moderate;
 mod own;
 mod presence;
 
@@ -61,6 +63,8 @@ pub struct Bounds {
     pub users: u64,
     /// What is special about some rooms.
     pub options: Options,
+    /// Who can be muted or banned at once.
+    pub sanctions: u32,
 }
 
 /// A worker's ring, to be read.
@@ -119,8 +123,10 @@ pub struct Sequencer {
     keys: Keys,
     present: Present,
     pace: Pace,
+    sanctions: Table,
     record: Record,
     now_ms: u64,
+    unix_ms: u64,
     bytes: Vec<u8>,
     answer: Vec<u8>,
     verdict: Verdict,
@@ -149,8 +155,10 @@ impl Sequencer {
             history: History::recover(state, bounds.rules, bounds.history, now_ms),
             keys: Keys::recover(state, bounds.keys, bounds.key_age_ms),
             pace: Pace::recover(state, bounds.options),
+            sanctions: Table::recover(state, bounds.sanctions),
             record: Record::new(),
             now_ms,
+            unix_ms: 0,
             bytes: Vec::new(),
             answer: Vec::new(),
             verdict,
@@ -192,6 +200,7 @@ impl Sequencer {
         self.keys.configure(state, bounds.keys, bounds.key_age_ms);
         self.present.configure(state, bounds.presence, bounds.users);
         self.pace.configure(bounds.options);
+        self.sanctions.set_capacity(bounds.sanctions);
     }
 
     /// What is sequenced from now on is said at this time, by the monotonic clock, whose count goes
@@ -335,6 +344,7 @@ impl Sequencer {
         self.log.commit_into(&mut self.record, LOG_SEGMENT);
         state.commit(&mut self.record);
         self.history.settle();
+        self.sanctions.settle();
         self.log.committed();
     }
 
@@ -363,17 +373,8 @@ impl Sequencer {
                     return Ok(());
                 }
                 let name = room;
-                let room = self.open(state, name, asker)?;
-                let now = self.now_ms;
-                let may = self.pace.may_speak(state, room, name, from, lane, now);
-                let limited = |said| {
-                    self.limit(room, from, data.bytes.len() as u64)
-                        .map(|()| said)
-                };
-                let said = may.and_then(limited).map_err(|Wait(ms)| {
-                    let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
-                    (Refusal::Rate { after_ms }, asker)
-                })?;
+                let (now, bytes) = (self.now_ms, data.bytes.len() as u64);
+                let (room, said) = self.accept(state, asker, name, from, lane, bytes)?;
                 if self.rooms.holders(room) != RingSet::NONE {
                     self.stamp(state);
                 }
@@ -437,6 +438,34 @@ impl Sequencer {
                 self.rooms.hold(state, &mut self.record, ring, room);
                 self.news.insert(ring);
             }
+            Up::Moderate {
+                asker,
+                room,
+                by,
+                act,
+            } => self.moderate(state, asker, room, by, act)?,
+            Up::Withhold {
+                asker,
+                room,
+                from,
+                data,
+            } => {
+                let (lane, bytes) = (Lane::default(), data.bytes.len() as u64);
+                let (room, said) = self.accept(state, asker, room, from, lane, bytes)?;
+                let withheld = Down::Withheld {
+                    room,
+                    asker,
+                    from,
+                    data,
+                };
+                if !append(&mut self.log, &mut self.answer, &withheld) {
+                    return Err((Refusal::Internal, asker));
+                }
+                let (record, now) = (&mut self.record, self.now_ms);
+                self.pace.remember(state, record, said, now);
+                self.news.extend(self.rooms.holders(room));
+                self.news.insert(ring);
+            }
             Up::Who { asker, room, limit } => self.who(state, asker, room, limit),
             Up::Watch { asker, room } => self.watch(state, asker, room)?,
             Up::List { room } => self.list_anew(state, room),
@@ -483,6 +512,30 @@ impl Sequencer {
             Up::Ack { .. } | Up::Closed { .. } => {}
         }
         Ok(())
+    }
+
+    /// The room that something is said in, if the sender may say it now.
+    fn accept<'a>(
+        &mut self,
+        state: &State,
+        asker: Asker<'a>,
+        name: &[u8],
+        from: &[u8],
+        lane: Lane,
+        bytes: u64,
+    ) -> Result<(u32, pace::Said), (Refusal, Asker<'a>)> {
+        if let Some(reason) = self.sanctions.refuses(name, from, self.unix_ms) {
+            return Err((reason, asker));
+        }
+        let room = self.open(state, name, asker)?;
+        let now = self.now_ms;
+        let may = self.pace.may_speak(state, room, name, from, lane, now);
+        let said = may.and_then(|said| self.limit(room, from, bytes).map(|()| said));
+        let said = said.map_err(|Wait(ms)| {
+            let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+            (Refusal::Rate { after_ms }, asker)
+        })?;
+        Ok((room, said))
     }
 
     /// Here, and only here, all that a user sends comes by, and all that is sent to a room.
@@ -532,6 +585,8 @@ fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
         | Up::Open { asker, .. }
         | Up::Hold { asker, .. }
         | Up::Watch { asker, .. }
+        | Up::Moderate { asker, .. }
+        | Up::Withhold { asker, .. }
         | Up::Who { asker, .. } => Some(asker),
         Up::Members { .. }
         | Up::Users { .. }
@@ -572,6 +627,20 @@ fn describe(up: &Up<'_>) -> String {
                 "who is in room \"{}\", for {}",
                 room.escape_ascii(),
                 asker.cid
+            )
+        }
+        Up::Moderate { room, by, .. } => {
+            let (room, by) = (room.escape_ascii(), by.escape_ascii());
+            format!("a decision of {by} about room \"{room}\"")
+        }
+        Up::Withhold {
+            asker, room, data, ..
+        } => {
+            format!(
+                "a message for those who moderate room \"{}\", by {}: {}",
+                room.escape_ascii(),
+                asker.cid,
+                shown(data.bytes)
             )
         }
         Up::Members { room, count, .. } => format!("{count} members of room {room}"),

@@ -39,6 +39,7 @@ fn born(state: &State, rooms: u32) -> Sequencer {
             slow_ms: 500,
             ..RoomOptions::default()
         }]),
+        sanctions: 10,
     };
     Sequencer::recover(state, bounds, poison::note_death(state), 1)
 }

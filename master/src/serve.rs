@@ -8,10 +8,12 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid};
+use protocol::sanctions::Sanction;
 
 use crate::brain;
 use crate::config::{Config, Listen, Source};
 use crate::control;
+use crate::kept;
 use crate::listener::Listener;
 use crate::listener::activation::Activated;
 use crate::pid_file::PidFile;
@@ -41,6 +43,8 @@ pub struct Start {
     pub program: PathBuf,
     /// Files that this process, and each worker, may have open: the hard limit.
     pub nofile: u64,
+    /// Who was muted and banned when the last baton ended.
+    pub sanctions: Vec<Sanction>,
 }
 
 /// Comes up and serves. What fails on the way is told to `readiness`; the exit status is then 1.
@@ -64,6 +68,7 @@ struct Prepared {
     control: OwnedFd,
     program: PathBuf,
     nofile: u64,
+    sanctions: Vec<Sanction>,
 }
 
 impl Prepared {
@@ -78,6 +83,7 @@ impl Prepared {
             readiness,
             program: self.program,
             nofile: self.nofile,
+            sanctions: self.sanctions,
         }
     }
 }
@@ -92,7 +98,7 @@ fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, Stri
         // That it cannot be removed is not what has to be told.
         let _ = pid_file.remove();
     }
-    let (listeners, control, nofile) = opened?;
+    let (listeners, control, nofile, sanctions) = opened?;
     Ok(Prepared {
         config,
         source,
@@ -102,6 +108,7 @@ fn prepare(config: Config, source: Source, run: RunDir) -> Result<Prepared, Stri
         control,
         program,
         nofile,
+        sanctions,
     })
 }
 
@@ -111,7 +118,8 @@ fn open(
     run: &RunDir,
     pid_file: &mut PidFile,
     activated: Activated,
-) -> Result<(Vec<Listener>, OwnedFd, u64), String> {
+) -> Result<(Vec<Listener>, OwnedFd, u64, Vec<Sanction>), String> {
+    let sanctions = kept::load(&run.moderation())?;
     let listeners = listeners(&config.listen, activated)?;
     let control = control::listen(&run.socket())
         .map_err(|error| format!("cannot make {}: {error}", run.socket().display()))?;
@@ -123,7 +131,7 @@ fn open(
     pid_file
         .write(getpid().as_raw())
         .map_err(|error| format!("cannot write {}: {error}", run.pid_file().display()))?;
-    Ok((listeners, control, nofile))
+    Ok((listeners, control, nofile, sanctions))
 }
 
 /// Those that systemd has opened, and the others by ourselves.

@@ -57,7 +57,7 @@ const SPOKEN_WORDS: usize = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 5;
+const VERSION: u64 = 6;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;
@@ -399,6 +399,24 @@ pub const fn shared(index: u32, field: Field) -> Word {
     Word {
         segment: HISTORY_SEGMENT,
         index: history::word(index, field),
+    }
+}
+
+/// Word `index` of those that say who is muted and banned.
+#[must_use]
+pub const fn sanction(index: usize) -> Word {
+    Word {
+        segment: HISTORY_SEGMENT,
+        index: (history::SANCTIONS + index) as u32,
+    }
+}
+
+/// Word `index` of the history.
+#[must_use]
+pub const fn retained(index: u32) -> Word {
+    Word {
+        segment: HISTORY_SEGMENT,
+        index,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -19,4 +19,11 @@ pub fn monotonic_us() -> u64 {
 fn monotonic() -> Duration {
     // The clock always exists; were it not so, deadlines would stand still.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |t| t.as_millis() as u64)
 }

@@ -15,8 +15,12 @@
 //! block:   next + 1 and previous + 1 · offset of the first message that begins here (0: none)
 //!          · where it begins · bytes
 //! message: offset · when (ms) · lengths of sender and data (u32 each; the highest bit of the first
-//!          says that the data is MessagePack) · sender · data · padding to 8
+//!          says that the data is MessagePack, the next that the message was deleted)
+//!          · sender · data · padding to 8
 //! ```
+//!
+//! A message that is deleted keeps its place: the journal sets a bit in its head, and nobody shows it
+//! from then on.
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +28,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use crate::format::{Data, Format};
 use crate::memory::Segment;
+use crate::{sanctions, words};
 
 /// Rooms that there can ever be.
 pub const MAX_ROOMS: u32 = 1 << 20;
@@ -35,7 +40,11 @@ pub const BLOCK: usize = 1024;
 const ROOM_WORDS: usize = 8;
 /// Words.
 const BLOCKS: usize = MAX_ROOMS as usize * ROOM_WORDS;
-const SIZE: usize = BLOCKS * 8 + MAX_BLOCKS as usize * BLOCK;
+/// The first word behind the blocks, where the [sanctions](crate::sanctions) are.
+pub const SANCTIONS: usize = BLOCKS + MAX_BLOCKS as usize * BLOCK / 8;
+/// The first byte behind these, where the [words](crate::words) are that messages are filtered by.
+pub const WORDS: usize = (SANCTIONS + sanctions::WORDS) * 8;
+const SIZE: usize = (WORDS + words::SIZE).next_multiple_of(4096);
 /// Bytes at the start of a block that are no message's.
 const HEAD: u32 = 24;
 /// Bytes of a message besides sender and data.
@@ -126,10 +135,13 @@ pub struct Head {
     from: u32,
     data: u32,
     format: Format,
+    is_deleted: bool,
 }
 
 /// With the length of a sender: the data is MessagePack.
 const MSGPACK: u32 = 1 << 31;
+/// With the same: the message was deleted.
+const DELETED: u32 = 1 << 30;
 
 impl Head {
     /// Bytes of the message with it.
@@ -144,8 +156,9 @@ impl Head {
         Head {
             offset: u64::from_le_bytes(words[0]),
             at_ms: u64::from_le_bytes(words[1]),
-            from: lengths as u32 & !MSGPACK,
+            from: lengths as u32 & !(MSGPACK | DELETED),
             data: (lengths >> 32) as u32,
+            is_deleted: lengths as u32 & DELETED != 0,
             format: match lengths as u32 & MSGPACK {
                 0 => Format::Json,
                 _ => Format::Msgpack,
@@ -161,6 +174,26 @@ pub struct Retained<'a> {
     pub at_ms: u64,
     pub from: &'a [u8],
     pub data: Data<'a>,
+}
+
+/// A place in a room's sequence, as it was copied out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept<'a> {
+    Message(Retained<'a>),
+    /// There was a message, which is not shown any more.
+    Deleted {
+        offset: u64,
+    },
+}
+
+impl Kept<'_> {
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self {
+            Kept::Message(message) => message.offset,
+            Kept::Deleted { offset } => *offset,
+        }
+    }
 }
 
 /// The blocks, as they are now.
@@ -290,6 +323,45 @@ impl Blocks {
             end = self.copy_in(end, part)?;
         }
         self.skip(place, size(message.from.len(), bytes.len()))
+    }
+
+    /// From the chain's end back to a block in which no younger message begins, and on from there.
+    fn find(&self, tail: Place, offset: u64) -> Option<Place> {
+        let mut block = tail.block;
+        let mut found = None;
+        for _ in 0..MAX_BLOCKS {
+            if let Some((first, place)) = self.first_in(block)
+                && first <= offset
+            {
+                found = Some((first, place));
+                break;
+            }
+            block = self.previous(block)?;
+        }
+        let (first, mut place) = found?;
+        for expected in first..offset {
+            let (head, at) = self.head(place)?;
+            if head.offset != expected {
+                return None;
+            }
+            place = self.skip(at, head.size())?;
+        }
+        Some(place)
+    }
+
+    /// For the writer: the word, and what it is to say, by which a message of the chain that ends at
+    /// `tail` is deleted. `None`: it is not in it, or is deleted.
+    #[must_use]
+    pub fn deletion(&self, tail: Place, offset: u64) -> Option<(u32, u64)> {
+        let (head, at) = self.head(self.find(tail, offset)?)?;
+        if head.offset != offset || head.is_deleted {
+            return None;
+        }
+        // Words lie whole in a block.
+        let lengths = self.settled(self.skip(at, 16)?)?;
+        let index = lengths.byte() / 8;
+        let word = self.segment.word(index).load(Ordering::Relaxed);
+        Some((index as u32, word | u64::from(DELETED)))
     }
 
     fn copy_in(&self, mut to: Place, mut bytes: &[u8]) -> Option<Place> {
@@ -442,7 +514,8 @@ impl Reader {
         to: u64,
         choose: &impl Fn(&[usize]) -> Option<usize>,
     ) -> Option<Result<Copied, Gone>> {
-        let mut place = self.find(room, from)?;
+        let tail = Place::unpack(self.get(room, Field::Tail))?;
+        let mut place = self.blocks.find(tail, from)?;
         let count = usize::try_from(to - from + 1).ok()?;
         let mut sizes = Vec::with_capacity(count.min(1024));
         let mut places = Vec::with_capacity(count.min(1024));
@@ -462,42 +535,22 @@ impl Reader {
         self.blocks.copy_out(*places.get(begin)?, &mut bytes)?;
         Some(Ok(Copied(bytes)))
     }
-
-    /// From the chain's end back to a block in which no younger message begins, and on from there.
-    fn find(&self, room: u32, offset: u64) -> Option<Place> {
-        let mut block = Place::unpack(self.get(room, Field::Tail))?.block;
-        let mut found = None;
-        for _ in 0..MAX_BLOCKS {
-            if let Some((first, place)) = self.blocks.first_in(block)
-                && first <= offset
-            {
-                found = Some((first, place));
-                break;
-            }
-            block = self.blocks.previous(block)?;
-        }
-        let (first, mut place) = found?;
-        for expected in first..offset {
-            let (head, at) = self.blocks.head(place)?;
-            if head.offset != expected {
-                return None;
-            }
-            place = self.blocks.skip(at, head.size())?;
-        }
-        Some(place)
-    }
 }
 
 impl Copied {
-    pub fn iter(&self) -> impl Iterator<Item = Retained<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Kept<'_>> {
         let mut rest = self.0.as_slice();
         std::iter::from_fn(move || {
             let (head, _) = rest.split_first_chunk::<MESSAGE_HEAD>()?;
             let head = Head::decode(head);
             let (message, behind) = rest.split_at_checked(head.size())?;
             rest = behind;
+            if head.is_deleted {
+                let offset = head.offset;
+                return Some(Kept::Deleted { offset });
+            }
             let (from, data) = message[MESSAGE_HEAD..].split_at_checked(head.from as usize)?;
-            Some(Retained {
+            Some(Kept::Message(Retained {
                 offset: head.offset,
                 at_ms: head.at_ms,
                 from,
@@ -505,7 +558,7 @@ impl Copied {
                     format: head.format,
                     bytes: data.get(..head.data as usize)?,
                 },
-            })
+            }))
         })
     }
 

@@ -8,6 +8,8 @@
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
 //! 4. [`stream`] and [`record`]: each worker's ring up to the master, the master's log down;
 //!    [`names`]: lists of users in them; [`row`] and [`histogram`]: figures in their headers; [`history`]: what rooms retain, written by the master;
+//!    [`moderation`]: what is decided about users, and [`sanctions`]: who is muted and banned;
+//!    [`words`]: what messages are filtered by;
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
 //!    lives, and lives on.
@@ -32,6 +34,7 @@ pub mod journal;
 pub mod logging;
 pub mod memory;
 pub mod message;
+pub mod moderation;
 pub mod names;
 pub mod output;
 pub mod pattern;
@@ -39,9 +42,11 @@ pub mod privileges;
 pub mod record;
 pub mod roles;
 pub mod row;
+pub mod sanctions;
 pub mod scheduling;
 pub mod settings;
 pub mod share;
 pub mod shown;
 pub mod stream;
 pub mod truth;
+pub mod words;

@@ -6,6 +6,7 @@
 
 use crate::format::{Data, Format};
 use crate::ids::{Cid, Position};
+use crate::moderation::{Act, Scope};
 use crate::names::Names;
 use crate::share::Share;
 
@@ -75,6 +76,22 @@ pub enum Up<'a> {
     Watch { asker: Asker<'a>, room: &'a [u8] },
     /// Changes of who is in the room were missed here; answered by [`Down::List`].
     List { room: u32 },
+    /// Somebody with the right to it decides about others; answered by [`Down::Moderated`].
+    Moderate {
+        asker: Asker<'a>,
+        /// Empty: everywhere.
+        room: &'a [u8],
+        /// Who decides.
+        by: &'a [u8],
+        act: Act<'a>,
+    },
+    /// A message that the word filter holds back; answered by [`Down::Withheld`].
+    Withhold {
+        asker: Asker<'a>,
+        room: &'a [u8],
+        from: &'a [u8],
+        data: Data<'a>,
+    },
     /// These are in their slots, and their worker's from here on: the master closes its copies.
     Ack { cids: Cids<'a> },
     /// These are closed; they count no more.
@@ -160,6 +177,19 @@ pub enum Down<'a> {
     },
     /// The request cannot be granted.
     Refused { reason: Refusal, asker: Asker<'a> },
+    /// This was decided, and counts from here on.
+    Moderated {
+        scope: Scope,
+        asker: Asker<'a>,
+        act: Act<'a>,
+    },
+    /// A message that has no place in its room: those who moderate there are told, and the asker.
+    Withheld {
+        room: u32,
+        asker: Asker<'a>,
+        from: &'a [u8],
+        data: Data<'a>,
+    },
 }
 
 /// Who is in a room.
@@ -227,6 +257,14 @@ pub enum Refusal {
     Internal,
     /// More than may be sent in a second, to this room or by this user, or too soon after the last.
     Rate { after_ms: u32 },
+    /// Who sends is muted, for so long (0: for good).
+    Muted { after_ms: u32 },
+    /// Who sends is banned, for so long (0: for good).
+    Banned { after_ms: u32 },
+    /// There is no such message, or no such room.
+    Unknown,
+    /// As many are muted and banned as there is room for.
+    Full,
 }
 
 impl Refusal {
@@ -235,6 +273,10 @@ impl Refusal {
             Refusal::Limit => 1,
             Refusal::Internal => 2,
             Refusal::Rate { after_ms } => 3 | u64::from(after_ms) << 32,
+            Refusal::Muted { after_ms } => 8 | u64::from(after_ms) << 32,
+            Refusal::Banned { after_ms } => 9 | u64::from(after_ms) << 32,
+            Refusal::Unknown => 10,
+            Refusal::Full => 11,
         }
     }
 
@@ -243,6 +285,10 @@ impl Refusal {
             (1, 0) => Refusal::Limit,
             (2, 0) => Refusal::Internal,
             (3, after_ms) => Refusal::Rate { after_ms },
+            (8, after_ms) => Refusal::Muted { after_ms },
+            (9, after_ms) => Refusal::Banned { after_ms },
+            (10, 0) => Refusal::Unknown,
+            (11, 0) => Refusal::Full,
             _ => return None,
         })
     }
@@ -289,6 +335,26 @@ impl Up<'_> {
             Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
             Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
             Up::Hold { asker, room } => put(into, 7, &asker.words(), &[asker.id, room]),
+            Up::Moderate {
+                asker,
+                room,
+                by,
+                act,
+            } => {
+                let ([a, b], [kind, x, y]) = (asker.words(), act.words());
+                act.with_target(|target| {
+                    put(into, 20, &[a, b, kind, x, y], &[asker.id, room, by, target]);
+                });
+            }
+            Up::Withhold {
+                asker,
+                room,
+                from,
+                data,
+            } => {
+                let parts = [asker.id, room, from, data.bytes];
+                put(into, with_data(21, data.format), &asker.words(), &parts);
+            }
         }
     }
 
@@ -355,6 +421,25 @@ impl Up<'_> {
                 let ([room], []) = rest.take()?;
                 Up::List {
                     room: room.try_into().ok()?,
+                }
+            }
+            20 => {
+                let ([a, b, kind, x, y], [id, room, by, target]) = rest.take()?;
+                Up::Moderate {
+                    asker: Asker::new(a, b, id),
+                    room,
+                    by,
+                    act: Act::read([kind, x, y], target)?,
+                }
+            }
+            21 | MSGPACK_21 => {
+                let ([a, b], [id, room, from, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                Up::Withhold {
+                    asker: Asker::new(a, b, id),
+                    room,
+                    from,
+                    data: Data { format, bytes },
                 }
             }
             5 | 6 => {
@@ -455,6 +540,22 @@ impl Down<'_> {
                 let [a, b] = asker.words();
                 put(into, 5, &[a, b, reason.pack()], &[asker.id]);
             }
+            Down::Moderated { scope, asker, act } => {
+                let ([a, b], [kind, x, y]) = (asker.words(), act.words());
+                let words = [a, b, scope.pack(), kind, x, y];
+                act.with_target(|target| put(into, 20, &words, &[asker.id, target]));
+            }
+            Down::Withheld {
+                room,
+                asker,
+                from,
+                data,
+            } => {
+                let [a, b] = asker.words();
+                let kind = with_data(21, data.format);
+                let parts = [asker.id, from, data.bytes];
+                put(into, kind, &[a, b, room.into()], &parts);
+            }
         }
     }
 
@@ -550,6 +651,24 @@ impl Down<'_> {
                     asker: Asker::new(a, b, id),
                 }
             }
+            20 => {
+                let ([a, b, scope, kind, x, y], [id, target]) = rest.take()?;
+                Down::Moderated {
+                    scope: Scope::unpack(scope)?,
+                    asker: Asker::new(a, b, id),
+                    act: Act::read([kind, x, y], target)?,
+                }
+            }
+            21 | MSGPACK_21 => {
+                let ([a, b, room], [id, from, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                Down::Withheld {
+                    room: room.try_into().ok()?,
+                    asker: Asker::new(a, b, id),
+                    from,
+                    data: Data { format, bytes },
+                }
+            }
             5 => {
                 let ([a, b, reason], [id]) = rest.take()?;
                 Down::Refused {
@@ -583,6 +702,7 @@ impl<'a> Asker<'a> {
 /// In a kind: the record's data is MessagePack. (Without it, it is what it was before there was any.)
 const MSGPACK: u64 = 1 << 32;
 const MSGPACK_1: u64 = 1 | MSGPACK;
+const MSGPACK_21: u64 = 21 | MSGPACK;
 
 /// In the kind of a message: where its [`Share`] begins.
 const SHARE: u32 = 36;

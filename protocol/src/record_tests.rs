@@ -1,4 +1,5 @@
 use super::*;
+use crate::moderation::Whom;
 use crate::share::Fraction;
 
 const ASKER: Asker<'_> = Asker {
@@ -12,7 +13,83 @@ fn names(bytes: &[u8]) -> Names<'_> {
     Names::read(bytes).unwrap()
 }
 
+fn acts() -> Vec<Act<'static>> {
+    let position = Position {
+        epoch: 5,
+        offset: 6,
+    };
+    let address = Whom::Address("10.0.0.0/8".parse().unwrap());
+    let user = Whom::User(b"u7");
+    vec![
+        Act::Mute {
+            who: b"c7",
+            ms: 1000,
+        },
+        Act::Unmute { who: b"u7" },
+        Act::Ban { whom: user, ms: 0 },
+        Act::Ban {
+            whom: address,
+            ms: u64::MAX,
+        },
+        Act::Unban { whom: user },
+        Act::Unban { whom: address },
+        Act::Kick { who: b"u7" },
+        Act::Delete { position },
+        Act::Clear { position },
+    ]
+}
+
 fn ups() -> Vec<Up<'static>> {
+    let moderate = acts().into_iter().map(|act| Up::Moderate {
+        asker: ASKER,
+        room: b"r",
+        by: b"m1",
+        act,
+    });
+    let mut ups = plain_ups();
+    ups.extend(moderate);
+    ups.extend(
+        [Data::json(b"1"), Data::msgpack(b"\x01")].map(|data| Up::Withhold {
+            asker: ASKER,
+            room: b"r",
+            from: b"u7",
+            data,
+        }),
+    );
+    ups
+}
+
+fn downs() -> Vec<Down<'static>> {
+    let mut downs = plain_downs();
+    for scope in [Scope::Everywhere, Scope::Nowhere, Scope::Room(7)] {
+        downs.extend(acts().into_iter().map(|act| Down::Moderated {
+            scope,
+            asker: ASKER,
+            act,
+        }));
+    }
+    let reasons = [
+        Refusal::Muted { after_ms: 0 },
+        Refusal::Banned { after_ms: 7 },
+        Refusal::Unknown,
+        Refusal::Full,
+    ];
+    downs.extend(reasons.map(|reason| Down::Refused {
+        reason,
+        asker: ASKER,
+    }));
+    downs.extend(
+        [Data::json(b"1"), Data::msgpack(b"\x01")].map(|data| Down::Withheld {
+            room: 3,
+            asker: ASKER,
+            from: b"u7",
+            data,
+        }),
+    );
+    downs
+}
+
+fn plain_ups() -> Vec<Up<'static>> {
     vec![
         Up::Publish {
             asker: ASKER,
@@ -85,7 +162,7 @@ fn ups() -> Vec<Up<'static>> {
     ]
 }
 
-fn downs() -> Vec<Down<'static>> {
+fn plain_downs() -> Vec<Down<'static>> {
     let whole = Who {
         total: 9,
         distinct: Some(2),

@@ -9,11 +9,13 @@ use crate::bucket::PerSecond;
 use crate::cidr::Cidr;
 
 pub use self::auth::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
+pub use self::filter::{Filter, Filtered, Words};
 pub use self::hook::{Event, Fail, Hook, Server};
 pub use self::options::{Options, RoomOptions};
 pub use self::presence::{Listed, Presence};
 
 mod auth;
+mod filter;
 mod hook;
 mod options;
 mod presence;
@@ -28,6 +30,8 @@ pub struct Settings {
     pub rates: Rates,
     /// The first that matches is asked.
     pub hooks: Vec<Hook>,
+    /// All that match a room's name are asked.
+    pub filters: Vec<Filter>,
     pub presence: Presence,
     pub options: Options,
     /// Connections that one worker takes at most.
@@ -58,6 +62,7 @@ impl Default for Settings {
             auth: Auth::default(),
             rates: Rates::default(),
             hooks: Vec::new(),
+            filters: Vec::new(),
             presence: Presence::default(),
             options: Options::default(),
             max_connections: 16_000,
@@ -169,6 +174,10 @@ pub struct Rooms {
     /// The master carries data that is MessagePack. One that does not know this word does not.
     #[serde(default)]
     pub msgpack: bool,
+    /// The master knows what is [decided](crate::moderation) about users. One that does not know this
+    /// word does not.
+    #[serde(default)]
+    pub moderation: bool,
 }
 
 impl Default for Rooms {
@@ -180,6 +189,7 @@ impl Default for Rooms {
             slow_bytes: 1 << 20,
             slow: Slow::Gap,
             msgpack: true,
+            moderation: true,
         }
     }
 }

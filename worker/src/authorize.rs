@@ -102,6 +102,9 @@ impl Client<'_> {
         record: &mut Record,
         head: &[u8],
     ) -> Result<Flow, Full> {
+        if self.is_from_banned_address() {
+            return Ok(Flow::Close(CloseReason::Banned));
+        }
         requests::hello(self.cid, self.worker, self.settings)
             .put_frame(out, self.meta.encoding())?;
         let mut grant = match http::query_token(head).map(|token| self.check(token)) {
@@ -182,6 +185,9 @@ impl Client<'_> {
         id: &[u8],
         grant: &Grant,
     ) -> Result<Flow, Full> {
+        if self.is_banned(&grant.user) {
+            return Ok(Flow::Close(CloseReason::Banned));
+        }
         let old = self.slots.pass(self.slot);
         let was_nobody = old.is_none_or(|old| !self.passes.has_token(old));
         let pass = Pass {

@@ -18,6 +18,7 @@ use protocol::memory::{Access, Segment};
 use protocol::message::{self, ToMaster, ToWorker};
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::GAPS;
+use protocol::sanctions::Sanctions;
 use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
@@ -113,6 +114,8 @@ impl Brain {
             log,
             locals: Vec::new(),
             credits: Credits::default(),
+            sanctions: Sanctions::new(retained.clone(), history::SANCTIONS),
+            sentences: Vec::new(),
             history: history::Reader::new(retained),
             now,
             clock,

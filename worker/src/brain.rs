@@ -26,6 +26,7 @@ use protocol::message::{MAX_BATCH, ToMaster};
 use protocol::record::{Cids, Refusal, Up, cid_bytes};
 use protocol::roles::{self, WorkerArgs};
 use protocol::row::{self, Figure, GAPS};
+use protocol::sanctions::Sanctions;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 use rustc_hash::FxHashMap;
@@ -37,6 +38,7 @@ use crate::clock::{self, Clock, HttpDate};
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
+use crate::moderation::Sentence;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -126,6 +128,9 @@ pub struct Brain {
     pub(crate) ring_segment: Arc<Segment>,
     pub(crate) log: Reader,
     pub(crate) history: history::Reader,
+    pub(crate) sanctions: Sanctions,
+    /// Whom the log has told to leave, in this turn.
+    pub(crate) sentences: Vec<Sentence>,
     pub(crate) log_segment: Arc<Segment>,
     pub(crate) channel: Channel,
     pub(crate) settings: Settings,

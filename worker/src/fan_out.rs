@@ -19,7 +19,7 @@ use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
 use crate::encoding::Each;
-use crate::frames::{FULL, given_up, is_full, opened, put, refused};
+use crate::frames::{FULL, given_up, is_always_said, is_full, opened, put, refused};
 use crate::poison::InHand;
 use crate::rooms::{Entrant, RoomIx};
 use crate::slots::{Field, Flag};
@@ -73,6 +73,7 @@ impl Brain {
             }
         }
         self.deliveries += self.end_run();
+        self.carry_out();
         let read = self.ring_read();
         if std::mem::replace(&mut self.ring_seen, read) != read {
             // The master has read of the ring: there may be room now. Who was the first to find it full
@@ -105,6 +106,8 @@ impl Brain {
             | Down::Held { asker, .. }
             | Down::Count { asker, .. }
             | Down::Sent { asker, .. }
+            | Down::Moderated { asker, .. }
+            | Down::Withheld { asker, .. }
             | Down::Refused { asker, .. } => {
                 self.opening_ends(asker, Some(Refusal::Internal));
                 self.answer(at, next, asker, refused(asker.id, Refusal::Internal));
@@ -206,13 +209,28 @@ impl Brain {
                 let id = asker.id;
                 self.answer(at, next, asker, ToClient::Sent { id, position });
             }
+            Down::Moderated { scope, asker, act } => {
+                let id = asker.id;
+                self.answer(at, next, asker, ToClient::Done { id, act });
+                self.on_decision(at, next, scope, act);
+            }
+            Down::Withheld {
+                room,
+                asker,
+                from,
+                data,
+            } => {
+                self.answer(at, next, asker, ToClient::Withheld { id: asker.id });
+                if let Some(room) = self.rooms.numbered(room) {
+                    self.on_withheld(at, next, room, from, data);
+                }
+            }
             Down::Refused { reason, asker } => {
                 self.opening_ends(asker, Some(reason));
                 let message = refused(asker.id, reason);
-                match reason {
-                    // It is said also to who wants no answer.
-                    Refusal::Rate { .. } => self.tell(at, next, asker, message),
-                    _ => self.answer(at, next, asker, message),
+                match is_always_said(reason) {
+                    true => self.tell(at, next, asker, message),
+                    false => self.answer(at, next, asker, message),
                 }
                 if matches!(reason, Refusal::Rate { .. }) && self.is_here(asker) {
                     self.on_rate(asker.slot);
@@ -336,7 +354,7 @@ impl Brain {
         }
     }
 
-    fn is_here(&self, asker: Asker<'_>) -> bool {
+    pub(crate) fn is_here(&self, asker: Asker<'_>) -> bool {
         asker.ring == self.ring_number
             && asker.slot < self.slots.used()
             && self.slots.cid(asker.slot) == asker.cid
@@ -394,6 +412,9 @@ impl Brain {
             Ok(room)
         });
         self.opening_ends(asker, None);
+        if let Ok(room) = joined {
+            self.look_at_newcomer(asker, room, name);
+        }
         let answer = match joined {
             Ok(_) => opened(asker.id, name, position, total, &rates),
             Err(_) => refused(asker.id, Refusal::Limit),

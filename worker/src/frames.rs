@@ -8,6 +8,7 @@ use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
 use crate::encoding::Encoding;
 use crate::limits::TOO_MUCH;
+use crate::moderation::{BANNED, MUTED};
 use crate::rooms::RoomIx;
 use crate::websocket::{Head, MAX_HEAD, frame};
 
@@ -64,10 +65,16 @@ impl Brain {
             }
             Down::Listed { .. } | Down::List { .. } | Down::Changes { .. }
                 if self.is_given_up(at) => {}
-            Down::Opened { asker, .. } | Down::Count { asker, .. } | Down::Sent { asker, .. }
-                if mine(asker) && self.is_given_up(at) =>
+            Down::Opened { asker, .. }
+            | Down::Count { asker, .. }
+            | Down::Sent { asker, .. }
+            | Down::Moderated { asker, .. }
+            | Down::Withheld { asker, .. }
+                if self.is_given_up(at) =>
             {
-                put(refused(asker.id, Refusal::Internal));
+                if mine(asker) {
+                    put(refused(asker.id, Refusal::Internal));
+                }
             }
             Down::Opened {
                 position,
@@ -119,9 +126,35 @@ impl Brain {
                 let (id, position) = (asker.id, *position);
                 put(ToClient::Sent { id, position });
             }
-            // The one is said also to who wants no answer.
+            Down::Moderated { scope, asker, act } => {
+                if mine(asker) {
+                    let (id, act) = (asker.id, *act);
+                    put(ToClient::Done { id, act });
+                }
+                if self.hears_of(slot, *scope, act) {
+                    let room = self.room_in(*scope).map(|room| self.rooms.name(room));
+                    let (room, act) = (room.as_deref(), *act);
+                    put(ToClient::Decided { room, act });
+                }
+            }
+            Down::Withheld {
+                room,
+                asker,
+                from,
+                data,
+            } => {
+                if mine(asker) {
+                    put(ToClient::Withheld { id: asker.id });
+                }
+                let room = self.rooms.numbered(*room)?;
+                if self.moderates(slot, room) {
+                    let room = &self.rooms.name(room);
+                    let data = *data;
+                    put(ToClient::Held { room, from, data });
+                }
+            }
             Down::Refused { reason, asker }
-                if mine(asker) || asker.cid == cid && matches!(reason, Refusal::Rate { .. }) =>
+                if mine(asker) || asker.cid == cid && is_always_said(*reason) =>
             {
                 put(refused(asker.id, *reason));
             }
@@ -191,11 +224,30 @@ pub fn opened<'a>(
     }
 }
 
+/// It is said also to who wants no answer.
+#[must_use]
+pub fn is_always_said(reason: Refusal) -> bool {
+    matches!(
+        reason,
+        Refusal::Rate { .. } | Refusal::Muted { .. } | Refusal::Banned { .. }
+    )
+}
+
 pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
     let (code, message) = match reason {
         Refusal::Limit => (Code::Limit, "there are too many rooms"),
         Refusal::Internal => (Code::Internal, "the request was lost"),
         Refusal::Rate { .. } => (Code::Rate, TOO_MUCH),
+        Refusal::Muted { .. } => (Code::Forbidden, MUTED),
+        Refusal::Banned { .. } => (Code::Forbidden, BANNED),
+        Refusal::Unknown => (
+            Code::BadRequest,
+            "there is no such message, or no such room",
+        ),
+        Refusal::Full => (
+            Code::Limit,
+            "there are too many mutes and bans: limits.sanctions",
+        ),
     };
     ToClient::Error {
         id,
@@ -203,7 +255,9 @@ pub fn refused(id: &[u8], reason: Refusal) -> ToClient<'_> {
         message,
         retry_after_ms: match reason {
             Refusal::Rate { after_ms } => Some(after_ms.into()),
-            Refusal::Limit | Refusal::Internal => None,
+            Refusal::Muted { after_ms: 0 } | Refusal::Banned { after_ms: 0 } => None,
+            Refusal::Muted { after_ms } | Refusal::Banned { after_ms } => Some(after_ms.into()),
+            Refusal::Limit | Refusal::Internal | Refusal::Unknown | Refusal::Full => None,
         },
     }
 }

@@ -6,8 +6,9 @@
 //! to the join, in the join's own record. So there is no seam: what the history has, the log does not
 //! give to this member again, and what is behind it comes through the log, whoever dies or moves.
 
-use protocol::history::{Copied, Reader};
+use protocol::history::{Copied, Kept, Reader};
 use protocol::ids::Position;
+use protocol::moderation::Act;
 use protocol::output::{Full, Output};
 
 use crate::client::ToClient;
@@ -86,7 +87,7 @@ pub fn on_join(
         after: messages
             .iter()
             .last()
-            .map_or(offset, |message| message.offset),
+            .map_or(offset, |message| message.offset()),
         messages,
         recovered: since.map(|_| false),
     }
@@ -118,19 +119,29 @@ pub fn put(
         put(&mut frames, room, messages, encoding, false)?;
         return out.put(&frames::batch(&frames, encoding));
     }
+    let epoch = room.position.epoch;
     for message in messages.iter() {
-        ToClient::Message {
-            room: room.name,
-            position: Position {
-                offset: message.offset,
-                ..room.position
-            },
-            from: message.from,
-            data: message.data,
-        }
-        .put_frame(out, encoding)?;
+        kept(room.name, epoch, message).put_frame(out, encoding)?;
     }
     Ok(())
+}
+
+/// What a room retains, as it is said.
+pub fn kept<'a>(room: &'a [u8], epoch: u64, kept: Kept<'a>) -> ToClient<'a> {
+    let offset = kept.offset();
+    let position = Position { epoch, offset };
+    match kept {
+        Kept::Message(message) => ToClient::Message {
+            room,
+            position,
+            from: message.from,
+            data: message.data,
+        },
+        Kept::Deleted { .. } => ToClient::Decided {
+            room: Some(room),
+            act: Act::Delete { position },
+        },
+    }
 }
 
 #[cfg(test)]

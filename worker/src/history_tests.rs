@@ -64,7 +64,7 @@ fn at(offset: u64) -> Option<Position> {
 }
 
 fn offsets(copied: &Copied) -> Vec<u64> {
-    copied.iter().map(|message| message.offset).collect()
+    copied.iter().map(|message| message.offset()).collect()
 }
 
 const MUCH: usize = 1 << 20;

@@ -16,6 +16,7 @@ use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
 use crate::heard::Heard;
+use crate::moderation::Leaves;
 use crate::owed::write;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
@@ -88,12 +89,23 @@ impl Brain {
             }
         });
         self.put_heard(slot, heard, &mut frames);
-        self.keep_owed(slot, cursor, &frames)
+        self.keep_owed(slot, cursor, &frames, None)
     }
 
     /// What the connection is owed so far becomes bytes of its own, and these frames with it, so that
     /// it has everything up to `cursor`. For what no record of the log says.
     pub(crate) fn give_frames(&mut self, slot: u32, cursor: u64, frames: &[u8]) {
+        self.give_last(slot, cursor, frames, None);
+    }
+
+    /// The same; and with what makes it have that, it leaves, in one record.
+    pub(crate) fn give_last(
+        &mut self,
+        slot: u32,
+        cursor: u64,
+        frames: &[u8],
+        leaves: Option<Leaves>,
+    ) {
         if !self.local(slot).lagging {
             let from = self.slots.get(slot, Field::Cursor).max(self.turn.from);
             self.slots.set(slot, Field::Cursor, from);
@@ -106,7 +118,7 @@ impl Brain {
         });
         self.put_heard(slot, heard, &mut bytes);
         bytes.extend_from_slice(frames);
-        if self.keep_owed(slot, owed.map(|_| cursor), &bytes) {
+        if self.keep_owed(slot, owed.map(|_| cursor), &bytes, leaves) {
             self.touch(slot);
         }
     }
@@ -150,7 +162,7 @@ impl Brain {
         self.put_heard(slot, heard, &mut kept);
         self.gaps[Lost::Slow as usize] += dropped;
         self.credits.of(slot).bytes = keep as u32;
-        self.keep_owed(slot, cursor, &kept)
+        self.keep_owed(slot, cursor, &kept, None)
     }
 
     /// Who has come and gone since, behind what else it is owed: it has no place in the room.
@@ -191,6 +203,7 @@ impl Brain {
                 }
                 continue;
             }
+            self.note_sentence(slot, &down);
             let mut owed = Owed::default();
             owed.message = self.frames_for(slot, at, &down, &mut owed.bytes);
             owed.answer = match owed.message {
@@ -218,7 +231,13 @@ impl Brain {
         batch
     }
 
-    fn keep_owed(&mut self, slot: u32, cursor: Option<u64>, frames: &[u8]) -> bool {
+    fn keep_owed(
+        &mut self,
+        slot: u32,
+        cursor: Option<u64>,
+        frames: &[u8],
+        leaves: Option<Leaves>,
+    ) -> bool {
         let Some(cursor) = cursor else {
             self.begin_close(slot, CloseReason::TooSlow);
             return false;
@@ -245,12 +264,15 @@ impl Brain {
         let mut record = Record::new();
         buffers::change_output(&out, &self.slots, slot, &mut record);
         Slots::change(&mut record, slot, Field::Cursor, cursor);
-        Slots::change(
-            &mut record,
-            slot,
-            Field::Meta,
-            meta.with(Flag::Lagging, !caught_up).pack(),
-        );
+        let mut meta = meta.with(Flag::Lagging, !caught_up);
+        match leaves {
+            None => {}
+            Some(Leaves::Room(room)) => {
+                self.rooms.leave(&mut record, &self.slots, slot, room);
+            }
+            Some(Leaves::Baton(reason)) => meta = meta.because(reason),
+        }
+        Slots::change(&mut record, slot, Field::Meta, meta.pack());
         fault::point("worker:materialise");
         self.journal.commit(&mut record);
         out.settle();

@@ -13,7 +13,7 @@
 //! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
 //! say what), [`limits`] (how much), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
-//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]. And when a brain has died: [`recover`],
+//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]; [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
 //! [`checks`], [`poison`]. What all of it is counted in: [`figures`].
 
 pub mod arrive;
@@ -39,6 +39,7 @@ pub mod inflate;
 pub mod lagging;
 pub mod limits;
 pub mod logs;
+pub mod moderation;
 pub mod owed;
 pub mod page;
 pub mod part;

@@ -244,6 +244,14 @@ impl Brain {
             }
             Down::Presence { room, .. } => format!("the presence of room {room}"),
             Down::Refused { asker, .. } => format!("a refusal for {}", asker.cid),
+            Down::Moderated { asker, .. } => format!("a decision by {}", asker.cid),
+            Down::Withheld { asker, data, .. } => {
+                format!(
+                    "a message by {}, held back: {}",
+                    asker.cid,
+                    shown(data.bytes)
+                )
+            }
         }
     }
 

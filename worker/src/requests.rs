@@ -13,6 +13,7 @@ use protocol::ids::{Cid, Position, Role, Seat};
 use protocol::journal::Record;
 use protocol::output::{Full, Output};
 use protocol::record::{Asker, Lane, Refusal, Up};
+use protocol::sanctions::Sanctions;
 use protocol::settings::{Anonymous, Right, Settings};
 use protocol::stream::Writer;
 
@@ -26,6 +27,7 @@ use crate::history;
 use crate::hook::Hooks;
 use crate::hook::consult::Asked;
 use crate::limits::Addresses;
+use crate::moderation::EVERYWHERE;
 use crate::passes::{Passes, Spent};
 use crate::rooms::presence::ASKED;
 use crate::rooms::{Entrant, RoomIx, Rooms};
@@ -96,6 +98,8 @@ pub struct Client<'a> {
     /// Milliseconds since 1970.
     pub unix_ms: u64,
     pub history: &'a Reader,
+    /// Who is banned.
+    pub sanctions: &'a mut Sanctions,
     /// Why the room that it wanted to be held is not.
     pub refused: Option<Refusal>,
     pub ring: &'a mut Writer,
@@ -190,6 +194,16 @@ impl Client<'_> {
                 before,
                 limit,
             } => self.history(out, id, room.as_bytes(), before, limit)?,
+            Verb::Moderate { room, deed } => {
+                let asker = self.asker(id);
+                let by = self.name(access.user());
+                self.stage(Up::Moderate {
+                    asker,
+                    room: room.as_deref().unwrap_or_default().as_bytes(),
+                    by: by.as_bytes(),
+                    act: deed.act(),
+                })
+            }
             Verb::Send {
                 room,
                 key,
@@ -197,10 +211,7 @@ impl Client<'_> {
                 data,
             } => {
                 let asker = self.asker(id);
-                let from = match access.user() {
-                    Some(user) => user.into(),
-                    None => Cow::from(self.cid.to_string()),
-                };
+                let from = self.name(access.user());
                 let up = Up::Publish {
                     asker,
                     room: room.as_bytes(),
@@ -230,7 +241,7 @@ impl Client<'_> {
 
     /// What may not be asked is answered here.
     fn refuse(
-        &self,
+        &mut self,
         out: &mut impl Output,
         id: &[u8],
         verb: &Verb<'_>,
@@ -256,6 +267,10 @@ impl Client<'_> {
                 )?;
                 return Ok(Some(Flow::Next));
             }
+            Verb::Moderate { room, .. } => {
+                let room = room.as_deref().unwrap_or(EVERYWHERE);
+                return self.refuse_moderator(out, id, room, access);
+            }
             Verb::Join { room, wants } if wants.presence == Some(true) => {
                 (room, Right::Join, Some(Right::Presence))
             }
@@ -268,7 +283,9 @@ impl Client<'_> {
         };
         let refused = access.refuses(room, right);
         match refused.or_else(|| access.refuses(room, and?)) {
-            None => self.refuse_long(out, id, verb),
+            // Whether one may send is the master's to say, which knows all that comes before it.
+            None if right == Right::Send => self.refuse_long(out, id, verb),
+            None => self.refuse_banned(out, id, room, access.user()),
             Some(message) => {
                 self.error(out, id, Code::Forbidden, message)?;
                 Ok(Some(Flow::Next))
@@ -381,6 +398,11 @@ impl Client<'_> {
             Ok(()) => Ok(Flow::Commit),
             Err(_) => Ok(Flow::Close(CloseReason::Overloaded)),
         }
+    }
+
+    /// Who it is for others.
+    pub(crate) fn name<'b>(&self, user: Option<&'b str>) -> Cow<'b, str> {
+        user.map_or_else(|| self.cid.to_string().into(), Cow::from)
     }
 
     /// As who it comes into a room.

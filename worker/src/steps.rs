@@ -80,6 +80,7 @@ impl Brain {
                     now: self.now,
                     unix_ms: self.date.unix_ms(self.now),
                     history: &self.history,
+                    sanctions: &mut self.sanctions,
                     refused: self.refusals.remove(&self.slots.cid(slot)),
                     ring: &mut self.ring,
                     ring_number: self.ring_number,

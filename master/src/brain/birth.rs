@@ -13,12 +13,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::clock::monotonic_ms;
 use protocol::guard::{self, Life, Outcome, Place};
 use protocol::logging::{self, Logging};
+use protocol::sanctions::Sanction;
 use protocol::scheduling;
 
 use super::{Brain, Origin, accept, crew, operate, prepare, sweep, upgrade};
 use crate::config::{Config, Format, Source};
 use crate::connections::Connections;
 use crate::control::server::Server;
+use crate::kept::Keeper;
 use crate::listener::Listener;
 use crate::moves::Moves;
 use crate::pasts::Pasts;
@@ -28,6 +30,7 @@ use crate::program::worker_path;
 use crate::readiness::Readiness;
 use crate::reload::Orders;
 use crate::run_dir::RunDir;
+use crate::sanctions::Table;
 use crate::sequencer::Sequencer;
 use crate::serve::Start;
 use crate::spawn;
@@ -66,8 +69,9 @@ pub fn run(start: Start) -> ! {
         mut readiness,
         program,
         nofile: _,
+        sanctions,
     } = start;
-    let made = make_state(&config, &program);
+    let made = make_state(&config, &program, &sanctions);
     let (state, doorbell) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -116,7 +120,11 @@ pub(super) fn guard(context: &Context, takes_over: bool) -> ! {
     std::process::exit(code)
 }
 
-fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd)> {
+fn make_state(
+    config: &Config,
+    program: &Path,
+    sanctions: &[Sanction],
+) -> io::Result<(State, OwnedFd)> {
     let _ = guard::name_process(c"baton-master");
     spawn::fill_low_numbers()?;
     guard::become_subreaper()?;
@@ -125,6 +133,10 @@ fn make_state(config: &Config, program: &Path) -> io::Result<(State, OwnedFd)> {
         .unwrap_or_default();
     let state = State::create(config.memory.log as usize, now.as_millis() as u64)?;
     state.set(Head::StartedAt.word(), now.as_secs());
+    let mut table = Table::recover(&state, config.limits.sanctions);
+    let in_force = |sanction: &&Sanction| !sanction.is_over(now.as_millis() as u64);
+    let in_force = sanctions.iter().filter(in_force);
+    in_force.for_each(|sanction| table.load(&state, sanction));
     let path = worker_path(program);
     let program = guard::held_program(&path)
         .map_err(|error| io::Error::other(format!("cannot read {}: {error}", path.display())))?;
@@ -216,6 +228,7 @@ impl<'a> Brain<'a> {
             callers: operate::Callers::default(),
             preparation: prepare::Preparation::default(),
             upgrades: upgrade::Upgrades::new(history),
+            keeper: Keeper::start(state.history().clone(), context.run.moderation())?,
             last_seat: None,
             feed: super::feed::Feed::default(),
             sample: None,

@@ -306,6 +306,8 @@ impl Brain<'_> {
         }
         log::info!("stopped");
         self.logging.flush(Duration::from_millis(500));
+        let generation = self.sequencer.sanctions().generation();
+        self.keeper.finish(generation, Duration::from_secs(1));
         guard::exit(stop.code)
     }
 

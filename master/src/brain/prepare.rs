@@ -51,6 +51,7 @@ pub(super) fn bounds(config: &Config) -> Bounds {
         presence: config.settings.presence.clone(),
         users: config.memory.presence,
         options: config.settings.options.clone(),
+        sanctions: config.limits.sanctions,
     }
 }
 

@@ -141,6 +141,8 @@ pub struct Limits {
     pub rebalance: u32,
     /// Keys of messages that are remembered.
     pub keys: u32,
+    /// Mutes and bans that are in force.
+    pub sanctions: u32,
 }
 
 impl Default for Limits {
@@ -153,6 +155,7 @@ impl Default for Limits {
             rooms: 100_000,
             rebalance: 5_000,
             keys: 65_536,
+            sanctions: 10_000,
         }
     }
 }

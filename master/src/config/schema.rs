@@ -7,6 +7,7 @@ use protocol::bucket::PerSecond;
 use protocol::cidr::Cidr;
 use protocol::ids::Role;
 use protocol::pattern::Pattern;
+use protocol::sanctions;
 use protocol::settings::{
     Hook, Http, Listed, Options, Presence, Rates, RoomOptions, Rooms, Settings, Slow, WebSocket,
 };
@@ -200,6 +201,7 @@ fn limits(s: &mut Section<'_, '_>) -> (Limits, Rates, u32, u32) {
         rooms: s.number("rooms", d.rooms, 1..=1_000_000),
         rebalance: s.number("rebalance", d.rebalance, 1..=1_000_000),
         keys: s.number("keys", d.keys, 0..=MAX_KEYS - 1),
+        sanctions: s.number("sanctions", d.sanctions, 0..=sanctions::MAX - 1),
     };
     let Settings {
         max_connections: per_worker,
@@ -338,6 +340,7 @@ fn rooms(s: &mut Section<'_, '_>) -> (Rooms, u32) {
             &[("gap", Slow::Gap), ("close", Slow::Close)],
         ),
         msgpack: d.msgpack,
+        moderation: d.moderation,
     };
     let listed = Presence::default().listed;
     (rooms, s.number("presence", listed, 0..=MAX_LISTED))

@@ -70,6 +70,10 @@ pub enum Fault {
     BadLimit,
     BadKey,
     BadPriority,
+    BadWho,
+    BadTime,
+    BadAddress,
+    NoRoom,
     NoData,
     DataTooLarge,
     DataTooDeep,
@@ -101,6 +105,10 @@ impl Fault {
             | Fault::BadLimit
             | Fault::BadKey
             | Fault::BadPriority
+            | Fault::BadWho
+            | Fault::BadTime
+            | Fault::BadAddress
+            | Fault::NoRoom
             | Fault::NoData => Code::BadRequest,
             Fault::ReservedRoom => Code::Forbidden,
             Fault::DataTooLarge | Fault::DataTooDeep | Fault::JsonTooLarge => Code::TooLarge,
@@ -120,8 +128,14 @@ impl Fault {
             Fault::Extension => "extension types are not spoken here",
             Fault::DuplicateKey => "a key is there twice",
             Fault::BadId => "an id is an integer from 0 to 2^53-1, or a string of up to 64 bytes",
-            Fault::NoVerb => "none of auth, join, leave, send, who, history, ping",
-            Fault::TwoVerbs => "one of auth, join, leave, send, who, history, ping at a time",
+            Fault::NoVerb => {
+                "none of auth, join, leave, send, who, history, ping, mute, unmute, ban, unban, \
+                 kick, delete, clear"
+            }
+            Fault::TwoVerbs => {
+                "one at a time of auth, join, leave, send, who, history, ping, mute, unmute, ban, \
+                 unban, kick, delete, clear"
+            }
             Fault::BadRoom => {
                 "a room's name is a string of 1 to 200 bytes without control characters"
             }
@@ -130,12 +144,18 @@ impl Fault {
             }
             Fault::BadPing => "ping takes true",
             Fault::BadToken => "auth takes a token, a string",
-            Fault::BadPosition => "since and before take a position, such as \"e3:1041\"",
+            Fault::BadPosition => "since, before and delete take a position, such as \"e3:1041\"",
             Fault::BadLast => "last takes true or false",
             Fault::BadPresence => "presence takes true or false",
             Fault::BadPriority => "priority takes true or false",
             Fault::BadKey => "a key is a string of 1 to 64 bytes",
             Fault::BadLimit => "limit takes a whole number from 1",
+            Fault::BadWho => "who is meant is a string of 1 to 200 bytes: a user or a connection",
+            Fault::BadTime => "for_ms takes a whole number of milliseconds",
+            Fault::BadAddress => {
+                "ban and unban take true with an address or a range, such as \"10.0.0.0/8\", and no room"
+            }
+            Fault::NoRoom => "delete needs a room",
             Fault::NoData => "send needs data",
             Fault::DataTooLarge => "data is too large",
             Fault::DataTooDeep => "data is nested too deep",

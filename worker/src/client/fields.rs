@@ -37,6 +37,16 @@ pub(super) enum Key {
     Limit,
     Retry,
     Priority,
+    Mute,
+    Unmute,
+    Ban,
+    Unban,
+    Kick,
+    Delete,
+    Clear,
+    Room,
+    ForMs,
+    Address,
 }
 
 /// An object's fields: the values as they stand, in whatever order they came.
@@ -52,6 +62,9 @@ pub(super) struct Fields<V> {
     pub limit: Option<V>,
     pub key: Option<V>,
     pub priority: Option<V>,
+    pub room: Option<V>,
+    pub for_ms: Option<V>,
+    pub address: Option<V>,
     /// What is wrong with the fields.
     pub fault: Option<Fault>,
 }
@@ -69,6 +82,9 @@ impl<V> Default for Fields<V> {
             limit: None,
             key: None,
             priority: None,
+            room: None,
+            for_ms: None,
+            address: None,
             fault: None,
         }
     }
@@ -86,6 +102,9 @@ impl<V> Fields<V> {
             Key::Limit => &mut self.limit,
             Key::Retry => &mut self.key,
             Key::Priority => &mut self.priority,
+            Key::Room => &mut self.room,
+            Key::ForMs => &mut self.for_ms,
+            Key::Address => &mut self.address,
             verb => {
                 match self.verb {
                     None => self.verb = Some((verb, value)),
@@ -124,6 +143,16 @@ pub(super) fn key(name: &str) -> Option<Key> {
         "limit" => Key::Limit,
         "key" => Key::Retry,
         "priority" => Key::Priority,
+        "mute" => Key::Mute,
+        "unmute" => Key::Unmute,
+        "ban" => Key::Ban,
+        "unban" => Key::Unban,
+        "kick" => Key::Kick,
+        "delete" => Key::Delete,
+        "clear" => Key::Clear,
+        "room" => Key::Room,
+        "for_ms" => Key::ForMs,
+        "address" => Key::Address,
         _ => return None,
     })
 }

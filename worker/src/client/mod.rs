@@ -1,7 +1,7 @@
 //! What clients say and hear on `/rooms`, as `rooms.v1.json` or `rooms.v1.msgpack`: bytes in, a
 //! [`Request`] out; a [`ToClient`] in, bytes out. Nothing here remembers anything.
 //!
-//! Read in this order: [`request`] (what a client may ask), [`fields`], [`json`] and [`msgpack`] (how
+//! Read in this order: [`request`] (what a client may ask; [`deed`]: what a moderator may), [`fields`], [`json`] and [`msgpack`] (how
 //! it is read), [`id`] and [`fault`] (what comes back with an answer), [`reply`] (all that a client
 //! hears), [`form`] and [`write`] (how it is written), [`convert`] (`data` in the other format).
 //!
@@ -10,6 +10,7 @@
 //! once.
 
 mod convert;
+pub mod deed;
 pub mod fault;
 mod fields;
 mod form;
@@ -28,6 +29,7 @@ mod msgpack_tests;
 mod tests;
 
 pub use convert::as_json;
+pub use deed::Deed;
 pub use fault::{BadRequest, Code, Fault};
 pub use id::Id;
 pub use json::check_data;

@@ -1,8 +1,9 @@
 //! All that a client hears.
 
 use protocol::format::{Data, Format};
-use protocol::history::Copied;
+use protocol::history::{Copied, Kept};
 use protocol::ids::{Cid, Position, Seat};
+use protocol::moderation::{Act, Whom};
 use protocol::names::Names;
 use protocol::output::{Full, Output};
 use protocol::record::Who;
@@ -11,6 +12,7 @@ use super::form::{Form, Json, Msgpack};
 use super::write::{Count, Fill, Sink};
 use super::{BadRequest, Code, Id};
 use crate::encoding::Encoding;
+use crate::history;
 use crate::websocket::Head;
 
 /// One message to a client. An `id` is the request's as JSON ([`Id::text`]), or empty if it had
@@ -94,6 +96,26 @@ pub enum ToClient<'a> {
         from: Position,
         to: Position,
         why: Lost,
+    },
+    /// What a moderator has asked for is done.
+    Done {
+        id: &'a [u8],
+        act: Act<'a>,
+    },
+    /// What was decided, for all who are in the room (`None`: for whom it is about, everywhere).
+    Decided {
+        room: Option<&'a [u8]>,
+        act: Act<'a>,
+    },
+    /// The message is shown to those only who moderate the room.
+    Withheld {
+        id: &'a [u8],
+    },
+    /// And this is how it is shown to them.
+    Held {
+        room: &'a [u8],
+        from: &'a [u8],
+        data: Data<'a>,
     },
     Error {
         id: &'a [u8],
@@ -181,8 +203,10 @@ impl ToClient<'_> {
     /// Is it said with data that came in another format? That is not to be made twice.
     fn is_converted(&self, format: Format) -> bool {
         match self {
-            ToClient::Message { data, .. } => data.format != format,
-            ToClient::History { messages, .. } => messages.iter().any(|m| m.data.format != format),
+            ToClient::Message { data, .. } | ToClient::Held { data, .. } => data.format != format,
+            ToClient::History { messages, .. } => messages
+                .iter()
+                .any(|kept| matches!(kept, Kept::Message(m) if m.data.format != format)),
             _ => false,
         }
     }
@@ -246,14 +270,7 @@ impl ToClient<'_> {
                 to.key("messages");
                 to.array(messages.iter().count());
                 for message in messages.iter() {
-                    let offset = message.offset;
-                    ToClient::Message {
-                        room,
-                        position: Position { epoch, offset },
-                        from: message.from,
-                        data: message.data,
-                    }
-                    .say(to);
+                    history::kept(room, epoch, message).say(to);
                 }
                 to.end_array();
             }),
@@ -365,6 +382,35 @@ impl ToClient<'_> {
                 to.end_object();
                 to.end_object();
             }
+            ToClient::Done { id, act } => match act {
+                Act::Mute { ms, .. } | Act::Ban { ms, .. } if ms != 0 => ok(to, id, 1, |to| {
+                    to.key("until_ms");
+                    to.number(ms);
+                }),
+                Act::Delete { position } | Act::Clear { position } => ok(to, id, 1, |to| {
+                    to.key("pos");
+                    to.position(position);
+                }),
+                _ => ok(to, id, 0, |_| {}),
+            },
+            ToClient::Decided { room, act } => decided(to, room, act),
+            ToClient::Withheld { id } => ok(to, id, 1, |to| {
+                to.key("held");
+                to.bool(true);
+            }),
+            ToClient::Held { room, from, data } => {
+                to.object(2);
+                to.key("room");
+                to.string(room);
+                to.key("held");
+                to.object(2);
+                to.key("from");
+                to.string(from);
+                to.key("data");
+                to.data(data);
+                to.end_object();
+                to.end_object();
+            }
             ToClient::Error {
                 id,
                 code,
@@ -424,6 +470,51 @@ fn answer<F: Form>(
     say(to);
     to.end_object();
     to.end_object();
+}
+
+/// `{"room":"r","muted":"u7","until_ms":…}` and its like.
+fn decided(to: &mut impl Form, room: Option<&[u8]>, act: Act<'_>) {
+    let until_ms = match act {
+        Act::Mute { ms, .. } | Act::Ban { ms, .. } if ms != 0 => Some(ms),
+        _ => None,
+    };
+    to.object(1 + usize::from(room.is_some()) + usize::from(until_ms.is_some()));
+    if let Some(room) = room {
+        to.key("room");
+        to.string(room);
+    }
+    match act {
+        Act::Mute { who, .. } => put_word(to, "muted", who),
+        Act::Unmute { who } => put_word(to, "unmuted", who),
+        Act::Ban { whom, .. } => put_whom(to, "banned", whom),
+        Act::Unban { whom } => put_whom(to, "unbanned", whom),
+        Act::Kick { who } => put_word(to, "kicked", who),
+        Act::Delete { position } => {
+            to.key("deleted");
+            to.position(position);
+        }
+        Act::Clear { position } => {
+            to.key("cleared");
+            to.position(position);
+        }
+    }
+    if let Some(ms) = until_ms {
+        to.key("until_ms");
+        to.number(ms);
+    }
+    to.end_object();
+}
+
+fn put_word(to: &mut impl Form, key: &'static str, who: &[u8]) {
+    to.key(key);
+    to.string(who);
+}
+
+fn put_whom(to: &mut impl Form, key: &'static str, whom: Whom<'_>) {
+    match whom {
+        Whom::User(who) => put_word(to, key, who),
+        Whom::Address(range) => put_word(to, key, range.to_string().as_bytes()),
+    }
 }
 
 fn fields_of(who: Who<'_>) -> usize {

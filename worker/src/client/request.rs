@@ -6,8 +6,9 @@ use protocol::format::{Data, Format};
 use protocol::ids::Position;
 use protocol::settings::Rooms;
 
+use super::deed::deed;
 use super::fields::{Fields, Key, Value};
-use super::{BadRequest, Fault, Id, json, msgpack};
+use super::{BadRequest, Deed, Fault, Id, json, msgpack};
 
 /// Bytes of a room's name.
 pub const MAX_ROOM: usize = 200;
@@ -70,6 +71,12 @@ pub enum Verb<'a> {
     /// Shows a token, the first or the next.
     Auth {
         token: Cow<'a, str>,
+    },
+    /// Decides about others.
+    Moderate {
+        /// `None`: everywhere.
+        room: Option<Cow<'a, str>>,
+        deed: Deed<'a>,
     },
     Ping,
 }
@@ -167,12 +174,16 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
         Key::Auth => Verb::Auth {
             token: value.string(usize::MAX).ok_or(Fault::BadToken)?,
         },
-        _ if value.bool() == Some(true) => Verb::Ping,
-        _ => return Err(Fault::BadPing),
+        Key::Ping if value.bool() == Some(true) => Verb::Ping,
+        Key::Ping => return Err(Fault::BadPing),
+        _ => {
+            let (room, deed) = deed(fields, verb, value)?;
+            Verb::Moderate { room, deed }
+        }
     })
 }
 
-fn room<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
+pub(super) fn room<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
     match room_or_user(value)? {
         name if name.starts_with('@') => Err(Fault::ReservedRoom),
         name => Ok(name),
@@ -210,7 +221,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// `"e3:1041"`
-fn position<'a>(value: impl Value<'a>) -> Result<Position, Fault> {
+pub(super) fn position<'a>(value: impl Value<'a>) -> Result<Position, Fault> {
     let parse = |text: &str| {
         let (epoch, offset) = text.strip_prefix('e')?.split_once(':')?;
         let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());

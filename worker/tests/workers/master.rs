@@ -299,6 +299,8 @@ impl Master {
                     Down::Count { who, asker }.encode(&mut down)
                 }
                 Up::Members { .. } | Up::Users { .. } | Up::Recounted => {}
+                // Nobody moderates here.
+                Up::Moderate { .. } | Up::Withhold { .. } => {}
                 // Nobody watches here.
                 Up::Watch { .. } | Up::List { .. } => {}
                 Up::Ack { cids } => {
