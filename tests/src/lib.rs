@@ -12,10 +12,12 @@
 //! 6. [`wait`]: the only way to wait. Nothing here sleeps in place of a condition.
 //! 7. [`load`]: thousands of clients in one thread. [`chaos`]: what they do while baton is killed.
 //!    [`bench`]: what they feel of it, and other figures, beside the servers of `tests/peers`.
+//!    [`evening`]: viewers of live comments, and what they see of deploys and a crash.
 //!
 //! The tests themselves are in `tests/tests`, one file for each area. `src/bin/with-baton.rs` runs
 //! the clients of `tests/clients`, which are written in other languages, against a daemon;
-//! `src/bin/chaos.rs` and `src/bin/bench.rs` are what `scripts/chaos` and `scripts/bench` run.
+//! `src/bin/chaos.rs`, `src/bin/bench.rs` and `src/bin/evening.rs` are what `scripts/chaos`, `scripts/bench`
+//! and `scripts/evening` run.
 
 pub mod back_end;
 pub mod baton;
@@ -23,6 +25,7 @@ pub mod bench;
 pub mod chaos;
 pub mod crowd;
 pub mod deflate;
+pub mod evening;
 pub mod faults;
 pub mod http;
 pub mod load;
