@@ -378,6 +378,49 @@ fn a_change_is_told_once_whoever_dies() {
     }
 }
 
+/// The master's brain dies when it has given connections to a new worker, and the next one gives them
+/// again: both come before the worker has told who they are.
+#[test]
+fn who_is_given_twice_neither_leaves_nor_joins() {
+    let faults = Faults::new();
+    let baton = faults.builder().workers(1).start();
+    let mut watcher = Watcher::join(baton.public, "r");
+    watcher.hear_of([watcher.client.cid().to_owned().as_str()]);
+    let mut late = Client::connect(baton.public);
+    late.join("r");
+
+    faults.arm_as("worker:receive", "1 stop");
+    let reload = baton.command(&["reload"]).spawn().expect("it can be run");
+    faults.wait_for("worker:receive");
+    let is_stopped = |pid: &i32| process::state(*pid) == Some('T');
+    let stopped = baton.processes().into_iter().find(is_stopped);
+    let receiver = stopped.expect("the one that is at the point");
+    process::kill(baton.status().master_brain_pid);
+    baton.wait_for_log("master", "taking over");
+    // It has come round, and so given what its predecessor gave.
+    baton.status();
+    // Once the worker has said that it has them, they are given up where they were.
+    faults.arm_as("worker:ack", "1 stop");
+    process::go_on(receiver);
+    faults.wait_for("worker:ack");
+    eventually("the old one has left", || {
+        // Whoever asks wakes the master.
+        let status = baton.status();
+        status.workers.iter().all(|worker| worker.state != "moving")
+    });
+    process::go_on(receiver);
+    let reloaded = reload.wait_with_output().expect("a child of ours");
+    assert!(reloaded.status.success());
+
+    let cids = [&watcher.client, &late].map(|client| client.cid().to_owned());
+    let mut next = Watcher::join(baton.public, "r");
+    let last = next.client.cid().to_owned();
+    for watcher in [&mut watcher, &mut next] {
+        watcher.hear_of(cids.iter().chain([&last]).map(String::as_str));
+        assert!(watcher.named().1.is_empty(), "{:?}", watcher.events);
+    }
+}
+
 /// It takes nothing for some seconds, while others come and go and much is said: what it is told then
 /// is no more than what is so.
 #[test]

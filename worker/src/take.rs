@@ -98,10 +98,13 @@ impl Brain {
             0 => cookie(&fd),
             known => known,
         };
-        if self.has_taken(given, cookie) {
+        if let Some(slot) = self.has_taken(given, cookie) {
             // Given again by a master that did not see the ack. This second fd of the same
-            // connection is closed as it is dropped.
-            self.acks.push(given.cid);
+            // connection is closed as it is dropped. An ack that is still to come has its time: what
+            // it stands for may not be told yet.
+            if !self.slots.meta(slot).is_some_and(|m| m.has(Flag::Unacked)) {
+                self.acks.push(given.cid);
+            }
             return;
         }
         let place = InHand::Taking(given.cid);
@@ -293,22 +296,20 @@ impl Brain {
         }
     }
 
-    /// Is this very connection in a slot? Numbers rise, so nearly always the first look says no.
-    fn has_taken(&mut self, given: &Given, cookie: u64) -> bool {
+    /// The slot in which this very connection is. Numbers rise, so nearly always the first look says no.
+    fn has_taken(&mut self, given: &Given, cookie: u64) -> Option<u32> {
         if given.cid > self.highest_cid {
             self.highest_cid = given.cid;
-            return false;
+            return None;
         }
-        let Some(slot) = self.slots.find(given.cid) else {
-            return false;
-        };
+        let slot = self.slots.find(given.cid)?;
         let is_given = self.slots.meta(slot).is_some_and(|m| m.has(Flag::Given));
         if is_given && given.past != Past::None {
             // It was given away and now comes back, before the word that another had taken it.
             self.leave_rooms(slot);
             self.forget_moved(slot);
-            return false;
+            return None;
         }
-        self.slots.get(slot, Field::Cookie) == cookie
+        (self.slots.get(slot, Field::Cookie) == cookie).then_some(slot)
     }
 }
