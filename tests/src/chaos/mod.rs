@@ -123,9 +123,10 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         Some(_) => (1, 1),
         None => (64, 4),
     };
-    // So many deaths are ours, not those of a worker that should be given up.
+    // So many deaths are ours, not those of a worker that should be given up; and where processors
+    // are few, a client of ours may take its time for a head.
     let config = format!(
-        "[timeouts]\nhung = \"{}s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
+        "[timeouts]\nhung = \"{}s\"\n[http]\nhead_timeout = \"60s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
          [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n",
         HUNG.as_secs()
     );
