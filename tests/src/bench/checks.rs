@@ -75,10 +75,14 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
             Cell::text(name),
             Cell::number(of(|(done, taken, _)| taken.rate(*done)), 0),
             Cell::number(of(|(done, taken, _)| taken.each(*done)), 2),
-            Cell::number(
-                of(|(done, _, requests)| *done as f64 / (*requests).max(1) as f64),
-                1,
-            ),
+            match check {
+                Check::Hook => {
+                    let each =
+                        |(done, _, requests): &Sample| *done as f64 / (*requests).max(1) as f64;
+                    Cell::number(of(each), 1)
+                }
+                Check::Nothing | Check::Limits => Cell::text(""),
+            },
             Cell::number(of(|(_, taken, _)| taken.others), 0),
         ]);
     }

@@ -13,6 +13,7 @@ use super::cost::fan_out::{FanOut, Shape};
 use super::gauge::{Gauge, Taken, all_are_reaped, median};
 use super::held::Held;
 use super::messages::{Kind, Messages, Room};
+use super::plain::Plain;
 use super::publish::{Batch, Publisher};
 use super::visits::{Pace, Visits};
 use super::{Cell, Options, Subject, Table};
@@ -27,6 +28,7 @@ pub const SUBJECT: Subject = Subject {
 
 const THREADS: usize = 2;
 const PUBLISHERS: usize = 4;
+const GUESTS: usize = 100;
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// One line: the price of something, with so many of something.
@@ -40,7 +42,7 @@ struct Line {
 
 const WORKERS: &[usize] = &[1, 2, 4, 8, 16, 32];
 
-const LINES: [Line; 13] = [
+const LINES: [Line; 14] = [
     Line {
         what: "connection, request, close",
         unit: "CPU µs",
@@ -110,6 +112,13 @@ const LINES: [Line; 13] = [
         with: "rooms that the client is in",
         many: &[1, 10, 99],
         price: join_by_subscriptions,
+    },
+    Line {
+        what: "member who hears that a hundred come or go",
+        unit: "CPU µs",
+        with: "members of the room",
+        many: &[100, 1_000, 10_000],
+        price: watch_by_members,
     },
     Line {
         what: "echo",
@@ -344,6 +353,47 @@ fn join_by_subscriptions(many: usize, options: &Options) -> io::Result<f64> {
     let batch = Batch::of(messages.into_iter());
     let price = pump(&baton, &[batch], options)?;
     Ok(2.0 * price)
+}
+
+/// A hundred guests come in one second and go in the next, and every member is told so by name.
+fn watch_by_members(members: usize, options: &Options) -> io::Result<f64> {
+    let baton = Baton::builder()
+        .workers(2)
+        .config("[rooms]\npresence = 100000\n")
+        .start();
+    let join = r#"{"id":1,"join":"r","presence":true}"#;
+    let mut watchers = Vec::new();
+    for _ in 0..members {
+        let (mut watcher, _) = Plain::greeted(baton.public)?;
+        watcher.ask(join)?;
+        watchers.push(watcher);
+    }
+    let all_hear = |watchers: &mut Vec<Plain>, count: usize| {
+        let count = format!("\"count\":{count},");
+        let is_said = |said: &[u8]| memchr::memmem::find(said, count.as_bytes()).is_some();
+        watchers.iter_mut().try_for_each(|watcher| {
+            while !is_said(watcher.hear()?) {}
+            Ok::<(), io::Error>(())
+        })
+    };
+    all_hear(&mut watchers, members)?;
+    let mut guests = (0..GUESTS)
+        .map(|_| Plain::greeted(baton.public).map(|(guest, _)| guest))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut turn = |verb: &str, count: usize| {
+        let said = format!("{{\"id\":1,\"{verb}\":\"r\"}}");
+        for guest in &mut guests {
+            guest.ask(&said)?;
+        }
+        all_hear(&mut watchers, count)
+    };
+    let gauge = Gauge::now(&baton);
+    for _ in 0..options.seconds {
+        turn("join", members + GUESTS)?;
+        turn("leave", members)?;
+    }
+    let told = 2 * options.seconds * members as u64;
+    Ok(Gauge::now(&baton).since(&gauge).each(told))
 }
 
 fn echo_by_connections(many: usize, options: &Options) -> io::Result<f64> {
