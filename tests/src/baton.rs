@@ -370,6 +370,22 @@ impl Baton {
         process::with_environment(&self.mark).into_iter().collect()
     }
 
+    /// Kills the brain of a worker; there is the next one when this returns.
+    #[track_caller]
+    pub fn kill_brain(&self, worker: u64) {
+        let status = self.status();
+        let mut workers = status.workers.iter();
+        let guard = workers
+            .find(|row| row.worker == worker)
+            .map(|row| row.guard_pid);
+        let guard = guard.unwrap_or_else(|| panic!("no worker {worker}: {}", status.json));
+        let brain = process::brain_of(guard);
+        process::kill(brain);
+        eventually("there is the next brain", || {
+            process::brain_of(guard) != brain
+        });
+    }
+
     /// No log may tell of a panic at the end; call this in a test that causes one.
     pub fn expect_panics(&mut self) {
         self.panics_expected = true;

@@ -12,7 +12,7 @@ use harness::rooms::{self, Position};
 use harness::socket::Options;
 use harness::traffic::{Random, Traffic};
 use harness::websocket::{Raw, WebSocket, frame, handshake};
-use harness::{Baton, eventually, process};
+use harness::{Baton, process};
 use serde_json::{Value, json};
 
 /// FIN, RSV1 and a text.
@@ -322,14 +322,26 @@ fn members_hear_the_same_compressed_or_not() {
     assert_eq!(back.socket.compressed(), 5);
 }
 
-/// Kills the brain of the only worker; the next one is there when this returns.
-fn kill_brain(baton: &Baton) {
-    let guard = baton.status().workers[0].guard_pid;
-    let brain = process::brain_of(guard);
-    process::kill(brain);
-    eventually("there is the next brain", || {
-        process::brain_of(guard) != brain
+/// The first brain of a worker is born before it is told how.
+#[test]
+fn messages_are_compressed_as_configured() {
+    let mut random = Random::new(11);
+    let text = prose(&mut random, 60_000);
+    let [fast, small] = [1, 9].map(|level| {
+        let config = format!("websocket.compress_level = {level}\n");
+        let baton = Baton::builder().workers(1).config(&config).start();
+        let mut raw = Raw::deflated(baton.public, "/echo");
+        let mut echo = || {
+            raw.send(&frames(TEXT, &deflate(text.as_bytes(), 6), 1))
+                .unwrap();
+            raw.frame().expect("an echo").1.len()
+        };
+        let first = echo();
+        baton.kill_brain(1);
+        assert_eq!(echo(), first, "the next brain does the same");
+        first
     });
+    assert!(small < fast * 9 / 10, "{small} beside {fast} bytes");
 }
 
 /// A message comes byte by byte, between deaths and reloads, and is inflated from its start.
@@ -355,7 +367,7 @@ fn a_message_goes_on_wherever_it_was() {
         client.send(&send[..cut]).unwrap();
         match round % 3 {
             0 => _ = baton.expect(&["reload"], 0),
-            _ => kill_brain(&baton),
+            _ => baton.kill_brain(1),
         }
         raw.send(&echo[cut..]).unwrap();
         client.send(&send[cut..]).unwrap();
@@ -536,7 +548,7 @@ fn a_back_end_decides_about_each() {
     back_end.wait_for("the first is asked about", 1, |event| {
         event["data"] == "one"
     });
-    kill_brain(&baton);
+    baton.kill_brain(1);
     back_end.release();
     for data in datas.iter().filter(|data| !data.contains("bad")) {
         assert_eq!(member.message()["data"], json!(data));

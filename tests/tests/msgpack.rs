@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 
+use harness::Baton;
 use harness::faults::Faults;
 use harness::rooms::{Client, MSGPACK, Position, SUBPROTOCOL, packed, unpacked};
 use harness::socket::Options;
 use harness::websocket::{Error, Message, WebSocket};
-use harness::{Baton, eventually, process};
 use serde_json::{Value, json};
 
 const RETAIN: &str = "[[room]]\nmatch = \"chat.*\"\nhistory = 100\n";
@@ -400,12 +400,7 @@ fn a_slow_reader_is_told_what_it_lost() {
         swift.publish("r", json!("x".repeat(20_000)));
     }
     let last = swift.publish("r", json!("end")).offset;
-    let guard = baton.status().workers[0].guard_pid;
-    let brain = process::brain_of(guard);
-    process::kill(brain);
-    eventually("there is the next brain", || {
-        process::brain_of(guard) != brain
-    });
+    baton.kill_brain(1);
     let mut gaps = 0;
     while next <= last {
         let event = slow.event();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use harness::faults::Faults;
 use harness::load::Random;
-use harness::presence::Watcher;
-use harness::rooms::Client;
+use harness::presence::{List, Watcher};
+use harness::rooms::{Client, Position};
 use harness::tokens::{Key, claims};
 use harness::{Baton, baton, eventually, process};
 use serde_json::{Value, json};
@@ -421,6 +421,49 @@ fn who_is_given_twice_neither_leaves_nor_joins() {
     }
 }
 
+/// In the turn in which a worker is given the first member of a room, another one of its connections
+/// wants to watch that room: the master has not been told yet that it is there.
+#[test]
+fn who_watches_a_room_that_has_just_moved_here() {
+    let baton = builder("").start();
+    let mut moves = Client::on_worker(baton.public, 2);
+    moves.join("r");
+    let mut stays = Client::on_worker(baton.public, 1);
+    let brain = baton.status().worker(1).pid;
+    process::stop(brain);
+    let scale = baton
+        .command(&["scale", "1"])
+        .spawn()
+        .expect("it can be run");
+    baton.status_when("it has been given", |status| {
+        status
+            .workers
+            .iter()
+            .any(|row| row.worker == 2 && row.state == "moving" && row.connections == 0)
+    });
+    // Behind what the master has sent.
+    stays.tell(json!({ "id": 1, "join": "r", "presence": true }));
+    process::go_on(brain);
+    assert!(
+        scale
+            .wait_with_output()
+            .expect("a child of ours")
+            .status
+            .success()
+    );
+    assert_eq!(stays.reply(&json!(1))["ok"]["count"], 2);
+    let both = [stays.cid().to_owned(), moves.cid().to_owned()];
+    let mut list = List::default();
+    while list.users.as_ref().map(BTreeSet::len) != Some(2) {
+        list.apply(&stays.event())
+            .expect("a list, and what changes");
+    }
+    assert_eq!(list.users, Some(both.into_iter().collect()));
+    // Whoever waits for a list cannot move.
+    baton.expect(&["reload"], 0);
+    assert_eq!(moves.ok(json!({ "who": "r" }))["count"], 2);
+}
+
 /// It takes nothing for some seconds, while others come and go and much is said: what it is told then
 /// is no more than what is so.
 #[test]
@@ -467,6 +510,44 @@ fn who_reads_slowly_is_told_of_several_changes_as_one() {
         "{events} of {}",
         fast.events.len()
     );
+}
+
+/// It takes nothing, and is told of hundreds who come and of hundreds who go: the messages that wait for
+/// it are not dropped for that.
+#[test]
+fn changes_are_not_held_against_who_reads_slowly() {
+    let baton = builder("[rooms]\nslow_bytes = \"192 KiB\"\n").start();
+    let mut fast = Watcher::with(user(baton.public, "fast", 1), "r");
+    let mut slow = Watcher::with(user(baton.public, "slow", 1), "r");
+    slow.client.join("loud");
+    let mut speaker = Client::on_worker(baton.public, 2);
+    let data = ".".repeat(20_000);
+    for _ in 0..600 {
+        speaker.publish("loud", json!(data));
+    }
+    let names = (0..500).map(|number| format!("{number:0>190}"));
+    let mut guests: Vec<Client> = names.map(|name| user(baton.public, &name, 2)).collect();
+    for (verb, count) in [("join", 502), ("leave", 2)] {
+        for guest in &mut guests {
+            guest.ok(json!({ verb: "r" }));
+        }
+        fast.hear_until(|list| list.count == count);
+    }
+    let last = speaker.publish("loud", json!("last"));
+    let mut behind_the_gap = 0;
+    loop {
+        let event = slow.client.event();
+        if event["gap"].is_object() {
+            behind_the_gap = 0;
+        } else if event["room"] == "loud" {
+            behind_the_gap += 1;
+            if Position::parse(&event["pos"]) == last {
+                break;
+            }
+        }
+    }
+    // Half of what may wait is kept.
+    assert!(behind_the_gap > 4, "{behind_the_gap}");
 }
 
 /// 10,000 times somebody comes or goes, in one room, while brains of all kinds die and workers are

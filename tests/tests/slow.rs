@@ -5,18 +5,8 @@ use harness::faults::Faults;
 use harness::rooms::{self, Position};
 use harness::socket::Options;
 use harness::status::Worker;
-use harness::{Baton, eventually, process};
+use harness::{Baton, process};
 use serde_json::json;
-
-/// A brain of the only worker dies; there is another one when this returns.
-fn kill_brain(baton: &Baton) {
-    let guard = baton.status().workers[0].guard_pid;
-    let brain = process::brain_of(guard);
-    process::kill(brain);
-    eventually("there is the next brain", || {
-        process::brain_of(guard) != brain
-    });
-}
 
 /// A member of a room that stopped reading, with more than a MiB said since, in a log of a MiB that
 /// wraps several times: what it is given when it reads again has no hole that is not said.
@@ -39,11 +29,11 @@ fn a_member_that_stopped_reading_while_the_log_wraps() {
         for round in 0..500 {
             swift.publish("r", data.clone());
             if round % 100 == 50 {
-                kill_brain(&baton);
+                baton.kill_brain(1);
             }
         }
         let last = swift.publish("r", json!("end")).offset;
-        kill_brain(&baton);
+        baton.kill_brain(1);
         if policy == "close" {
             assert_eq!(slow.close_code(), 4101);
             continue;
@@ -65,7 +55,7 @@ fn a_member_that_stopped_reading_while_the_log_wraps() {
             }
             if deaths < 3 {
                 deaths += 1;
-                kill_brain(&baton);
+                baton.kill_brain(1);
             }
         }
         // Ten MB are more than its socket takes, and than 256 KiB.
