@@ -42,7 +42,7 @@ struct Line {
 
 const WORKERS: &[usize] = &[1, 2, 4, 8, 16, 32];
 
-const LINES: [Line; 14] = [
+const LINES: [Line; 15] = [
     Line {
         what: "connection, request, close",
         unit: "CPU µs",
@@ -114,11 +114,18 @@ const LINES: [Line; 14] = [
         price: join_by_subscriptions,
     },
     Line {
-        what: "member who hears that a hundred come or go",
+        what: "member who is told the names of a hundred that come or go",
         unit: "CPU µs",
         with: "members of the room",
-        many: &[100, 1_000, 10_000],
-        price: watch_by_members,
+        many: &[100, 1_000, 9_900],
+        price: |members, options| watch_by_members(members, 10_000, options),
+    },
+    Line {
+        what: "member who is told how many there are when a hundred come or go",
+        unit: "CPU µs",
+        with: "members of the room",
+        many: &[2_000, 10_000],
+        price: |members, options| watch_by_members(members, 1_000, options),
     },
     Line {
         what: "echo",
@@ -331,12 +338,11 @@ fn deliver_by_format(percent: usize, options: &Options) -> io::Result<f64> {
 /// In the room with so many others.
 fn join_by_members(members: usize, options: &Options) -> io::Result<f64> {
     let baton = daemon(2);
-    let mut room = Room::connect(baton.public, "r", members, |_| true)?;
+    let mut room = Held::members(baton.public, members, "r")?;
     let join = [r#"{"join":"r"}"#, r#"{"leave":"r"}"#].map(str::to_owned);
     let batch = Batch::of(join.iter().cycle().take(200).cloned());
     let price = pump(&baton, &[batch], options)?;
-    room.say()?;
-    room.hear()?;
+    room.ask()?;
     Ok(2.0 * price)
 }
 
@@ -355,12 +361,11 @@ fn join_by_subscriptions(many: usize, options: &Options) -> io::Result<f64> {
     Ok(2.0 * price)
 }
 
-/// A hundred guests come in one second and go in the next, and every member is told so by name.
-fn watch_by_members(members: usize, options: &Options) -> io::Result<f64> {
-    let baton = Baton::builder()
-        .workers(2)
-        .config("[rooms]\npresence = 100000\n")
-        .start();
+/// A hundred guests come in one second and go in the next, and every member is told so: by name in a
+/// room of up to so many.
+fn watch_by_members(members: usize, named: usize, options: &Options) -> io::Result<f64> {
+    let config = format!("[rooms]\npresence = {named}\n");
+    let baton = Baton::builder().workers(2).config(&config).start();
     let join = r#"{"id":1,"join":"r","presence":true}"#;
     let mut watchers = Vec::new();
     for _ in 0..members {
@@ -369,8 +374,11 @@ fn watch_by_members(members: usize, options: &Options) -> io::Result<f64> {
         watchers.push(watcher);
     }
     let all_hear = |watchers: &mut Vec<Plain>, count: usize| {
-        let count = format!("\"count\":{count},");
-        let is_said = |said: &[u8]| memchr::memmem::find(said, count.as_bytes()).is_some();
+        let ends = [b',', b'}'].map(|end| format!("\"count\":{count}{}", char::from(end)));
+        let is_said = |said: &[u8]| {
+            let find = |count: &String| memchr::memmem::find(said, count.as_bytes());
+            ends.iter().any(|count| find(count).is_some())
+        };
         watchers.iter_mut().try_for_each(|watcher| {
             while !is_said(watcher.hear()?) {}
             Ok::<(), io::Error>(())

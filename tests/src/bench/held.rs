@@ -15,7 +15,7 @@ const OF_A_PROCESS: usize = 12_000;
 /// Connections from one address.
 const OF_AN_ADDRESS: usize = 4_000;
 
-/// So many idle WebSockets at `/echo`; dropped, they are closed.
+/// So many idle WebSockets; dropped, they are closed.
 pub struct Held {
     processes: Vec<Holder>,
 }
@@ -29,14 +29,24 @@ struct Holder {
 }
 
 impl Held {
+    /// At `/echo`.
     pub fn connect(to: SocketAddr, connections: usize) -> io::Result<Held> {
+        Held::with(to, connections, None)
+    }
+
+    /// In this room.
+    pub fn members(to: SocketAddr, connections: usize, room: &str) -> io::Result<Held> {
+        Held::with(to, connections, Some(room))
+    }
+
+    fn with(to: SocketAddr, connections: usize, room: Option<&str>) -> io::Result<Held> {
         let mut held = Held {
             processes: Vec::new(),
         };
         let mut first = 0;
         while first < connections {
             let some = OF_A_PROCESS.min(connections - first);
-            held.processes.push(Holder::start(to, first, some)?);
+            held.processes.push(Holder::start(to, first, some, room)?);
             first += some;
         }
         held.ask()?;
@@ -61,9 +71,10 @@ impl Held {
 }
 
 impl Holder {
-    fn start(to: SocketAddr, first: usize, holds: usize) -> io::Result<Holder> {
+    fn start(to: SocketAddr, first: usize, holds: usize, room: Option<&str>) -> io::Result<Holder> {
         let mut child = Command::new(env::current_exe()?.with_file_name("held"))
             .args([to.to_string(), first.to_string(), holds.to_string()])
+            .args(room)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -85,11 +96,21 @@ impl Drop for Holder {
 
 /// What such a process does: connects, and for each line that it reads asks all and says how many
 /// have answered.
-pub fn hold(to: SocketAddr, first: usize, holds: usize) -> io::Result<()> {
+pub fn hold(to: SocketAddr, first: usize, holds: usize, room: Option<&str>) -> io::Result<()> {
     process::raise_open_files();
     let connect = |number: usize| {
         let from = loopback((number / OF_AN_ADDRESS) as u32 + FIRST_ADDRESS);
-        Plain::connect_from(to, "/echo", Some(from), 512)
+        let path = room.map_or("/echo", |_| "/rooms");
+        let mut plain = Plain::connect_from(to, path, Some(from), 512)?;
+        if let Some(room) = room {
+            plain.greeting()?;
+            plain.ask(&format!(r#"{{"id":1,"join":"{room}"}}"#))?;
+        }
+        Ok(plain)
+    };
+    let (question, answer) = match room {
+        Some(_) => (r#"{"id":1,"ping":true}"#, r#"{"id":1,"ok":"#),
+        None => ("question", "question"),
     };
     let mut all = (first..first + holds)
         .map(connect)
@@ -97,8 +118,8 @@ pub fn hold(to: SocketAddr, first: usize, holds: usize) -> io::Result<()> {
     for line in io::stdin().lines() {
         line?;
         for plain in &mut all {
-            let heard = plain.ask("question")?;
-            if heard != "question" {
+            let heard = plain.ask(question)?;
+            if !heard.starts_with(answer) {
                 return Err(io::Error::other(heard));
             }
         }
