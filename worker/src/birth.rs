@@ -22,12 +22,14 @@ use protocol::sanctions::Sanctions;
 use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
+use protocol::words;
 use rustc_hash::FxHashMap;
 
 use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::brain::{A_WHILE_MS, Brain, LONGEST_WAIT_MS, RingRested};
 use crate::clock::{self, Clock, HttpDate};
+use crate::filter::Filters;
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
@@ -115,8 +117,9 @@ impl Brain {
             locals: Vec::new(),
             credits: Credits::default(),
             sanctions: Sanctions::new(retained.clone(), history::SANCTIONS),
+            retained: retained.clone(),
             sentences: Vec::new(),
-            history: history::Reader::new(retained),
+            history: history::Reader::new(retained.clone()),
             now,
             clock,
             timers: Timers::new(now),
@@ -136,6 +139,9 @@ impl Brain {
             rooms,
             passes,
             keys: Keys::new(&settings.auth),
+            filters: Filters::new(&settings.filters, |words| {
+                words::read(&retained, history::WORDS, words)
+            }),
             hooks: Hooks::new(&settings, |figure| ring_segment.word(figure.word())),
             addresses: Addresses::default(),
             ring_segment,

@@ -35,6 +35,7 @@ use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::birth::borrowed;
 use crate::clock::{self, Clock, HttpDate};
+use crate::filter::Filters;
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
@@ -121,6 +122,7 @@ pub struct Brain {
     pub(crate) rooms: Rooms,
     pub(crate) passes: Passes,
     pub(crate) keys: Keys,
+    pub(crate) filters: Filters,
     /// Nobody is asked, nearly always.
     pub(crate) hooks: Option<Box<Hooks>>,
     pub(crate) addresses: Addresses,
@@ -129,6 +131,8 @@ pub struct Brain {
     pub(crate) log: Reader,
     pub(crate) history: history::Reader,
     pub(crate) sanctions: Sanctions,
+    /// What of the master's memory a worker reads.
+    pub(crate) retained: Arc<Segment>,
     /// Whom the log has told to leave, in this turn.
     pub(crate) sentences: Vec<Sentence>,
     pub(crate) log_segment: Arc<Segment>,

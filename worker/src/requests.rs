@@ -22,6 +22,7 @@ use crate::authorize::{self, Access};
 use crate::client::request::FEED;
 use crate::client::{self, Code, Fault, ToClient, Verb, Wants};
 use crate::close::CloseReason;
+use crate::filter::{self, Filters};
 use crate::frames::{self, refused};
 use crate::history;
 use crate::hook::Hooks;
@@ -78,6 +79,19 @@ pub fn hello(cid: Cid, worker: Seat, settings: &Settings) -> ToClient<'static> {
     }
 }
 
+/// For people.
+const NOT_SAID: &str = "a word in it is not to be said here";
+
+/// What is sent.
+struct Said<'a> {
+    asker: Asker<'a>,
+    room: &'a str,
+    from: &'a [u8],
+    key: &'a [u8],
+    lane: Lane,
+    data: Data<'a>,
+}
+
 /// One client, for the time of a request.
 pub struct Client<'a> {
     pub slot: u32,
@@ -87,6 +101,7 @@ pub struct Client<'a> {
     pub rooms: &'a mut Rooms,
     pub passes: &'a mut Passes,
     pub keys: &'a Keys,
+    pub filters: &'a Filters,
     /// The place of the request in the connection's input.
     pub offset: u64,
     /// Whom else to ask.
@@ -212,20 +227,22 @@ impl Client<'_> {
             } => {
                 let asker = self.asker(id);
                 let from = self.name(access.user());
-                let up = Up::Publish {
+                let data = instead
+                    .as_deref()
+                    .map_or(data, |json| Data::json(json.as_bytes()));
+                let exempt = access.rights(&room).has(Right::Moderate);
+                let said = Said {
                     asker,
-                    room: room.as_bytes(),
+                    room: &room,
                     from: from.as_bytes(),
                     key: key.as_deref().unwrap_or_default().as_bytes(),
                     lane: Lane {
                         first: priority,
-                        exempt: access.rights(&room).has(Right::Moderate),
+                        exempt,
                     },
-                    data: instead
-                        .as_deref()
-                        .map_or(data, |json| Data::json(json.as_bytes())),
+                    data,
                 };
-                self.stage(up)
+                self.say(out, said)?
             }
         };
         match flow {
@@ -237,6 +254,50 @@ impl Client<'_> {
             }
         }
         Ok(flow)
+    }
+
+    /// A message on its way to the master, unless there are words in it that are not to be said.
+    fn say(&mut self, out: &mut impl Output, said: Said<'_>) -> Result<Flow, Full> {
+        let Said {
+            asker,
+            room,
+            from,
+            key,
+            lane,
+            data,
+        } = said;
+        let masked;
+        let data = match self.filters.judge(room, data, lane.exempt) {
+            filter::Verdict::Clean => data,
+            filter::Verdict::Masked(bytes) => {
+                masked = bytes;
+                Data {
+                    bytes: &masked,
+                    ..data
+                }
+            }
+            filter::Verdict::Rejected => {
+                self.error(out, asker.id, Code::Rejected, NOT_SAID)?;
+                return Ok(Flow::Next);
+            }
+            filter::Verdict::Held => {
+                let room = room.as_bytes();
+                return Ok(self.stage(Up::Withhold {
+                    asker,
+                    room,
+                    from,
+                    data,
+                }));
+            }
+        };
+        Ok(self.stage(Up::Publish {
+            asker,
+            room: room.as_bytes(),
+            from,
+            key,
+            lane,
+            data,
+        }))
     }
 
     /// What may not be asked is answered here.

@@ -73,6 +73,7 @@ impl Brain {
                     rooms: &mut self.rooms,
                     passes: &mut self.passes,
                     keys: &self.keys,
+                    filters: &self.filters,
                     offset: $offset,
                     hooks: self.hooks.as_deref_mut(),
                     spent: &mut spent,

@@ -60,7 +60,7 @@ pub(super) struct Context {
 /// Serves, under a guard, until it is told to stop.
 pub fn run(start: Start) -> ! {
     let Start {
-        config,
+        mut config,
         source,
         run,
         pid_file,
@@ -71,7 +71,7 @@ pub fn run(start: Start) -> ! {
         nofile: _,
         sanctions,
     } = start;
-    let made = make_state(&config, &program, &sanctions);
+    let made = make_state(&mut config, &program, &sanctions);
     let (state, doorbell) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -121,7 +121,7 @@ pub(super) fn guard(context: &Context, takes_over: bool) -> ! {
 }
 
 fn make_state(
-    config: &Config,
+    config: &mut Config,
     program: &Path,
     sanctions: &[Sanction],
 ) -> io::Result<(State, OwnedFd)> {
@@ -133,6 +133,7 @@ fn make_state(
         .unwrap_or_default();
     let state = State::create(config.memory.log as usize, now.as_millis() as u64)?;
     state.set(Head::StartedAt.word(), now.as_secs());
+    config.place_words(state.history(), 0);
     let mut table = Table::recover(&state, config.limits.sanctions);
     let in_force = |sanction: &&Sanction| !sanction.is_over(now.as_millis() as u64);
     let in_force = sanctions.iter().filter(in_force);

@@ -114,7 +114,10 @@ impl Brain<'_> {
     fn prepared(&mut self, result: Result<Next, Unread>) {
         self.preparation.is_refused = matches!(result, Err(Unread::Configuration(_)));
         let wanted = match result {
-            Ok(next) => {
+            Ok(mut next) => {
+                // Workers that serve go on with what is in the other half.
+                let half = 1 - self.config.half();
+                next.config.place_words(self.state.history(), half);
                 let wanted = next.config.workers;
                 self.preparation.next = Some(next);
                 Ok(wanted)

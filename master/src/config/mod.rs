@@ -3,9 +3,11 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), `auth` (keys), `hook` (back ends).
+//! and an error is said), [`units`] (sizes and durations), `auth` (keys), `hook` (back ends), `filter`
+//! (words).
 
 mod auth;
+mod filter;
 mod hook;
 mod identity;
 mod reader;
@@ -18,8 +20,11 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit};
 use protocol::cidr::Cidr;
+use protocol::history::WORDS;
 use protocol::ids::Role;
+use protocol::memory::Segment;
 use protocol::settings::{Anonymous, Settings};
+use protocol::words::{self, HALF};
 use serde::{Deserialize, Serialize};
 
 use crate::history::Rule;
@@ -52,6 +57,9 @@ pub struct Config {
     /// What workers are told: `[http]`, `[websocket]`, `[rooms]`, `[auth]`, `[[hook]]`, and those of the limits that
     /// workers keep.
     pub settings: Settings,
+    /// The lists of words of all `[[filter]]`, until they are where workers find them.
+    #[serde(skip)]
+    pub words: Vec<u8>,
 }
 
 impl Default for Config {
@@ -70,6 +78,7 @@ impl Default for Config {
             log: Log::default(),
             rooms: Vec::new(),
             settings: Settings::default(),
+            words: Vec::new(),
         }
     }
 }
@@ -321,6 +330,22 @@ impl Config {
             }
         };
         open.filter_map(warn).collect()
+    }
+
+    /// In which half of the memory for words its lists are.
+    #[must_use]
+    pub fn half(&self) -> usize {
+        let first = self.settings.filters.first();
+        first.map_or(0, |filter| filter.words.at as usize / HALF)
+    }
+
+    /// Puts its lists into a half of that memory.
+    pub fn place_words(&mut self, history: &Segment, half: usize) {
+        words::write(history, WORDS, half, &self.words);
+        for filter in &mut self.settings.filters {
+            filter.words.at = (filter.words.at as usize % HALF + half * HALF) as u32;
+        }
+        self.words = Vec::new();
     }
 
     /// Lowers what needs more open files than a process may have.

@@ -13,6 +13,7 @@ use protocol::settings::{
 };
 
 use super::auth::auth;
+use super::filter::filters;
 use super::hook::{MAX_HOOKS, hook};
 use super::identity::Identity;
 use super::reader::{Report, Section};
@@ -64,6 +65,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         log: Log::default(),
         rooms: Vec::new(),
         settings: Settings::default(),
+        words: Vec::new(),
     };
     let listeners = s.sections("listen", listen).unwrap_or_else(|| {
         let listening = |listen| Listening {
@@ -82,8 +84,10 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
     let max_data = of_rooms.max_data;
     let rules = s.sections("room", |s| room(s, max_data));
     let rules = rules.unwrap_or_default();
+    let (filters, words) = filters(s);
     let config = Config {
         limits,
+        words,
         timeouts,
         memory,
         settings: Settings {
@@ -98,6 +102,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
                 ..s.section("rates", rates)
             },
             hooks: hooks(s),
+            filters,
             presence: presence(listed, &rules),
             options: options(&rules),
             max_connections,

@@ -166,7 +166,7 @@ fn is_deeper(json: &str, max: usize) -> bool {
 }
 
 /// What follows a string, from behind its opening quote on.
-pub(super) fn behind_string(mut bytes: &[u8]) -> &[u8] {
+pub(crate) fn behind_string(mut bytes: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', bytes) {
         let escape = bytes[at] == b'\\';
         bytes = bytes

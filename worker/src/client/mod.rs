@@ -32,6 +32,8 @@ pub use convert::as_json;
 pub use deed::Deed;
 pub use fault::{BadRequest, Code, Fault};
 pub use id::Id;
+pub(crate) use json::behind_string;
 pub use json::check_data;
+pub(crate) use msgpack::Token;
 pub use reply::{Lost, ToClient};
 pub use request::{Request, Verb, Wants, is_name, parse};

@@ -17,7 +17,7 @@ use super::{Fault, Id, convert};
 
 /// What a value begins with, or is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Token<'a> {
+pub(crate) enum Token<'a> {
     Nil,
     Bool(bool),
     /// 0 or more, however it was written.
