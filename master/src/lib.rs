@@ -14,7 +14,7 @@
 //! 6. [`sequencer`], [`rooms`], [`history`], [`keys`], [`lru`], [`ring_set`]: messages on their way from the rings
 //!    to the log. [`pace`]: who may say how much there, and who hears it. [`present`]: who is in the rooms.
 //!    [`sanctions`]: who is muted and banned; [`kept`]: the file that says so to the next start.
-//! 7. [`figures`]: what is counted.
+//! 7. [`figures`] and [`metrics`]: what is counted, and how it is said.
 //! 8. [`state`]: where all of it is kept for the next brain. [`poison`]: what killed the last one.
 
 // Nobody but baton uses this crate: its docs are for those who work on it.
@@ -32,6 +32,7 @@ pub mod keys;
 pub mod link;
 pub mod listener;
 pub mod lru;
+pub mod metrics;
 pub mod moves;
 pub mod pace;
 pub mod pasts;

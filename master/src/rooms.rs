@@ -113,6 +113,11 @@ impl Rooms {
         self.by_name.is_empty()
     }
 
+    /// The names of all there are.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.by_name.keys().map(|name| &**name)
+    }
+
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<u32> {
         self.by_name.get(name).copied()

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use protocol::api::{Ask, Kind, error};
 use protocol::bucket::{Buckets, Wait};
 use protocol::clock::monotonic_us;
 use protocol::fault;
@@ -32,9 +33,13 @@ use crate::rooms::{MAX_NAME, Rooms};
 use crate::sanctions::Table;
 use crate::state::{self, LOG_SEGMENT, State};
 
+pub mod asked;
 mod moderate;
 mod own;
 mod presence;
+
+use asked::Asked;
+pub use asked::Asking;
 
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
 const TURN_RECORDS: usize = 256;
@@ -109,10 +114,27 @@ pub enum Turn {
     /// What comes next is about connections, and is read, up to `next`, once it has been
     /// [heeded](Sequencer::heeded).
     Said { said: Said, next: u64 },
+    /// What comes next is asked of the brain, and is read, up to `next`, once it has been
+    /// [answered](Sequencer::finish_asked) or [heeded](Sequencer::heeded).
+    Asked {
+        asking: Asking,
+        what: Ask,
+        next: u64,
+    },
     /// There is more.
     More,
     /// Its worker has broken the rules; what was read before that has been sequenced.
     Hostile,
+}
+
+/// What a step has come to.
+enum Stepped {
+    Good,
+    /// It is not done, and goes on in the next turn.
+    Again,
+    Asked(Asking, Ask),
+    /// The record is not one of ours.
+    Bad,
 }
 
 #[derive(Debug)]
@@ -283,8 +305,15 @@ impl Sequencer {
             } else if let Some(said) = said(&self.bytes) {
                 fault::poison("master:poison", &self.bytes);
                 return Turn::Said { said, next };
-            } else if !self.step(state, ring.number, next) {
-                return Turn::Hostile;
+            } else {
+                match self.step(state, ring.number, at, next) {
+                    Stepped::Good => {}
+                    Stepped::Again => return Turn::More,
+                    Stepped::Asked(asking, what) => {
+                        return Turn::Asked { asking, what, next };
+                    }
+                    Stepped::Bad => return Turn::Hostile,
+                }
             }
             if bytes >= TURN_BYTES {
                 break;
@@ -306,7 +335,16 @@ impl Sequencer {
         log::error!(
             "a record of ring {ring} has killed {DEATHS} brains and more: given up: {what}"
         );
-        if let Some(asker) = up.as_ref().and_then(asker) {
+        if let Some(Up::Ask { asker, .. }) = up {
+            let body = error("internal", "this is our fault");
+            let told = Down::Told {
+                asker,
+                status: 500,
+                kind: Kind::Json,
+                body: &body,
+            };
+            let _ = append(&mut self.log, &mut self.answer, &told);
+        } else if let Some(asker) = up.as_ref().and_then(asker) {
             let refused = Down::Refused {
                 reason: Refusal::Internal,
                 asker,
@@ -318,14 +356,25 @@ impl Sequencer {
         self.commit(state);
     }
 
-    /// One record; false: it is not one of ours.
-    fn step(&mut self, state: &State, ring: u16, next: u64) -> bool {
+    /// One record.
+    fn step(&mut self, state: &State, ring: u16, at: u64, next: u64) -> Stepped {
         let bytes = std::mem::take(&mut self.bytes);
         fault::poison("master:poison", &bytes);
         let up = Up::decode(&bytes);
         let is_its_own = |up: &Up<'_>| asker(up).is_none_or(|asker| asker.ring == ring);
         let good = up.as_ref().is_some_and(is_its_own);
-        if let (Some(up), true) = (up, good) {
+        let mut stepped = if good { Stepped::Good } else { Stepped::Bad };
+        if let (Some(Up::Ask { asker, what, data }), true) = (up, good) {
+            stepped = match (
+                self.ask(state, asker, (at, next), what, data),
+                Asking::of(asker),
+            ) {
+                (Asked::Done, _) => Stepped::Good,
+                (Asked::Again, _) => Stepped::Again,
+                (Asked::Other(what), Some(asking)) => Stepped::Asked(asking, what),
+                (Asked::Other(_), None) => Stepped::Bad,
+            };
+        } else if let (Some(up), true) = (up, good) {
             if let Err((reason, asker)) = self.sequence(state, ring, &up) {
                 let refused = Down::Refused { reason, asker };
                 let _ = append(&mut self.log, &mut self.answer, &refused);
@@ -337,7 +386,7 @@ impl Sequencer {
             fault::point("master:appended");
         }
         self.bytes = bytes;
-        good
+        stepped
     }
 
     fn commit(&mut self, state: &State) {
@@ -508,6 +557,23 @@ impl Sequencer {
                     self.present.users(state, ring, room, came, gone);
                 }
             }
+            // Who asked may be held by any worker.
+            Up::Told {
+                asker,
+                status,
+                body,
+            } => {
+                let told = Down::Told {
+                    asker,
+                    status,
+                    kind: Kind::Json,
+                    body,
+                };
+                let _ = append(&mut self.log, &mut self.answer, &told);
+                self.news = RingSet::ALL;
+            }
+            // It has been dealt with.
+            Up::Ask { .. } => {}
             // Not for the log.
             Up::Ack { .. } | Up::Closed { .. } => {}
         }
@@ -524,13 +590,16 @@ impl Sequencer {
         lane: Lane,
         bytes: u64,
     ) -> Result<(u32, pace::Said), (Refusal, Asker<'a>)> {
-        if let Some(reason) = self.sanctions.refuses(name, from, self.unix_ms) {
+        // The API is no user.
+        let user = (asker.cid != own::NOBODY.cid).then_some(from);
+        let is_refused = |user| self.sanctions.refuses(name, user, self.unix_ms);
+        if let Some(reason) = user.and_then(is_refused) {
             return Err((reason, asker));
         }
         let room = self.open(state, name, asker)?;
         let now = self.now_ms;
         let may = self.pace.may_speak(state, room, name, from, lane, now);
-        let said = may.and_then(|said| self.limit(room, from, bytes).map(|()| said));
+        let said = may.and_then(|said| self.limit(room, user, bytes).map(|()| said));
         let said = said.map_err(|Wait(ms)| {
             let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
             (Refusal::Rate { after_ms }, asker)
@@ -539,14 +608,16 @@ impl Sequencer {
     }
 
     /// Here, and only here, all that a user sends comes by, and all that is sent to a room.
-    fn limit(&mut self, room: u32, from: &[u8], bytes: u64) -> Result<(), Wait> {
+    fn limit(&mut self, room: u32, from: Option<&[u8]>, bytes: u64) -> Result<(), Wait> {
         let Rates {
             user,
             room: to_room,
             burst_ms,
             ..
         } = self.rates;
-        if user.is_any() && !is_cid(from) {
+        if user.is_any()
+            && let Some(from) = from.filter(|from| !is_cid(from))
+        {
             self.users
                 .take(from.into(), user, burst_ms, bytes, self.now_ms)?;
         }
@@ -587,11 +658,13 @@ fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
         | Up::Watch { asker, .. }
         | Up::Moderate { asker, .. }
         | Up::Withhold { asker, .. }
+        | Up::Ask { asker, .. }
         | Up::Who { asker, .. } => Some(asker),
         Up::Members { .. }
         | Up::Users { .. }
         | Up::Recounted
         | Up::List { .. }
+        | Up::Told { .. }
         | Up::Ack { .. }
         | Up::Closed { .. } => None,
     }
@@ -649,6 +722,8 @@ fn describe(up: &Up<'_>) -> String {
         }
         Up::Recounted => "the end of a count".to_owned(),
         Up::List { room } => format!("who is in room {room}"),
+        Up::Ask { asker, what, .. } => format!("{} for {}", shown(what), asker.cid),
+        Up::Told { asker, .. } => format!("an answer for {}", asker.cid),
         Up::Ack { cids } => format!("an acknowledgement of {}", list(cids)),
         Up::Closed { cids } => format!("the end of {}", list(cids)),
     }

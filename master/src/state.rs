@@ -11,7 +11,7 @@
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
 //! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms · who spoke last
-//!                · figures of workers that are gone (one row for each seat) · events · hand-offs
+//!                · figures of workers that are gone (one row for each seat) · events · hand-offs · requests that take several steps
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,
@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use protocol::api;
 use protocol::guard::Page;
 use protocol::histogram;
 use protocol::history::{self, Blocks, Field};
@@ -78,7 +79,11 @@ const SPOKEN: usize = USERS + MAX_USERS as usize * USER_WORDS;
 const FIGURES: usize = SPOKEN + MAX_SPOKEN as usize * SPOKEN_WORDS;
 const EVENTS: usize = FIGURES + SEATS * row::FIGURES;
 const HANDOFF: usize = EVENTS + MAX_EVENTS as usize * EVENT_WORDS;
-const SIZE: usize = (HANDOFF + histogram::WORDS) * 8;
+const ASKED: usize = HANDOFF + histogram::WORDS;
+const SIZE: usize = (ASKED + MAX_RINGS as usize * ASKED_WORDS) * 8;
+
+/// Of what is asked with one record and done in several steps, for each ring.
+pub const ASKED_WORDS: usize = 2 + 2 * api::MAX_ROOMS;
 
 /// Seats, from 1 on, and one that is none.
 const SEATS: usize = 65;
@@ -149,6 +154,13 @@ pub enum Head {
     ReloadsFailed,
     /// Worker processes that ended and were not meant to.
     Losses,
+    /// What was ordered over HTTP and is not done: 1: a reload; more: so many workers, times two; how
+    /// often it was begun is above (from the 32nd bit).
+    ApiOrder,
+    /// Who waits for it: connection, place, and the request.
+    ApiCid,
+    ApiPlace,
+    ApiId,
     /// First of one word for each seat: its lives so far.
     Lives,
     Last = Head::Lives as u32 + 65,
@@ -392,6 +404,12 @@ pub const fn event(number: u64, field: usize) -> Word {
 
 /// The [histogram] of how long hand-offs took: words of the state's own segment.
 pub const HANDOFFS: std::ops::Range<usize> = HANDOFF..HANDOFF + histogram::WORDS;
+
+/// Word `field` of what has been done of a request of this ring's.
+#[must_use]
+pub const fn asked(ring: u16, field: usize) -> Word {
+    word(ASKED + ring as usize * ASKED_WORDS + field)
+}
 
 /// Word `field` of a room, of those that workers see.
 #[must_use]

@@ -13,11 +13,12 @@
 //!    [`roles`]: what a worker process is born with.
 //! 5. [`guard`], [`privileges`], [`scheduling`], [`truth`], [`logging`], [`shown`]: how a process
 //!    lives, and lives on.
-//! 6. [`bucket`]: how much of what may be done in a second; [`share`]: who gets what is said beyond that.
+//! 6. [`api`]: what is asked over HTTP. [`bucket`]: how much of what may be done in a second; [`share`]: who gets what is said beyond that.
 //! 7. [`output`]: where protocols put their bytes.
 //! 8. [`fault`]: deaths at a chosen place, for tests.
 
 mod address;
+pub mod api;
 pub mod arena;
 pub mod bucket;
 pub mod channel;

@@ -4,6 +4,7 @@
 //! other: fast to write, fast to check, and nothing in it needs an allocation. `decode` trusts
 //! nothing: a record that lies about its lengths is `None`.
 
+use crate::api::Kind;
 use crate::format::{Data, Format};
 use crate::ids::{Cid, Position};
 use crate::moderation::{Act, Scope};
@@ -92,6 +93,19 @@ pub enum Up<'a> {
         from: &'a [u8],
         data: Data<'a>,
     },
+    /// What the HTTP API asks of the master ([`api::Ask`](crate::api::Ask), as JSON), with what is to be
+    /// published, as JSON too; answered by [`Down::Told`].
+    Ask {
+        asker: Asker<'a>,
+        what: &'a [u8],
+        data: &'a [u8],
+    },
+    /// The answer to [`Down::Look`], to be passed on. (The asker may be another worker's.)
+    Told {
+        asker: Asker<'a>,
+        status: u32,
+        body: &'a [u8],
+    },
     /// These are in their slots, and their worker's from here on: the master closes its copies.
     Ack { cids: Cids<'a> },
     /// These are closed; they count no more.
@@ -174,6 +188,20 @@ pub enum Down<'a> {
     Sent {
         position: Position,
         asker: Asker<'a>,
+    },
+    /// The answer to [`Up::Ask`], for who holds the connection, wherever it is by now.
+    Told {
+        asker: Asker<'a>,
+        /// Of HTTP.
+        status: u32,
+        kind: Kind,
+        body: &'a [u8],
+    },
+    /// The worker of this ring is to answer, by [`Up::Told`].
+    Look {
+        asker: Asker<'a>,
+        ring: u16,
+        what: &'a [u8],
     },
     /// The request cannot be granted.
     Refused { reason: Refusal, asker: Asker<'a> },
@@ -268,7 +296,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    fn pack(self) -> u64 {
+    /// As a number, which is not 0.
+    #[must_use]
+    pub fn pack(self) -> u64 {
         match self {
             Refusal::Limit => 1,
             Refusal::Internal => 2,
@@ -280,7 +310,8 @@ impl Refusal {
         }
     }
 
-    fn unpack(word: u64) -> Option<Refusal> {
+    #[must_use]
+    pub fn unpack(word: u64) -> Option<Refusal> {
         Some(match (word as u32, (word >> 32) as u32) {
             (1, 0) => Refusal::Limit,
             (2, 0) => Refusal::Internal,
@@ -332,6 +363,17 @@ impl Up<'_> {
             Up::Recounted => put(into, 9, &[], &[]),
             Up::Watch { asker, room } => put(into, 10, &asker.words(), &[asker.id, room]),
             Up::List { room } => put(into, 11, &[room.into()], &[]),
+            Up::Ask { asker, what, data } => {
+                put(into, 30, &asker.words(), &[asker.id, what, data]);
+            }
+            Up::Told {
+                asker,
+                status,
+                body,
+            } => {
+                let [a, b] = asker.words();
+                put(into, 31, &[a, b, status.into()], &[asker.id, body]);
+            }
             Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
             Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
             Up::Hold { asker, room } => put(into, 7, &asker.words(), &[asker.id, room]),
@@ -442,6 +484,22 @@ impl Up<'_> {
                     data: Data { format, bytes },
                 }
             }
+            30 => {
+                let ([a, b], [id, what, data]) = rest.take()?;
+                Up::Ask {
+                    asker: Asker::new(a, b, id),
+                    what,
+                    data,
+                }
+            }
+            31 => {
+                let ([a, b, status], [id, body]) = rest.take()?;
+                Up::Told {
+                    asker: Asker::new(a, b, id),
+                    status: status.try_into().ok()?,
+                    body,
+                }
+            }
             5 | 6 => {
                 let ([], [cids]) = rest.take()?;
                 let (cids, []) = cids.as_chunks() else {
@@ -535,6 +593,20 @@ impl Down<'_> {
             } => {
                 let [a, b] = asker.words();
                 put(into, 7, &[a, b, epoch, offset], &[asker.id]);
+            }
+            Down::Told {
+                asker,
+                status,
+                kind,
+                body,
+            } => {
+                let [a, b] = asker.words();
+                let words = [a, b, status.into(), kind as u64];
+                put(into, 30, &words, &[asker.id, body]);
+            }
+            Down::Look { asker, ring, what } => {
+                let [a, b] = asker.words();
+                put(into, 31, &[a, b, ring.into()], &[asker.id, what]);
             }
             Down::Refused { reason, asker } => {
                 let [a, b] = asker.words();
@@ -667,6 +739,23 @@ impl Down<'_> {
                     asker: Asker::new(a, b, id),
                     from,
                     data: Data { format, bytes },
+                }
+            }
+            30 => {
+                let ([a, b, status, kind], [id, body]) = rest.take()?;
+                Down::Told {
+                    asker: Asker::new(a, b, id),
+                    status: status.try_into().ok()?,
+                    kind: *Kind::ALL.get(usize::try_from(kind).ok()?)?,
+                    body,
+                }
+            }
+            31 => {
+                let ([a, b, ring], [id, what]) = rest.take()?;
+                Down::Look {
+                    asker: Asker::new(a, b, id),
+                    ring: ring.try_into().ok()?,
+                    what,
                 }
             }
             5 => {

@@ -155,6 +155,16 @@ fn plain_ups() -> Vec<Up<'static>> {
             room: b"r",
         },
         Up::List { room: 5 },
+        Up::Ask {
+            asker: ASKER,
+            what: b"\"metrics\"",
+            data: b"1",
+        },
+        Up::Told {
+            asker: ASKER,
+            status: 404,
+            body: b"{}",
+        },
         Up::Ack {
             cids: Cids(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
         },
@@ -173,6 +183,17 @@ fn plain_downs() -> Vec<Down<'static>> {
         offset: 6,
     };
     vec![
+        Down::Told {
+            asker: ASKER,
+            status: 200,
+            kind: Kind::History,
+            body: b"{}",
+        },
+        Down::Look {
+            asker: ASKER,
+            ring: 127,
+            what: b"x",
+        },
         Down::Message {
             room: 1,
             position,

@@ -34,6 +34,7 @@ pub struct Settings {
     pub filters: Vec<Filter>,
     pub presence: Presence,
     pub options: Options,
+    pub api: Api,
     /// Connections that one worker takes at most.
     pub max_connections: u32,
     /// Bytes of buffers that one worker may hold at most, for all its connections together.
@@ -65,6 +66,7 @@ impl Default for Settings {
             filters: Vec::new(),
             presence: Presence::default(),
             options: Options::default(),
+            api: Api::default(),
             max_connections: 16_000,
             memory: 256 << 20,
             retry_spread_ms: 5_000,
@@ -75,6 +77,17 @@ impl Default for Settings {
             short_lives: 10,
         }
     }
+}
+
+/// Who may use the HTTP API, on admin listeners.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Api {
+    /// SHA-256 of the tokens that allow everything. None: the API only tells, and only on a loopback
+    /// address.
+    pub tokens: Vec<[u8; 32]>,
+    /// Of the pages that may read its answers.
+    pub origins: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`] ([`deflate`]: compressed), [`rooms`]: clients, each with a deadline on
 //!    every read; [`tokens`], that they show; [`presence`]: what they know of who is in a room;
-//!    [`back_end`], that baton asks.
+//!    [`back_end`], that baton asks; [`api`]: one that asks baton.
 //! 4. [`socket`]: connections that misbehave, or that come from an address of their own.
 //! 5. [`traffic`]: many clients that check every byte, while [`faults`] and others do their worst;
 //!    [`crowd`]: many that are idle.
@@ -19,6 +19,7 @@
 //! `src/bin/chaos.rs`, `src/bin/bench.rs` and `src/bin/evening.rs` are what `scripts/chaos`, `scripts/bench`
 //! and `scripts/evening` run.
 
+pub mod api;
 pub mod back_end;
 pub mod baton;
 pub mod bench;

@@ -134,6 +134,10 @@ impl Brain {
             .with(Flag::PeerEnded, snapshot.peer_ended)
             .with(Flag::WeEnded, snapshot.we_ended)
             .with(Flag::Leaving, snapshot.leaving)
+            .with(
+                Flag::Opening,
+                snapshot.opening && snapshot.phase == Phase::Http,
+            )
             .with(Flag::Lagging, in_rooms);
         if let Some(word) = reason {
             meta = meta.because(CloseReason::named(word).unwrap_or(CloseReason::Done));
@@ -210,7 +214,8 @@ impl Brain {
             };
             self.enter_room(who, room, membership.after, watch)?;
         }
-        if !snapshot.opening {
+        // The answer of the API is looked for when this connection is ours.
+        if !snapshot.opening || snapshot.phase == Phase::Http {
             return Ok(());
         }
         // The master had read what it asked before it was given: the answer is in the log.

@@ -169,6 +169,8 @@ impl Brain {
             forget_row: false,
             awaiting: Vec::new(),
             refusals: FxHashMap::default(),
+            asking: FxHashMap::default(),
+            unsaid: Vec::new(),
             reopen: Vec::new(),
             relist: Vec::new(),
             recounts: false,

@@ -31,6 +31,7 @@ use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
 use rustc_hash::FxHashMap;
 
+use crate::api::look::Unsaid;
 use crate::arrive::Arrivals;
 use crate::auth::Keys;
 use crate::birth::borrowed;
@@ -180,6 +181,10 @@ pub struct Brain {
     /// Rooms that are held for one who comes to them in the next turn, and who does not get its room.
     pub(crate) awaiting: Vec<RoomIx>,
     pub(crate) refusals: FxHashMap<Cid, Refusal>,
+    /// Connections that wait for what the API answers, with their slots.
+    pub(crate) asking: FxHashMap<Cid, u32>,
+    /// Told of connections, and not said yet.
+    pub(crate) unsaid: Vec<Unsaid>,
     /// Rooms whose position is to be asked for again.
     pub(crate) reopen: Vec<RoomIx>,
     /// Rooms of which those who watch are to be given the list anew.

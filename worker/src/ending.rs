@@ -94,7 +94,7 @@ impl Brain {
                 self.touch(slot);
             }
             // A request that has begun is answered; the answer is the last.
-            Phase::Http if self.http_wait(slot) != Wait::Idle => {
+            Phase::Http if self.http_wait(slot) != Wait::Idle || meta.has(Flag::Opening) => {
                 self.slots.set_meta(slot, meta.with(Flag::Leaving, true));
             }
             Phase::Http | Phase::Proxy => self.begin_close(slot, CloseReason::GoingAway),
@@ -105,7 +105,8 @@ impl Brain {
     /// A request was under way when its client was told to go away, and now it is answered.
     pub fn has_said_all(&self, slot: u32) -> bool {
         self.slots.has(slot, Flag::Leaving)
-            && (self.slots.meta(slot)).is_some_and(|meta| meta.phase == Phase::Http)
+            && (self.slots.meta(slot))
+                .is_some_and(|meta| meta.phase == Phase::Http && !meta.has(Flag::Opening))
             && self.http_wait(slot) == Wait::Idle
     }
 
@@ -258,6 +259,7 @@ impl Brain {
     fn strip(&mut self, slot: u32) -> Option<Meta> {
         let meta = self.slots.meta(slot)?;
         self.unwatch(slot, meta);
+        self.asking.remove(&self.slots.cid(slot));
         if let Some(hooks) = &mut self.hooks {
             hooks.forget(self.slots.cid(slot));
         }
@@ -336,7 +338,8 @@ impl Brain {
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };
-        let (at, _) = self.due(slot, meta);
+        let at = self.api_patience(slot);
+        let at = at.unwrap_or_else(|| self.due(slot, meta).0);
         self.timers.schedule(slot, at);
     }
 
@@ -347,6 +350,12 @@ impl Brain {
         };
         if self.is_asked(slot) {
             // What it has said is not read for as long: that it says nothing is no fault of its own.
+            return self.timers.schedule(slot, self.now + ASKED_MS);
+        }
+        if let Some(by) = self.api_patience(slot) {
+            if by <= self.now {
+                self.api_times_out(slot);
+            }
             return self.timers.schedule(slot, self.now + ASKED_MS);
         }
         self.note_in_hand(InHand::Connection(slot));

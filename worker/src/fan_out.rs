@@ -8,6 +8,7 @@
 //! one reads on from there: everything here can be done twice. Who has been given a record already
 //! has a cursor behind it.
 
+use protocol::api::{Kind, error};
 use protocol::fault;
 use protocol::format::Data;
 use protocol::ids::{Cid, Position};
@@ -112,7 +113,11 @@ impl Brain {
                 self.opening_ends(asker, Some(Refusal::Internal));
                 self.answer(at, next, asker, refused(asker.id, Refusal::Internal));
             }
-            Down::Presence { .. } => {}
+            Down::Told { asker, .. } => {
+                let body = error("internal", "this is our fault");
+                self.on_told(next, asker, 500, Kind::Json, &body);
+            }
+            Down::Presence { .. } | Down::Look { .. } => {}
         }
     }
 
@@ -203,6 +208,17 @@ impl Brain {
             Down::Presence { room, total } => {
                 if let Some(room) = self.rooms.numbered(room) {
                     self.rooms.set_total(room, total);
+                }
+            }
+            Down::Told {
+                asker,
+                status,
+                kind,
+                body,
+            } => self.on_told(next, asker, status, kind, body),
+            Down::Look { asker, ring, what } => {
+                if ring == self.ring_number {
+                    self.on_look(asker, what);
                 }
             }
             Down::Sent { position, asker } => {

@@ -164,6 +164,8 @@ impl Brain {
             | Down::Count { .. }
             | Down::Sent { .. }
             | Down::Refused { .. }
+            | Down::Told { .. }
+            | Down::Look { .. }
             | Down::Presence { .. } => {}
         }
         None

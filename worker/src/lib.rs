@@ -14,8 +14,9 @@
 //! say what), [`limits`] (how much), [`filter`] (in which words), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
 //! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]; [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
-//! [`checks`], [`poison`]. What all of it is counted in: [`figures`].
+//! [`checks`], [`poison`]. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
 
+pub mod api;
 pub mod arrive;
 pub mod auth;
 pub mod authorize;

@@ -242,6 +242,9 @@ impl Brain {
                 let name = name.unwrap_or_default();
                 format!("who is in room \"{}\"", name.escape_ascii())
             }
+            Down::Told { asker, .. } | Down::Look { asker, .. } => {
+                format!("what the API says to {}", asker.cid)
+            }
             Down::Presence { room, .. } => format!("the presence of room {room}"),
             Down::Refused { asker, .. } => format!("a refusal for {}", asker.cid),
             Down::Moderated { asker, .. } => format!("a decision by {}", asker.cid),

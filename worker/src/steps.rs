@@ -19,6 +19,7 @@ use crate::inflate::{Echo, Inflate, Owner};
 use crate::poison::InHand;
 use crate::requests::{self, Client, Flow};
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::state;
 use crate::websocket::{self, Deflater, Head, Kind, Rules, Session, Window};
 
 /// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
@@ -121,7 +122,15 @@ impl Brain {
                         date: self.date.as_str(),
                         refuse: before.has(Flag::Refuse),
                     };
-                    http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64))
+                    let step =
+                        http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64));
+                    if matches!(step, Ok((_, Took::Opening))) {
+                        // Its answer is not in the log that has been read.
+                        let read = self.state.get(state::Head::LogRead);
+                        Slots::change(&mut io.record, slot, Field::Cursor, read);
+                        self.asking.insert(self.slots.cid(slot), slot);
+                    }
+                    step
                 }
                 Phase::Echo => {
                     let rules = Rules::echo(&self.settings.websocket);
@@ -310,6 +319,26 @@ fn http_step(
         http::Next::NeedInput => Took::NeedInput(0),
         http::Next::Again => Took::More,
         http::Next::Close(reason) => Took::Ends(reason),
+        http::Next::Ask(manner) => {
+            let behind = client.offset + step.consumed as u64;
+            let body = io.message.bytes();
+            let (flow, waiting) = client.ask_api(body, behind, manner, &mut io.out, cx)?;
+            if flow == Flow::RingFull {
+                return Ok((0, Took::RingFull));
+            }
+            io.message.clear();
+            let took = match flow {
+                Flow::Close(reason) => Took::Ends(reason),
+                Flow::Opening => {
+                    io.meta = io.meta.with(Flag::Opening, true);
+                    Took::Opening
+                }
+                _ if manner.ends() => Took::Ends(CloseReason::Done),
+                _ => Took::More,
+            };
+            io.words = [0, 0, waiting.map_or(0, crate::api::Waiting::pack)];
+            return Ok((step.consumed, took));
+        }
         http::Next::Upgrade(upgrade) => {
             let mut session = Session::default();
             io.meta.window = upgrade.window;

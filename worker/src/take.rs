@@ -280,6 +280,7 @@ impl Brain {
             return;
         }
         self.local(slot).readable = true;
+        self.api_goes_on(slot);
         self.unwatched.push(slot);
         self.drive(slot);
     }

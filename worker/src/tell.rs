@@ -32,6 +32,7 @@ impl Brain {
     /// Tells the master what is due, as far as the ring has room.
     pub fn tell_of_rooms(&mut self) {
         let _ = self.tell_what_fits();
+        self.say_unsaid();
         self.commit_told();
         if self.reopen.is_empty() && self.relist.is_empty() && self.state.get(Head::Missed) != 0 {
             self.state.set(Head::Missed, 0);
@@ -118,7 +119,7 @@ impl Brain {
         Ok(())
     }
 
-    fn commit_told(&mut self) {
+    pub(crate) fn commit_told(&mut self) {
         let mut record = Record::new();
         self.ring.commit_into(&mut record, RING);
         self.journal.commit(&mut record);

@@ -265,8 +265,14 @@ impl Brain<'_> {
                 return Turn::Empty;
             };
             turn = self.sequencer.turn(self.state, &link.ring);
-            let Turn::Said { said, next } = turn else {
-                break;
+            let (said, next) = match turn {
+                Turn::Said { said, next } => (said, next),
+                Turn::Asked { asking, what, next } => {
+                    self.on_asked(asking, what, next);
+                    turn = Turn::More;
+                    continue;
+                }
+                _ => break,
             };
             match said {
                 Said::Ack(cids) => self.on_ack(ring, &cids),
@@ -285,7 +291,7 @@ impl Brain<'_> {
                 }
                 self.supervise(Event::Hostile { ring });
             }
-            Turn::Empty | Turn::Said { .. } => {}
+            Turn::Empty | Turn::Said { .. } | Turn::Asked { .. } => {}
         }
         turn
     }

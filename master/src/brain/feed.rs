@@ -116,7 +116,7 @@ impl Brain<'_> {
     }
 
     /// One for each life of a seat.
-    fn worker_rows(&self) -> Vec<Value> {
+    pub(super) fn worker_rows(&self) -> Vec<Value> {
         let workers = self.supervisor.workers().iter();
         workers
             .map(|worker| {

@@ -38,10 +38,12 @@ impl Stop {
 
 /// Who gave an order and is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller {
+pub(super) enum Caller {
     /// The start itself.
     Start,
     Signal(Signal),
+    /// Over HTTP.
+    Api,
     /// Of the control socket.
     Client(usize),
 }
@@ -64,7 +66,7 @@ impl Brain<'_> {
         self.order(Caller::Start, Order::Scale(workers));
     }
 
-    fn order(&mut self, caller: Caller, order: Order) {
+    pub(super) fn order(&mut self, caller: Caller, order: Order) {
         self.callers.last += 1;
         let ticket = self.callers.last;
         self.callers.waiting.insert(ticket, (caller, order));
@@ -180,6 +182,7 @@ impl Brain<'_> {
                 self.stop(true, 1);
             }
             (Caller::Signal(_), _) => {}
+            (Caller::Api, result) => self.answer_api(result),
             (Caller::Client(index), result) => {
                 let answer = match result {
                     Ok(()) => Answer::done(),

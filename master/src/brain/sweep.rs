@@ -44,6 +44,7 @@ impl Brain<'_> {
             0 => {
                 self.supervise(Event::Resume(self.state.head(Head::Seats) as u16));
                 self.reload_again();
+                self.order_again();
             }
             how => self.stop(how == 2, 0),
         }

@@ -6,6 +6,7 @@
 //! and an error is said), [`units`] (sizes and durations), `auth` (keys), `hook` (back ends), `filter`
 //! (words).
 
+mod api;
 mod auth;
 mod filter;
 mod hook;

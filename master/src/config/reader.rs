@@ -280,8 +280,13 @@ impl<'s, 't> Section<'s, 't> {
     /// The name of a file. What is relative is so to where the configuration is.
     pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let name = self.text(key)?;
+        Some(self.directory().join(&name))
+    }
+
+    /// Where the configuration is.
+    pub fn directory(&self) -> PathBuf {
         let directory = Path::new(self.report.file).parent();
-        Some(directory.map_or(PathBuf::from(&name), |directory| directory.join(&name)))
+        directory.unwrap_or(Path::new("")).to_owned()
     }
 
     /// What `parse` makes of a text; `None`: it is not there or wrong.

@@ -12,6 +12,7 @@ use protocol::settings::{
     Hook, Http, Listed, Options, Presence, Rates, RoomOptions, Rooms, Settings, Slow, WebSocket,
 };
 
+use super::api::api;
 use super::auth::auth;
 use super::filter::filters;
 use super::hook::{MAX_HOOKS, hook};
@@ -95,6 +96,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
             websocket: s.section("websocket", websocket),
             rooms: of_rooms,
             auth: s.section("auth", auth),
+            api: s.section("api", api),
             rates: Rates {
                 per_user: of_limits.per_user,
                 per_room: of_limits.per_room,
@@ -319,7 +321,7 @@ fn websocket(s: &mut Section<'_, '_>) -> WebSocket {
 }
 
 /// `*`, or scheme, host and perhaps port, as browsers send it.
-fn origin(text: &str) -> Result<String, String> {
+pub(super) fn origin(text: &str) -> Result<String, String> {
     let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
         !scheme.is_empty() && !host.is_empty() && !host.contains('/')
     });

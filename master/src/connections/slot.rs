@@ -74,6 +74,18 @@ impl Connection {
         }
     }
 
+    /// The worker that knows what there is to know of it.
+    #[must_use]
+    pub fn held_by(&self) -> Option<u16> {
+        match self.holder {
+            Holder::Given { ring } | Holder::Worker { ring } | Holder::Returning { ring } => {
+                Some(ring)
+            }
+            Holder::Nobody => self.from,
+            Holder::Closed => None,
+        }
+    }
+
     /// It has been given away with its past, and nobody has taken it for good.
     #[must_use]
     pub fn is_undecided(&self) -> bool {

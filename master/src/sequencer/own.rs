@@ -9,7 +9,7 @@ use super::{Sequencer, append};
 use crate::state::State;
 
 /// Nobody has asked.
-const NOBODY: Asker<'_> = Asker {
+pub(super) const NOBODY: Asker<'_> = Asker {
     cid: Cid(0),
     ring: u16::MAX,
     slot: 0,

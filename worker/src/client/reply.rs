@@ -200,6 +200,14 @@ impl ToClient<'_> {
         Ok(())
     }
 
+    /// As JSON, without a frame.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes, Encoding::Json);
+        bytes
+    }
+
     /// Is it said with data that came in another format? That is not to be made twice.
     fn is_converted(&self, format: Format) -> bool {
         match self {

@@ -146,6 +146,8 @@ pub(super) fn give(
             response.status = "404 Not Found";
             response.write(out, cx, &[b"There is nothing here.\n"])
         }
+        // It has been asked.
+        Answer::Api => Ok(()),
         Answer::NotImplemented => {
             response.status = "501 Not Implemented";
             response.write(out, cx, &[b"Nobody knows this method.\n"])
@@ -181,6 +183,33 @@ fn file(
         ..response
     };
     response.write(out, cx, &[file.content])
+}
+
+/// An answer that another has made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// With its words: `200 OK`.
+    pub status: &'static str,
+    pub content_type: &'static str,
+    /// Whole lines.
+    pub fields: String,
+    pub content: Vec<u8>,
+}
+
+/// Gives it, to a request that is to be answered in this manner.
+pub fn reply(
+    out: &mut impl Output,
+    cx: &Context,
+    manner: Manner,
+    reply: &Reply,
+) -> Result<(), Full> {
+    let response = Response {
+        status: reply.status,
+        content_type: reply.content_type.as_bytes(),
+        fields: reply.fields.as_bytes(),
+        manner,
+    };
+    response.write(out, cx, &[&reply.content])
 }
 
 /// Answers what ends the connection for `reason`.

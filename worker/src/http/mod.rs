@@ -32,7 +32,8 @@ use protocol::ids::{Role, Seat};
 use protocol::output::{Buffer, Full, Output};
 use protocol::settings::Settings;
 
-pub use self::state::{State, Wait};
+pub use self::answer::{Reply, reply};
+pub use self::state::{Manner, State, Wait};
 use self::turn::{Stop, Turn};
 pub use self::upgrade::{Endpoint, Subprotocol, Upgrade};
 use crate::close::CloseReason;
@@ -72,6 +73,9 @@ pub enum Next {
     Again,
     /// The 101 is in the output, and the session is over: the rest of the input is WebSocket.
     Upgrade(Upgrade),
+    /// A request for the API is complete: its head and its body are in `body`, and the answer, which is
+    /// given in this manner, is not this session's.
+    Ask(Manner),
     /// The last answer is in the output, and the session is over: flush, `shutdown(Write)`, read
     /// on to the end (or a reset destroys the answer), close.
     Close(CloseReason),
@@ -110,6 +114,13 @@ pub fn step(
     };
     *state = after;
     Ok(step)
+}
+
+/// Head and body of a request for the API, as [`step`] leaves them in `body`.
+#[must_use]
+pub fn head_and_body(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = body.split_first_chunk()?;
+    rest.split_at_checked(u32::from_le_bytes(*len) as usize)
 }
 
 /// Does the request at the start of `head` ask for messages in batches, with `batch=1`?

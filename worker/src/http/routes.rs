@@ -49,6 +49,8 @@ pub(super) enum Answer {
     NotFound,
     /// 501: a method that nobody knows.
     NotImplemented,
+    /// What the API says to it.
+    Api,
 }
 
 /// What is done with a request.
@@ -84,7 +86,7 @@ impl Route {
 impl Answer {
     /// Whether it needs the request's body, which is else read and dropped.
     pub fn wants_body(self) -> bool {
-        self == Answer::Serve(Route::Echo)
+        matches!(self, Answer::Serve(Route::Echo) | Answer::Api)
     }
 
     pub fn pack(self) -> u8 {
@@ -97,6 +99,7 @@ impl Answer {
             Answer::NotImplemented => (5, 0),
             Answer::File(number) => (6, number),
             Answer::Unchanged(number) => (7, number),
+            Answer::Api => (8, 0),
         };
         kind << 4 | route
     }
@@ -114,15 +117,24 @@ impl Answer {
             5 => Answer::NotImplemented,
             6 => Answer::File(file?),
             7 => Answer::Unchanged(file?),
+            8 => Answer::Api,
             _ => return None,
         })
     }
+}
+
+/// Whatever is asked for there, the API answers.
+fn is_api(path: &str) -> bool {
+    path == "/metrics" || path.starts_with("/api/")
 }
 
 /// Decides what to do with `request`.
 pub(super) fn plan(request: &Request, role: Role) -> Result<Plan, CloseReason> {
     if request.method == Method::Unknown {
         return Ok(Plan::Answer(Answer::NotImplemented));
+    }
+    if role == Role::Admin && is_api(request.path) {
+        return Ok(Plan::Answer(Answer::Api));
     }
     let Some(route) = Route::find(request.path, role) else {
         return Ok(Plan::Answer(Answer::NotFound));

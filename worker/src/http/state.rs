@@ -35,10 +35,10 @@ pub(super) struct Pending {
 
 /// How an answer is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Manner {
+pub struct Manner {
     /// To HEAD: without content.
-    pub head_only: bool,
-    pub persist: Persist,
+    pub(super) head_only: bool,
+    pub(super) persist: Persist,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,30 +138,48 @@ impl State {
 impl Pending {
     /// In 24 bits.
     fn pack(self) -> u64 {
-        let persist = match self.manner.persist {
-            Persist::Keep => 0,
-            Persist::KeepAlive => 1,
-            Persist::Close => 2,
-        };
         u64::from(self.answer.pack())
-            | u64::from(self.manner.head_only) << 8
-            | persist << 9
+            | u64::from(self.manner.pack()) << 8
             | u64::from(self.type_len) << 16
     }
 
     fn unpack(bits: u64) -> Option<Pending> {
         Some(Pending {
             answer: Answer::unpack(bits as u8)?,
-            manner: Manner {
-                head_only: bits >> 8 & 1 == 1,
-                persist: match bits >> 9 & 3 {
-                    0 => Persist::Keep,
-                    1 => Persist::KeepAlive,
-                    2 => Persist::Close,
-                    _ => return None,
-                },
-            },
+            manner: Manner::unpack((bits >> 8) as u8 & 7)?,
             type_len: (bits >> 16) as u8,
         })
+    }
+}
+
+impl Manner {
+    /// In three bits.
+    #[must_use]
+    pub fn pack(self) -> u8 {
+        let persist = match self.persist {
+            Persist::Keep => 0,
+            Persist::KeepAlive => 1,
+            Persist::Close => 2,
+        };
+        u8::from(self.head_only) | persist << 1
+    }
+
+    #[must_use]
+    pub fn unpack(bits: u8) -> Option<Manner> {
+        Some(Manner {
+            head_only: bits & 1 == 1,
+            persist: match bits >> 1 {
+                0 => Persist::Keep,
+                1 => Persist::KeepAlive,
+                2 => Persist::Close,
+                _ => return None,
+            },
+        })
+    }
+
+    /// Nothing follows the answer.
+    #[must_use]
+    pub fn ends(self) -> bool {
+        self.persist == Persist::Close
     }
 }

@@ -65,6 +65,7 @@ fn play<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, cx: &Context) -> Outcome
                     continue;
                 }
                 Next::Upgrade(upgrade) => End::Upgraded(upgrade),
+                Next::Ask(_) => unreachable!("nobody here asks for it"),
                 Next::Close(reason) => End::Closed(reason),
             };
             assert!(body.is_empty());

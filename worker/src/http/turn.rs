@@ -6,7 +6,7 @@ use protocol::output::{Buffer, Full, Output};
 
 use super::chunks::{Chunks, Limits};
 use super::head::{Length, Request};
-use super::routes::{self, Plan};
+use super::routes::{self, Answer, Plan};
 use super::scan::Scan;
 use super::state::{Framing, Pending, Persist, Phase, State};
 use super::{Context, MAX_FIELDS, Next, Step, answer, upgrade};
@@ -104,7 +104,11 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
             }
             self.out.put(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        if answer.wants_body()
+        if answer == Answer::Api {
+            // It looks into the head when the body is complete.
+            self.body.put(&(len as u32).to_le_bytes())?;
+            self.body.put(&self.input[..len])?;
+        } else if answer.wants_body()
             && let Ok(type_len) = u8::try_from(request.content_type.len())
         {
             self.body.put(request.content_type)?;
@@ -149,6 +153,9 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
 
     /// The request is complete, or need not be: answers it.
     fn finish(&mut self, pending: Pending, consumed: usize) -> Done {
+        if pending.answer == Answer::Api {
+            return done(Phase::default(), consumed, Next::Ask(pending.manner));
+        }
         // A type that is longer than what is there is none that we put there.
         let (kind, content) = (self.body.bytes())
             .split_at_checked(usize::from(pending.type_len))

@@ -301,8 +301,8 @@ impl Master {
                 Up::Members { .. } | Up::Users { .. } | Up::Recounted => {}
                 // Nobody moderates here.
                 Up::Moderate { .. } | Up::Withhold { .. } => {}
-                // Nobody watches here.
-                Up::Watch { .. } | Up::List { .. } => {}
+                // Nobody watches here, or asks over HTTP.
+                Up::Watch { .. } | Up::List { .. } | Up::Ask { .. } | Up::Told { .. } => {}
                 Up::Ack { cids } => {
                     let worker = &mut self.workers[index];
                     worker
