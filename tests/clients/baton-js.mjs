@@ -7,7 +7,6 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -18,8 +17,9 @@ import { chromium } from 'playwright-core';
 import WebSocket, { WebSocketServer } from 'ws';
 import { Proxy } from './proxy.mjs';
 import { check, done, served, url } from './tap.mjs';
+import { token } from './token.mjs';
 
-const { BATON_URL, BATON_RUN_DIR, BATON_MASTER, BATON_SECRET, CHROMIUM = '/usr/bin/chromium' } = process.env;
+const { BATON_URL, BATON_RUN_DIR, BATON_MASTER, CHROMIUM = '/usr/bin/chromium' } = process.env;
 
 // What is tested is what is served.
 const { Baton } = await served('/baton.js');
@@ -30,12 +30,6 @@ const HASTY = { WebSocket, heartbeat: 300, timeout: 500, backoff: [20, 200] };
 const run = promisify(execFile);
 const order = async (...args) => (await run(BATON_MASTER, [...args, '--run-dir', BATON_RUN_DIR])).stdout;
 const status = async () => JSON.parse(await order('status', '--json'));
-
-function token(sub, lasts = 60, rooms) {
-  const part = value => Buffer.from(JSON.stringify(value)).toString('base64url');
-  const message = `${part({ alg: 'HS256', kid: 'k' })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + lasts, rooms })}`;
-  return `${message}.${createHmac('sha256', BATON_SECRET).update(message).digest('base64url')}`;
-}
 
 /** Waits for a condition. What it throws meanwhile is the reason if it never comes true. */
 async function until(what, condition, ms = 20_000) {
@@ -237,7 +231,7 @@ await check('history, direct messages, and what is refused', async () => {
   assert.deepEqual(seen, [3, 4]);
   const direct = event(ben, 'direct');
   await ben.ping();
-  const sender = new Baton({ url: url('/rooms'), token: token('server', 60, { '*': ['join', 'send'], '@*': ['send'] }), WebSocket });
+  const sender = new Baton({ url: url('/rooms'), token: token('server', { '*': ['join', 'send'], '@*': ['send'] }), WebSocket });
   await assert.rejects(sender.send('$reserved', 1), { code: /bad_request|forbidden/ });
   const refused = sender.join('$reserved');
   await assert.rejects(refused.ready, { code: /bad_request|forbidden/ });
@@ -246,9 +240,45 @@ await check('history, direct messages, and what is refused', async () => {
   for (const baton of [ann, ben, sender]) baton.close();
 });
 
+await check('moderators act, and everybody is told', async () => {
+  const everything = { '*': ['join', 'send', 'presence', 'history', 'moderate'] };
+  const [mod, ann] = [['mod', everything], ['ann']].map(who => new Baton({ url: url('/rooms'), token: token(...who), WebSocket }));
+  const theirs = mod.join('kept moderated');
+  let mine = ann.join('kept moderated');
+  const told = [];
+  for (const name of ['deleted', 'cleared', 'muted', 'unmuted', 'banned', 'unbanned', 'kicked']) {
+    theirs.on(name, message => told.push([name, message[name]]));
+  }
+  await Promise.all([theirs.ready, mine.ready]);
+  const pos = await mine.send('rude');
+  await assert.rejects(mine.delete(pos), { code: 'forbidden' });
+  await theirs.delete(pos);
+  await theirs.mute('ann', 60_000);
+  await assert.rejects(mine.send('?'), error => error.code === 'forbidden' && error.retryAfterMs > 50_000);
+  await theirs.unmute('ann');
+  const last = await mine.send('sorry');
+  await theirs.clear();
+  assert.deepEqual((await theirs.history()).filter(message => 'data' in message), []);
+  let refused = event(mine, 'refused');
+  await theirs.kick('ann');
+  assert.equal((await refused).code, 'kicked');
+  mine = ann.join('kept moderated');
+  await mine.ready;
+  refused = event(mine, 'refused');
+  await theirs.ban('ann', 60_000);
+  assert.equal((await refused).code, 'banned');
+  await assert.rejects(ann.join('kept moderated').ready, { code: 'forbidden' });
+  await theirs.unban('ann');
+  await ann.join('kept moderated').ready;
+  await until('all is told', () => told.length >= 7);
+  assert.deepEqual(told, [['deleted', pos], ['muted', 'ann'], ['unmuted', 'ann'], ['cleared', last],
+    ['kicked', 'ann'], ['banned', 'ann'], ['unbanned', 'ann']]);
+  for (const baton of [mod, ann]) baton.close();
+});
+
 await check('a token is renewed before it expires, and the connection stays', async () => {
   let asked = 0;
-  const baton = new Baton({ url: url('/rooms'), token: async () => { asked++; return token('ann', asked > 2 ? 60 : 2); }, ...HASTY });
+  const baton = new Baton({ url: url('/rooms'), token: async () => { asked++; return token('ann', undefined, asked > 2 ? 60 : 2); }, ...HASTY });
   const room = baton.join('r');
   await room.ready;
   await until('the third token', () => asked === 3);
@@ -257,7 +287,7 @@ await check('a token is renewed before it expires, and the connection stays', as
   assert.equal(baton.reconnects, 0);
   baton.close();
   // Who has no other one is out.
-  const fixed = new Baton({ url: url('/rooms'), token: token('ann', 1), ...HASTY });
+  const fixed = new Baton({ url: url('/rooms'), token: token('ann', undefined, 1), ...HASTY });
   await until('it is over', () => fixed.closed, 15_000);
   assert.equal(fixed.closed.code, 'expired');
 });

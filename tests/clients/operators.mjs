@@ -73,7 +73,7 @@ if (flag === '--picture') {
     [10, () => order('scale', '3')],
     [4, () => some.forEach((socket, i) => i % 3 || setTimeout(() => i % 2 ? socket.close() : socket.terminate(), i * 40))],
     [12, () => members('lobby', 60)],
-    [8, () => page.screenshot({ path: picture })],
+    [8, () => page.screenshot({ path: picture, fullPage: true })],
   ];
   for (const [seconds, what] of later) {
     await sleep(seconds * 1000);

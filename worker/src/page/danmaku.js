@@ -268,9 +268,11 @@ const due = new Set();
 
 /** Does it once, in a while, however often it is called for. @param {() => void} what */
 function soon(what) {
-  if (due.size === 0) setTimeout(() => { for (const what of due) what(); due.clear(); }, 100);
+  // To paint a list again and again takes longer than all else, and nobody reads that fast.
+  if (due.size === 0) setTimeout(() => { for (const what of due) what(); due.clear(); }, chatty ? 500 : 100);
   due.add(what);
 }
+let chatty = false;             // more is said than anybody reads
 
 // How many of the shown room's comments find no place on the stage.
 let counted = stage.counts;
@@ -281,7 +283,8 @@ setInterval(() => {
   $('left-out').hidden = out === 0;
   $('left-out').textContent = `${flown} of ${flown + out} comments a second find a lane`;
   // Nobody can listen to that many.
-  $('log').setAttribute('aria-live', flown + out > CHATTY ? 'off' : 'polite');
+  chatty = flown + out > CHATTY;
+  $('log').setAttribute('aria-live', chatty ? 'off' : 'polite');
 }, 1000);
 
 $('pause').onclick = () => {

@@ -93,12 +93,12 @@ export class Stage {
   #fly(now) {
     this.#frame = 0;
     if (this.#paused) return;
-    for (const { comment, lane, duration } of this.#lanes.next(now)) this.#start(comment, lane, duration);
+    for (const { comment, lane, duration } of this.#lanes.next(now)) this.#start(comment, lane, duration, now);
     if (this.#lanes.waiting) this.#frame = requestAnimationFrame(now => this.#fly(now));
   }
 
-  /** @param {any} comment @param {number} lane @param {number} duration */
-  #start(comment, lane, duration) {
+  /** @param {any} comment @param {number} lane @param {number} duration @param {number} now */
+  #start(comment, lane, duration, now) {
     const element = this.#idle.pop() ?? this.#element.appendChild(document.createElement('div'));
     const { nick, text, color, own, width } = comment;
     element.className = `comment${own ? ' mine' : ''}${still.matches ? ' still' : ''}`;
@@ -115,6 +115,8 @@ export class Stage {
       ? { opacity: [0, 1, 1, 0], offset: [0, 0.1, 0.9, 1] }
       : { transform: ['translateX(0)', `translateX(${-this.#width - width}px)`] };
     const animation = element.animate(frames, { duration, fill: 'forwards' });
+    // Else it would start when it is drawn first, which may be late, and no more fit into its lane.
+    animation.startTime = now;
     animation.onfinish = () => this.#land(element);
     this.#flying.set(element, { animation, comment });
   }
