@@ -6,6 +6,7 @@ use protocol::format::{Data, Format};
 use protocol::ids::Position;
 use protocol::settings::Rooms;
 use serde_json::Value;
+use worker::client::deed::{Banned, Deed};
 use worker::client::{Fault, Id, Request, ToClient, Verb, parse};
 use worker::encoding::Encoding;
 
@@ -82,11 +83,47 @@ fn written(request: &Request<'_>) -> String {
         }
         Verb::Leave { room } => format!("\"leave\":{}", quoted(room)),
         Verb::Who { room, limit } => format!("\"who\":{},\"limit\":{limit}", quoted(room)),
-        Verb::Send { room, key, data } => {
+        Verb::Send {
+            room,
+            key,
+            priority,
+            data,
+        } => {
             let key = key.as_ref().map(|key| format!(",\"key\":{}", quoted(key)));
             let (room, key) = (quoted(room), key.unwrap_or_default());
             let data = String::from_utf8_lossy(data.bytes);
-            format!("\"data\":{data},\"send\":{room}{key}")
+            format!("\"data\":{data},\"send\":{room},\"priority\":{priority}{key}")
+        }
+        Verb::Moderate { room, deed } => {
+            let whom = |whom: &Banned<'_>| match whom {
+                Banned::User(who) => quoted(who).to_string(),
+                Banned::Address(range) => format!("true,\"address\":\"{range}\""),
+            };
+            let deed = match deed {
+                Deed::Mute { who, for_ms } => {
+                    format!("\"mute\":{},\"for_ms\":{for_ms}", quoted(who))
+                }
+                Deed::Unmute { who } => format!("\"unmute\":{}", quoted(who)),
+                Deed::Ban { whom: who, for_ms } => {
+                    format!("\"ban\":{},\"for_ms\":{for_ms}", whom(who))
+                }
+                Deed::Unban { whom: who } => format!("\"unban\":{}", whom(who)),
+                Deed::Kick { who } => format!("\"kick\":{}", quoted(who)),
+                Deed::Delete { position } => format!("\"delete\":\"{position}\""),
+                Deed::Clear => {
+                    let room = room.as_ref().map(quoted).unwrap_or_default();
+                    return format!(
+                        "{{{}}}",
+                        [&fields[..], &[format!("\"clear\":{room}")]]
+                            .concat()
+                            .join(",")
+                    );
+                }
+            };
+            let room = room
+                .as_ref()
+                .map(|room| format!(",\"room\":{}", quoted(room)));
+            deed + &room.unwrap_or_default()
         }
         Verb::Auth { token } => format!("\"auth\":{}", quoted(token)),
         Verb::Ping => "\"ping\":true".to_owned(),

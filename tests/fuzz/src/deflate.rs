@@ -41,9 +41,10 @@ fn offer(data: &[u8]) {
 
 /// The window that is agreed on; `None`: the handshake is refused.
 fn handshake(offers: &[&[u8]]) -> Option<Option<u8>> {
-    let mut head = b"GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    let mut head =
+        b"GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-        .to_vec();
+            .to_vec();
     for offer in offers {
         head.extend_from_slice(b"Sec-WebSocket-Extensions: ");
         head.extend_from_slice(offer);
@@ -90,7 +91,10 @@ fn inflate(payload: &[u8], size: usize) -> Option<Vec<u8>> {
             Inflated::Part(n) => plain.extend_from_slice(&part[..n]),
         }
         assert!((inflater.read(), plain.len()) > before, "it goes on");
-        assert!(plain.len() <= 2000 * (payload.len() + 9), "more than deflate can say");
+        assert!(
+            plain.len() <= 2000 * (payload.len() + 9),
+            "more than deflate can say"
+        );
     }
 }
 
@@ -108,7 +112,10 @@ fn by_another(payload: &[u8], plain: &[u8]) {
 }
 
 fn compress(plain: &[u8], size: usize) {
-    let level = Level { level: 1 + size as u32 % 9, from: 0 };
+    let level = Level {
+        level: 1 + size as u32 % 9,
+        from: 0,
+    };
     let mut deflater = Deflater::new(level);
     let mut frames = Vec::new();
     worker::websocket::binary(&mut frames, plain).expect("a Vec has room");

@@ -11,6 +11,7 @@
 mod channel_message;
 mod client_message;
 mod deflate;
+mod filter;
 mod hook_answer;
 mod http_head;
 mod msgpack;
@@ -21,6 +22,7 @@ mod websocket;
 pub use channel_message::channel_message;
 pub use client_message::client_message;
 pub use deflate::deflate;
+pub use filter::filter;
 pub use hook_answer::hook_answer;
 pub use http_head::http_head;
 pub use msgpack::msgpack;
@@ -36,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("channel_message", channel_message),
     ("client_message", client_message),
     ("deflate", deflate),
+    ("filter", filter),
     ("hook_answer", hook_answer),
     ("http_head", http_head),
     ("msgpack", msgpack),
