@@ -10,6 +10,16 @@ use serde_json::{Value, json};
 
 use crate::wait::{self, DEADLINE};
 
+/// The configuration of a hook on these events, with more keys.
+pub fn hook(url: &str, on: &str, more: &str) -> String {
+    format!("[[hook]]\nurl = \"{url}\"\non = {on}\n{more}\n")
+}
+
+/// Allows everything.
+pub fn yes(_: &Value) -> Value {
+    json!({ "allow": true })
+}
+
 /// One request of baton's.
 #[derive(Clone, Debug)]
 pub struct Request {
