@@ -28,6 +28,8 @@ const SMALL_ROOMS: usize = 10;
 const PER_PROCESS: usize = 4_000;
 /// Between two comments in a room, when there is no burst.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Viewers and workers share the machine: it may take its time.
+const MOVES: &str = "[timeouts]\nmove = \"60s\"\n";
 /// Comments that the moderator deletes.
 const DELETIONS: usize = 5;
 
@@ -122,7 +124,7 @@ pub fn play(options: Options) -> Result<Evening, String> {
     let key = Key::secret(1);
     let baton = Baton::builder()
         .workers(options.workers)
-        .config(&key.section("evening", "evening.key"))
+        .config(&format!("{MOVES}{}", key.section("evening", "evening.key")))
         .file("evening.key", &key.file())
         .start();
     let mut audience = Audience::enter(&baton, options)?;
@@ -130,7 +132,7 @@ pub fn play(options: Options) -> Result<Evening, String> {
         .map(|room| Speaker::new(&baton, room))
         .collect();
     let mut parts = Vec::new();
-    let mut moderation = Moderation::default();
+    let mut done = Done::default();
     for (number, (_, is_burst, happens)) in PARTS.into_iter().enumerate() {
         audience.tell(&format!("part {number}"))?;
         let before: u64 = speakers.iter().map(|speaker| speaker.said).sum();
@@ -160,9 +162,9 @@ pub fn play(options: Options) -> Result<Evening, String> {
                 thread::sleep(Duration::from_millis(2));
             }
             match event.join() {
-                Ok(Some(done)) => moderation = done,
+                Ok(Some(more)) => done.add(more),
                 Ok(None) => {}
-                Err(_) => moderation
+                Err(_) => done
                     .complaints
                     .push(format!("what was to happen has not: {happens:?}")),
             }
@@ -179,35 +181,46 @@ pub fn play(options: Options) -> Result<Evening, String> {
         .collect();
     audience.tell(&format!("end {}", last.join(" ")))?;
     let (seen, wrong) = audience.leave()?;
-    let mut complaints = moderation.complaints;
+    let mut complaints = done.complaints;
     let told = seen.iter().map(|seen| seen.deleted).sum::<u64>();
-    if moderation.deleted * options.large as u64 > told {
-        complaints.push(format!(
-            "of {} deletions, {told} were told",
-            moderation.deleted
-        ));
+    if done.deleted * options.large as u64 > told {
+        complaints.push(format!("of {} deletions, {told} were told", done.deleted));
     }
     Ok(Evening {
         options,
         parts: parts.into_iter().zip(seen).collect(),
         wrong,
         complaints,
-        moderated: moderation.deleted > 0,
+        moderated: done.deleted > 0,
     })
 }
 
-/// What a moderator did, and what was not as it should.
+/// What has been done, and what was not as it should.
 #[derive(Debug, Default)]
-struct Moderation {
+struct Done {
     deleted: u64,
     complaints: Vec<String>,
 }
 
-fn happen(baton: &Baton, what: Happens, key: &Key, recent: &[Value]) -> Option<Moderation> {
+impl Done {
+    fn add(&mut self, other: Done) {
+        self.deleted += other.deleted;
+        self.complaints.extend(other.complaints);
+    }
+}
+
+fn happen(baton: &Baton, what: Happens, key: &Key, recent: &[Value]) -> Option<Done> {
     match what {
         Happens::Nothing => {}
         Happens::Deploy => {
-            baton.expect(&["reload"], 0);
+            let output = baton.run(&["reload"]);
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Some(Done {
+                    deleted: 0,
+                    complaints: vec![said],
+                });
+            }
         }
         Happens::Crash => {
             let brain = baton.status().workers[0].pid;
@@ -223,8 +236,8 @@ fn happen(baton: &Baton, what: Happens, key: &Key, recent: &[Value]) -> Option<M
 }
 
 /// Deletes what was said last, and mutes somebody, whose next comment must be refused.
-fn moderate(baton: &Baton, key: &Key, recent: &[Value]) -> Moderation {
-    let mut done = Moderation::default();
+fn moderate(baton: &Baton, key: &Key, recent: &[Value]) -> Done {
+    let mut done = Done::default();
     let stage = room_name(0);
     let mut token = claims("moderator", 600);
     token["rooms"] = json!({ "*": ["join", "send", "moderate"] });

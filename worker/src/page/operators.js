@@ -45,6 +45,11 @@ function take(now) {
   /** @type {Record<string, number>} */
   const seats = {};
   for (const { worker, connections } of workers) seats[`worker ${worker}`] = (seats[`worker ${worker}`] ?? 0) + connections;
+  // Given by one worker and not taken by another yet: they are still there.
+  const ended = Object.values(totals.closes).reduce((all, /** @type {any} */ one) => all + one, 0);
+  const away = totals.accepted - ended - totals.connections;
+  const moves = now.reload.running || workers.some((/** @type {any} */ { state }) => state === 'moving');
+  if (moves && away > 0) seats['on the move'] = away;
   /** @type {Record<string, number | null>} */
   const closes = {};
   for (const [reason, count] of Object.entries(totals.closes)) {
@@ -54,7 +59,7 @@ function take(now) {
   }
   samples.push({
     t: now.at_ms,
-    connections: totals.connections,
+    connections: totals.connections + (seats['on the move'] ?? 0),
     seats: Object.keys(seats).length > SEATS_MAX ? { connections: totals.connections } : seats,
     messages: before ? rate(totals.messages_in, before.messages_in) : null,
     deliveries: before ? rate(totals.deliveries, before.deliveries) : null,
@@ -280,7 +285,9 @@ let baton;
 
 function connect() {
   baton?.close();
-  const mine = baton = new Baton(token ? { token: () => token } : {});
+  // What the API asks for may be no JWT, and then nothing that the rooms know.
+  const isJwt = /^ey[\w-]+(\.[\w-]+){2}$/.test(token);
+  const mine = baton = new Baton(isJwt ? { token: () => token } : {});
   mine.on('state', state => {
     if (mine !== baton) return;
     $('state').dataset.state = state;
