@@ -99,7 +99,8 @@ impl Brain {
         }
         let passes = Passes::new(state.clone(), &slots);
         let user_of = |slot| passes.user(slots.pass(slot)?);
-        let rooms = Rooms::new(state.clone(), &slots, &settings.presence, user_of);
+        let mut rooms = Rooms::new(state.clone(), &slots, &settings.presence, user_of);
+        rooms.set_options(&settings.options);
         let arena_len = settings.memory.min(MAX_ARENA) as usize;
         let poll = Poll::new()?;
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
@@ -178,6 +179,9 @@ impl Brain {
             messages_in: 0,
             gaps: [0; GAPS],
             stamp: None,
+            release_at: u64::MAX,
+            released: Vec::new(),
+            parts: Vec::new(),
             to_say: Vec::new(),
         };
         if !brain.ring.can_be_read_at(brain.ring_read()) {

@@ -45,6 +45,7 @@ use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
 use crate::poison::Verdict;
+use crate::rooms::held::Part;
 use crate::rooms::{RoomIx, Rooms};
 use crate::slots::{Flag, MANY, Slots};
 use crate::state::{Head, State};
@@ -198,6 +199,11 @@ pub struct Brain {
     /// A place in the log and when what is behind it was appended ([`row::STAMP`]), until that is
     /// delivered.
     pub(crate) stamp: Option<(u64, u64)>,
+    /// When something that is held back is to be given, and rooms of which all was given in this turn.
+    pub(crate) release_at: u64,
+    pub(crate) released: Vec<RoomIx>,
+    /// Memory for [`windows`](crate::windows).
+    pub(crate) parts: Vec<Part>,
     /// Hello (of a later brain) and Ready, until they are said.
     pub(crate) to_say: Vec<ToMaster>,
 }
@@ -297,6 +303,7 @@ impl Brain {
         if self.rooms.next_dirty().is_some() {
             at = at.min(self.told_at + crate::tell::EVERY_MS);
         }
+        at = at.min(self.release_at);
         if let Some(by) = self.ring_by {
             at = at.min(by);
         }

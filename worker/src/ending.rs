@@ -35,6 +35,7 @@ enum Due {
 impl Brain {
     /// Nothing more is taken from the connection: what waits goes out, then our FIN.
     pub fn begin_close(&mut self, slot: u32, reason: CloseReason) {
+        self.give_held(slot);
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };
@@ -66,6 +67,7 @@ impl Brain {
 
     /// `bye` and a Close frame to a client of ours, who is then given time to answer.
     pub fn say_goodbye(&mut self, slot: u32) {
+        self.give_held(slot);
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };

@@ -22,7 +22,9 @@ use crate::close::CloseReason;
 use crate::encoding::Each;
 use crate::frames::{FULL, given_up, is_always_said, is_full, opened, put, refused};
 use crate::poison::InHand;
+use crate::rooms::held::Waiting;
 use crate::rooms::{Entrant, RoomIx};
+use crate::skipped::Skipped;
 use crate::slots::{Field, Flag};
 use crate::state::Head;
 
@@ -75,6 +77,7 @@ impl Brain {
         }
         self.deliveries += self.end_run();
         self.carry_out();
+        self.release_due();
         let read = self.ring_read();
         if std::mem::replace(&mut self.ring_seen, read) != read {
             // The master has read of the ring: there may be room now. Who was the first to find it full
@@ -128,8 +131,8 @@ impl Brain {
                 position,
                 asker,
                 from,
+                share,
                 data,
-                ..
             } => {
                 self.answer(
                     at,
@@ -145,8 +148,17 @@ impl Brain {
                     if position.offset > before.offset + 1 && position.epoch == before.epoch {
                         self.on_gap(at, next, room, position.offset - 1, Some(down));
                         self.rooms.advance(room, position.offset);
-                    } else {
+                    } else if self.rooms.gives_at_once(room, share) {
                         self.on_room_message(at, next, room, position, from, data);
+                    } else {
+                        let waiting = Waiting {
+                            at,
+                            after: next,
+                            offset: position.offset,
+                            share,
+                            said_by: asker.cid,
+                        };
+                        self.on_waiting(room, before.offset, waiting, data.bytes.len());
                     }
                 }
             }
@@ -288,6 +300,16 @@ impl Brain {
         self.say_in_room(room, at, next, position.offset, message);
     }
 
+    /// As [`on_room_message`](Brain::on_room_message), of what is not given at once to all.
+    fn on_waiting(&mut self, room: RoomIx, before: u64, waiting: Waiting, bytes: usize) {
+        if waiting.offset > before {
+            self.rooms.advance(room, waiting.offset);
+        }
+        if !self.rooms.members(room).is_empty() {
+            self.wait_in_room(room, waiting, bytes);
+        }
+    }
+
     /// The log has lost the messages of a room that were said up to offset `to`: its members are told
     /// so, and are given what this record says with it (`then`), at once as bytes of their own. A
     /// brain that dies in between has told some; the next one finds the same gap and tells the others.
@@ -314,7 +336,10 @@ impl Brain {
                 put(&mut frames, gap, encoding);
             }
             if let Some(down) = &then {
-                self.frames_for(member.slot, at, down, &mut frames);
+                let (mut skipped, slot) = (Skipped::default(), member.slot);
+                self.frames_for(slot, at, down, &mut skipped, &mut frames);
+                self.gaps[Why::Sampled as usize] +=
+                    skipped.put(|room| self.rooms.name(room), encoding, &mut frames);
             }
             if !frames.is_empty() {
                 self.give_frames(member.slot, next, &frames);
@@ -408,6 +433,11 @@ impl Brain {
         };
         self.journal.commit(&mut record);
         let here = self.is_here(asker);
+        let waits = room.is_ok_and(|room| self.rooms.waiting(room).is_some());
+        if here && waits && self.slots.get(asker.slot, Field::Cursor) <= at {
+            // What is held back there was decided about others, and does not concern it.
+            self.give_frames(asker.slot, at, &[]);
+        }
         let rates = self.settings.rates.clone();
         let user = self.slots.pass(asker.slot).filter(|_| here);
         let user = user.and_then(|pass| self.passes.user(pass));

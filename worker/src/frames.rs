@@ -10,17 +10,20 @@ use crate::encoding::Encoding;
 use crate::limits::TOO_MUCH;
 use crate::moderation::{BANNED, MUTED};
 use crate::rooms::RoomIx;
+use crate::skipped::Skipped;
 use crate::websocket::{Head, MAX_HEAD, frame};
 
 impl Brain {
     /// What a record of the log means to one connection, as bytes: for one that lags, or of which a
     /// brain that died may have written a part: the answer to its request, if it is one, then the
-    /// message, if it is in the room. Returns which message that was.
+    /// message, if it is in the room and not left out: then it is `skipped`, which is to be said before
+    /// the next frame. Returns which message that was.
     pub fn frames_for(
         &self,
         slot: u32,
         at: u64,
         down: &Down<'_>,
+        skipped: &mut Skipped,
         into: &mut Vec<u8>,
     ) -> Option<(RoomIx, Position)> {
         let cid = self.slots.cid(slot);
@@ -33,8 +36,8 @@ impl Brain {
                 position,
                 asker,
                 from,
+                share,
                 data,
-                ..
             } => {
                 if mine(asker) {
                     put(ToClient::Sent {
@@ -48,7 +51,9 @@ impl Brain {
                     .rooms_of(&self.slots, slot)
                     .into_iter()
                     .find(|(r, _)| *r == room)?;
-                if position.offset > member.1 {
+                if position.offset > member.1 && !share.includes(*position, asker.cid, cid) {
+                    skipped.add(room, *position);
+                } else if position.offset > member.1 {
                     let name = self.rooms.name(room);
                     let message = ToClient::Message {
                         room: &name,

@@ -20,6 +20,7 @@ use crate::moderation::Leaves;
 use crate::owed::write;
 use crate::poison::InHand;
 use crate::rooms::RoomIx;
+use crate::skipped::Skipped;
 use crate::slots::{Field, Flag, Meta, Slots};
 use crate::websocket::{Deflater, Window};
 
@@ -79,16 +80,16 @@ impl Brain {
     /// Turns up to about `most` bytes of what the connection is owed from the log into bytes of its
     /// own. `false`: it had to be closed.
     pub fn materialise(&mut self, slot: u32, most: usize) -> bool {
-        let (mut frames, mut heard) = (Vec::new(), Heard::default());
-        let cursor = self.each_owed(slot, &mut heard, |_, record, next| {
-            frames.extend_from_slice(&record.bytes);
+        let (mut frames, mut rest) = (Vec::new(), Rest::default());
+        let cursor = self.each_owed(slot, &mut rest, |_, record, next| {
+            record.put(&mut frames);
             if frames.len() < most {
                 Some(next)
             } else {
                 None
             }
         });
-        self.put_heard(slot, heard, &mut frames);
+        self.put_rest(slot, rest, &mut frames);
         self.keep_owed(slot, cursor, &frames, None)
     }
 
@@ -107,16 +108,16 @@ impl Brain {
         leaves: Option<Leaves>,
     ) {
         if !self.local(slot).lagging {
-            let from = self.slots.get(slot, Field::Cursor).max(self.turn.from);
+            let from = self.owed_from(slot);
             self.slots.set(slot, Field::Cursor, from);
             self.credits.take(slot);
         }
-        let (mut bytes, mut heard) = (Vec::new(), Heard::default());
-        let owed = self.each_owed(slot, &mut heard, |_, record, next| {
-            bytes.extend_from_slice(&record.bytes);
+        let (mut bytes, mut rest) = (Vec::new(), Rest::default());
+        let owed = self.each_owed(slot, &mut rest, |_, record, next| {
+            record.put(&mut bytes);
             Some(next)
         });
-        self.put_heard(slot, heard, &mut bytes);
+        self.put_rest(slot, rest, &mut bytes);
         bytes.extend_from_slice(frames);
         if self.keep_owed(slot, owed.map(|_| cursor), &bytes, leaves) {
             self.touch(slot);
@@ -130,21 +131,29 @@ impl Brain {
         let mut excess = (self.credits.of(slot).bytes as usize).saturating_sub(keep);
         let mut kept = Vec::new();
         let mut gaps: Vec<(RoomIx, Position, Position)> = Vec::new();
+        let mut lose = |room, from, to| match gaps.iter_mut().find(|gap| gap.0 == room) {
+            Some(gap) => gap.2 = to,
+            None => gaps.push((room, from, to)),
+        };
         let mut dropped = 0;
-        let mut heard = Heard::default();
-        let cursor = self.each_owed(slot, &mut heard, |_, record, next| {
+        let mut rest = Rest::default();
+        let cursor = self.each_owed(slot, &mut rest, |_, record, next| {
             let message = record.bytes.len() - record.answer;
             kept.extend_from_slice(&record.bytes[..record.answer]);
+            // What was left out anyway is told with it.
+            for (room, from, to) in record.skipped.iter() {
+                lose(room, from, to);
+            }
             if let Some((room, position)) = record.message {
-                match gaps.iter_mut().find(|gap| gap.0 == room) {
-                    Some(gap) => gap.2 = position,
-                    None => gaps.push((room, position, position)),
-                }
+                lose(room, position, position);
                 dropped += 1;
                 excess = excess.saturating_sub(message);
             }
             if excess > 0 { Some(next) } else { None }
         });
+        for (room, from, to) in std::mem::take(&mut rest.skipped).iter() {
+            lose(room, from, to);
+        }
         let encoding = self.slots.encoding(slot);
         for (room, from, to) in gaps {
             let room = &self.rooms.name(room);
@@ -159,18 +168,19 @@ impl Brain {
                 encoding,
             );
         }
-        self.put_heard(slot, heard, &mut kept);
+        self.put_rest(slot, rest, &mut kept);
         self.gaps[Lost::Slow as usize] += dropped;
         self.credits.of(slot).bytes = keep as u32;
         self.keep_owed(slot, cursor, &kept, None)
     }
 
-    /// Who has come and gone since, behind what else it is owed: it has no place in the room.
-    fn put_heard(&mut self, slot: u32, heard: Heard, frames: &mut Vec<u8>) {
+    /// What was left out for it since, and who has come and gone, which has no place in the room.
+    fn put_rest(&mut self, slot: u32, rest: Rest, frames: &mut Vec<u8>) {
         let encoding = self.slots.encoding(slot);
         let name = |room| self.rooms.name(room);
         let mut plain = Vec::new();
-        heard.each(name, |said| frames::put(&mut plain, said, encoding));
+        self.gaps[Lost::Sampled as usize] += rest.skipped.put(name, encoding, &mut plain);
+        (rest.heard).each(name, |said| frames::put(&mut plain, said, encoding));
         match encoding.inflated() {
             Some(_) => self.deflater.put_frames(&plain, Window::LARGEST, frames),
             None => frames.append(&mut plain),
@@ -178,12 +188,12 @@ impl Brain {
     }
 
     /// Calls `each` with every record behind the connection's cursor that concerns it, until it
-    /// returns `None`, but for those that only say who comes and goes: these are `heard`. The position
-    /// behind the last one; `None`: the log has overtaken it.
+    /// returns `None`, but for those that only say who comes and goes, or are not for it: these are the
+    /// `rest`. The position behind the last one; `None`: the log has overtaken it.
     fn each_owed(
         &mut self,
         slot: u32,
-        heard: &mut Heard,
+        rest: &mut Rest,
         mut each: impl FnMut(&Brain, Owed, u64) -> Option<u64>,
     ) -> Option<u64> {
         let mut cursor = self.slots.get(slot, Field::Cursor);
@@ -199,13 +209,13 @@ impl Brain {
             if let Down::List { room, .. } | Down::Changes { room, .. } = down {
                 let room = self.rooms.numbered(room).filter(|_| !self.is_given_up(at));
                 if let Some(room) = room.filter(|room| self.is_told(slot, *room, at)) {
-                    heard.add(room, &down);
+                    rest.heard.add(room, &down);
                 }
                 continue;
             }
             self.note_sentence(slot, &down);
             let mut owed = Owed::default();
-            owed.message = self.frames_for(slot, at, &down, &mut owed.bytes);
+            owed.message = self.frames_for(slot, at, &down, &mut rest.skipped, &mut owed.bytes);
             owed.answer = match owed.message {
                 Some(_) => answer_len(&owed.bytes),
                 None => owed.bytes.len(),
@@ -213,11 +223,28 @@ impl Brain {
             if self.slots.encoding(slot).inflated().is_some() {
                 owed.deflate(&mut self.deflater);
             }
+            if !owed.bytes.is_empty() && !rest.skipped.is_empty() {
+                owed.skipped = std::mem::take(&mut rest.skipped);
+                owed.gaps = self.gaps_of(slot, &owed.skipped);
+            }
             if !owed.bytes.is_empty() && each(self, owed, next).is_none() {
                 break;
             }
         }
         Some(cursor)
+    }
+
+    /// What is said of messages that were left out.
+    fn gaps_of(&mut self, slot: u32, skipped: &Skipped) -> Vec<u8> {
+        let encoding = self.slots.encoding(slot);
+        let (mut plain, mut frames) = (Vec::new(), Vec::new());
+        self.gaps[Lost::Sampled as usize] +=
+            skipped.put(|room| self.rooms.name(room), encoding, &mut plain);
+        match encoding.inflated() {
+            Some(_) => (self.deflater).put_frames(&plain, Window::LARGEST, &mut frames),
+            None => frames.append(&mut plain),
+        }
+        frames
     }
 
     /// All of it as one frame.
@@ -313,9 +340,19 @@ impl Brain {
     }
 }
 
+/// What is said behind all else.
+#[derive(Debug, Default)]
+struct Rest {
+    skipped: Skipped,
+    heard: Heard,
+}
+
 /// What one record means to a connection.
 #[derive(Debug, Default)]
 struct Owed {
+    /// What was left out for it before, and what is said of that.
+    skipped: Skipped,
+    gaps: Vec<u8>,
     /// An answer first, then a message: either may be missing.
     bytes: Vec<u8>,
     answer: usize,
@@ -323,6 +360,11 @@ struct Owed {
 }
 
 impl Owed {
+    fn put(&self, frames: &mut Vec<u8>) {
+        frames.extend_from_slice(&self.gaps);
+        frames.extend_from_slice(&self.bytes);
+    }
+
     /// The same, compressed.
     fn deflate(&mut self, deflater: &mut Deflater) {
         let (answer, message) = self.bytes.split_at(self.answer);

@@ -13,7 +13,8 @@
 //! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
 //! say what), [`limits`] (how much), [`filter`] (in which words), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
-//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`]; [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
+//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`];
+//! [`windows`] (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
 //! [`checks`], [`poison`]. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
 
 pub mod api;
@@ -51,6 +52,7 @@ pub mod proxy;
 pub mod recover;
 pub mod requests;
 pub mod rooms;
+pub mod skipped;
 pub mod slots;
 pub mod snapshot;
 pub mod state;
@@ -60,5 +62,6 @@ pub mod tell;
 pub mod timers;
 pub mod users;
 pub mod websocket;
+pub mod windows;
 
 pub use protocol::close;

@@ -87,12 +87,28 @@ impl Credits {
         self.0.shrink_to_fit();
     }
 
-    /// What this turn owes it, which is not owed any more; 0: nothing.
-    pub fn take(&mut self, slot: u32) -> u32 {
-        self.0.get_mut(slot as usize).map_or(0, |credit| {
+    /// What this turn owes it, which is not owed any more; 0: nothing. True: it is [`WHOLE`].
+    pub fn take(&mut self, slot: u32) -> (u32, bool) {
+        self.0.get_mut(slot as usize).map_or((0, false), |credit| {
+            let whole = credit.is_whole();
             credit.last = 0;
-            std::mem::take(&mut credit.first)
+            (std::mem::take(&mut credit.first), whole)
         })
+    }
+}
+
+/// With the last: these are all that it is owed of what was read, but for what lies behind the last.
+const WHOLE: u32 = 1 << 31;
+
+impl Credit {
+    /// It is owed something in this turn.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.first != 0
+    }
+
+    fn is_whole(&self) -> bool {
+        self.last & WHOLE != 0
     }
 }
 
@@ -127,7 +143,7 @@ struct Ref {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Piece {
+pub(crate) enum Piece {
     /// Of `said`, from the first to before the end.
     Said(u32, u32),
     /// Of `answers`, and the log position behind its record.
@@ -154,7 +170,7 @@ impl Turn {
     fn owe(&mut self, credit: &mut Credit, piece: Piece) {
         self.refs.push(Ref { piece, next: 0 });
         let this = self.refs.len() as u32;
-        match credit.last {
+        match credit.last & !WHOLE {
             0 => credit.first = this,
             last => self.refs[last as usize - 1].next = this,
         }
@@ -180,6 +196,20 @@ impl Turn {
     fn start(&self, said: u32, encoding: Encoding) -> usize {
         said.checked_sub(1).map_or(0, |before| {
             self.said[before as usize].ends[encoding] as usize
+        })
+    }
+
+    /// How many frames of rooms there are.
+    pub(crate) fn count_said(&self) -> u32 {
+        self.said.len() as u32
+    }
+
+    /// The log position behind the last of these pieces.
+    fn behind(&self, first: u32) -> u64 {
+        let last = self.pieces(first).last();
+        last.map_or(self.read, |piece| match piece {
+            Piece::Said(_, end) => self.said[end as usize - 1].after,
+            Piece::Answer(.., after) => after,
         })
     }
 
@@ -215,13 +245,25 @@ impl Brain {
         if self.turn.run.as_ref().is_some_and(|run| run.room != room) {
             self.deliveries += self.end_run();
         }
-        let turn = &mut self.turn;
-        let first = turn.said.len() as u32;
-        turn.run.get_or_insert(Run {
+        let first = self.turn.count_said();
+        self.turn.run.get_or_insert(Run {
             room,
             first,
             ahead: Vec::new(),
         });
+        self.make_said(room, at, after, offset, message);
+    }
+
+    /// The frame of this, in each encoding that is wanted in the room.
+    pub(crate) fn make_said(
+        &mut self,
+        room: RoomIx,
+        at: u64,
+        after: u64,
+        offset: u64,
+        message: ToClient<'_>,
+    ) {
+        let turn = &mut self.turn;
         let mut plain = Vec::new();
         for encoding in Encoding::ALL {
             if !self.rooms.wants(room, encoding) {
@@ -279,20 +321,36 @@ impl Brain {
             return 0;
         }
         if lags {
-            let encoding = member.encoding();
-            let mut start = self.turn.start(first, encoding) as u32;
-            for said in &said[first as usize..] {
-                let end = said.ends[encoding];
-                if said.at >= credit.lags_from {
-                    credit.bytes += end - start;
-                }
-                start = end;
-            }
+            self.owe_lagging(member, first, end);
         } else {
             self.turn.owe(credit, Piece::Said(first, end));
             self.touch(member.slot);
         }
         u64::from(end - first)
+    }
+
+    /// Of one that lags: these frames wait for it in the log.
+    pub(crate) fn owe_lagging(&mut self, member: Member, first: u32, end: u32) {
+        let credit = self.credits.of(member.slot);
+        let encoding = member.encoding();
+        let mut start = self.turn.start(first, encoding) as u32;
+        for said in &self.turn.said[first as usize..end as usize] {
+            let end = said.ends[encoding];
+            if said.at >= credit.lags_from {
+                credit.bytes += end - start;
+            }
+            start = end;
+        }
+    }
+
+    /// A piece for one that does not lag. `whole`: if it is the first, all that it is owed are such
+    /// pieces.
+    pub(crate) fn owe_piece(&mut self, slot: u32, piece: Piece, whole: bool) {
+        let credit = self.credits.of(slot);
+        let whole = whole && (credit.is_whole() || !credit.owes());
+        self.turn.owe(credit, piece);
+        credit.last |= if whole { WHOLE } else { 0 };
+        self.touch(slot);
     }
 
     /// An answer to one connection, behind what was said to it before.
@@ -393,11 +451,12 @@ impl Brain {
         if self.turn.read != self.turn.from {
             self.state.set(Head::LogRead, self.turn.read);
         }
+        self.end_holds();
     }
 
     /// What waits for this one.
     pub(crate) fn flush_one(&mut self, slot: u32) {
-        let first = self.credits.take(slot);
+        let (first, whole) = self.credits.take(slot);
         let Some(meta) = self.slots.meta(slot) else {
             return;
         };
@@ -408,9 +467,17 @@ impl Brain {
         if meta.has(Flag::Lagging) {
             return self.catch_up(slot);
         }
-        if meta.has(Flag::Batch) && first != 0 {
-            return self.flush_batch(slot, meta);
+        // Of what is held back it must not be given something later before something else.
+        let is_held =
+            !whole && self.rooms.is_holding() && self.rooms.held_from(&self.slots, slot) < u64::MAX;
+        if first != 0 && (is_held || meta.has(Flag::Batch)) {
+            self.owe_by_log(slot, meta);
+            return self.catch_up(slot);
         }
+        let cursor = match whole {
+            true => self.turn.behind(first),
+            false => self.turn.read,
+        };
         let pending = buffers::unwritten(&self.arena, &self.slots, slot);
         let waiting = pending.len();
         let mut owed = 0;
@@ -442,31 +509,32 @@ impl Brain {
         if n > 0 && n < waiting + owed {
             fault::point("worker:write-part");
         }
-        self.note_written(slot, meta, first, waiting, owed, n);
+        self.note_written(slot, meta, (first, cursor), waiting, owed, n);
         if n == offered && offered < waiting + owed {
             // The socket is not full, so that it has room again is nothing that will be told.
             self.catch_up(slot);
         }
     }
 
-    /// What becomes one frame is committed before it is written: it goes the way of those who lag.
-    fn flush_batch(&mut self, slot: u32, meta: Meta) {
-        let cursor = self.slots.get(slot, Field::Cursor).max(self.turn.from);
+    /// What becomes one frame, or of which something was held back, is committed before it is written: it
+    /// goes the way of those who lag.
+    pub(crate) fn owe_by_log(&mut self, slot: u32, meta: Meta) {
+        let cursor = self.owed_from(slot);
         let mut record = Record::new();
         let meta = meta.with(Flag::Lagging, true);
         Slots::change(&mut record, slot, Field::Cursor, cursor);
         Slots::change(&mut record, slot, Field::Meta, meta.pack());
         self.journal.commit(&mut record);
         self.begin_to_lag(slot);
-        self.catch_up(slot);
     }
 
-    /// `n` bytes have gone out, of `waiting` own ones and `owed` of the turn's frames.
+    /// `n` bytes have gone out, of `waiting` own ones and `owed` of the turn's frames, of which it has all
+    /// up to `cursor` with them.
     fn note_written(
         &mut self,
         slot: u32,
         meta: Meta,
-        first: u32,
+        (first, cursor): (u32, u64),
         waiting: usize,
         owed: usize,
         n: usize,
@@ -480,7 +548,7 @@ impl Brain {
             let mut record = Record::new();
             Slots::change(&mut record, slot, Field::Written, written);
             Slots::change(&mut record, slot, Field::Produced, written);
-            Slots::change(&mut record, slot, Field::Cursor, self.turn.read);
+            Slots::change(&mut record, slot, Field::Cursor, cursor);
             let old = Extent::unpack(self.slots.get(slot, Field::Output));
             if let Some(old) = old {
                 // The frames were never in it: what has been produced ends elsewhere now.
@@ -501,7 +569,7 @@ impl Brain {
     /// becomes bytes, the records behind it stay in the log.
     fn note_cut(&mut self, slot: u32, meta: Meta, first: u32, waiting: usize, n: usize) {
         let mut gone = n.saturating_sub(waiting);
-        let mut cursor = self.turn.from.max(self.slots.get(slot, Field::Cursor));
+        let mut cursor = self.owed_from(slot);
         let mut rest = Vec::new();
         for (frame, after) in self.turn.frames(first, meta.encoding()) {
             let whole = gone >= frame.len();

@@ -96,7 +96,7 @@ impl Brain {
         };
         let mut cursor = self.slots.get(slot, Field::Cursor);
         if !meta.has(Flag::Lagging) {
-            cursor = cursor.max(self.state.get(Head::LogRead));
+            cursor = self.owed_from(slot);
         }
         let meta = meta
             .with(Flag::Given, true)

@@ -198,7 +198,8 @@ impl Brain {
         let deaths = self.verdict.deaths;
         if self.verdict.damns(InHand::Log(at)) {
             log::error!("the record at {at} of the log has killed {deaths} brains: dropped");
-            self.state.set(Head::LogRead, next);
+            self.state
+                .set(Head::LogRead, next.max(self.state.get(Head::LogRead)));
             return;
         }
         let what = Down::decode(&bytes).map_or("no record".to_owned(), |down| self.describe(&down));

@@ -24,6 +24,7 @@ use crate::buffers;
 use crate::checks::{self, Doubt};
 use crate::close::CloseReason;
 use crate::poison::InHand;
+use crate::skipped::Skipped;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
 use crate::websocket::Window;
@@ -59,6 +60,7 @@ pub fn recover(brain: &mut Brain) {
     brain.nothing_in_hand();
     fault::point("worker:recover");
     sweep(brain);
+    brain.hold_again();
     for slot in 0..used {
         let Some(meta) = brain.slots.meta(slot) else {
             continue;
@@ -212,10 +214,8 @@ fn repair_output(
         return Err(CloseReason::Internal);
     }
     let mut beyond = (written - produced) as usize;
-    let mut cursor = brain
-        .slots
-        .get(slot, Field::Cursor)
-        .max(brain.state.get(Head::LogRead));
+    let mut cursor = brain.owed_from(slot);
+    let mut skipped = Skipped::default();
     let mut bytes = Vec::new();
     let (mut plain, mut frames) = (Vec::new(), Vec::new());
     while beyond > 0 {
@@ -228,7 +228,17 @@ fn repair_output(
         frames.clear();
         if let Some(down) = Down::decode(&bytes) {
             plain.clear();
-            brain.frames_for(slot, at, &down, &mut plain);
+            let mut said = Vec::new();
+            brain.frames_for(slot, at, &down, &mut skipped, &mut said);
+            if !said.is_empty() {
+                let encoding = meta.encoding();
+                std::mem::take(&mut skipped).put(
+                    |room| brain.rooms.name(room),
+                    encoding,
+                    &mut plain,
+                );
+                plain.append(&mut said);
+            }
             match meta.encoding().inflated() {
                 None => frames.extend_from_slice(&plain),
                 Some(_) => (brain.deflater).put_frames(&plain, Window::LARGEST, &mut frames),

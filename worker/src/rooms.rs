@@ -3,14 +3,14 @@
 //! A worker holds a room from the log record [`Opened`](protocol::record::Down::Opened) that
 //! answers its first join until it has told the master that nobody is left. Rooms and memberships
 //! ("cells") are words in the state; the lists through which they are found are this brain's, and
-//! the next brain makes its own from the words ([`Rooms::new`]).
+//! the next brain makes its own from the words ([`Rooms::new`]). What was said and waits is [`held`].
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use protocol::ids::{Cid, Position};
 use protocol::journal::{Record, Word};
-use protocol::settings::Presence;
+use protocol::settings::{Options, Presence};
 use rustc_hash::FxHashMap;
 
 use crate::encoding::{Each, Encoding};
@@ -18,17 +18,19 @@ use crate::slots::{Field, Slots};
 use crate::state::{CELLS, Head, MAX_CELLS, MAX_ROOMS, ROOMS, State};
 use crate::users::{User, Users};
 
+pub mod held;
 pub mod presence;
 
 /// slot + 1 and room · join offset · next cell of the connection + 1 · from which position of the log
 /// on it is told who comes and goes (0: not at all)
 pub const CELL_WORDS: usize = 4;
 
-/// number at the master + 1 and length of the name · epoch · last offset · total · the name
+/// number at the master + 1 and length of the name · epoch · last offset · total · the name ·
+/// from where in the log on something is held back
 pub const ROOM_WORDS: usize = 32;
 
 /// Bytes of a room's name at most (200 bytes of UTF-8 are allowed).
-pub const MAX_NAME: usize = (ROOM_WORDS - 4) * 8;
+pub const MAX_NAME: usize = (ROOM_WORDS - 5) * 8;
 
 /// Of a cell that is nobody's: its place.
 const NOWHERE: u32 = u32::MAX;
@@ -91,6 +93,9 @@ struct Room {
     /// Of the last message that was read, which its word says once it is [settled](Rooms::settle).
     offset: u64,
     moved: bool,
+    /// What is said within so long is given together; 0: at once.
+    merge_ms: u64,
+    held: Option<Box<held::Held>>,
 }
 
 #[derive(Debug)]
@@ -111,6 +116,9 @@ pub struct Rooms {
     dirty: Vec<u32>,
     /// Rooms of which messages were read that are not settled.
     moved: Vec<u32>,
+    options: Options,
+    /// Rooms in which something is held back.
+    holding: Vec<u32>,
     held: u32,
     doubtful: HashSet<u32>,
 }
@@ -138,6 +146,8 @@ impl Rooms {
             free_cells: Vec::new(),
             dirty: Vec::new(),
             moved: Vec::new(),
+            options: Options::default(),
+            holding: Vec::new(),
             held: 0,
             doubtful: HashSet::new(),
             state,
@@ -155,6 +165,7 @@ impl Rooms {
                 room.offset = offset;
                 room.present = presence::Present::of(&rooms.presence, &name);
                 rooms.mark_dirty(ix);
+                rooms.load_held(ix);
             } else {
                 rooms.store(room_word(ix, 0), 0);
                 rooms.free_rooms.push(ix);
@@ -312,7 +323,10 @@ impl Rooms {
             let room = &mut self.rooms[ix as usize];
             room.moved = false;
             let offset = room.offset;
-            self.store(room_word(ix, 2), offset);
+            // What is held back does not count yet.
+            if room.held.is_none() {
+                self.store(room_word(ix, 2), offset);
+            }
         }
     }
 
@@ -367,9 +381,12 @@ impl Rooms {
         change(record, room_word(ix, 1), position.epoch);
         change(record, room_word(ix, 2), position.offset);
         change(record, room_word(ix, 3), total.into());
+        self.begin_holds(record, ix);
+        let merge_ms = self.options.of(name).merge_ms;
         let room = &mut self.rooms[ix as usize];
         room.offset = position.offset;
         room.present = presence::Present::of(&self.presence, name);
+        room.merge_ms = merge_ms;
         self.by_number.insert(number, ix);
         self.by_name.insert(name.into(), ix);
         self.held += 1;
@@ -381,6 +398,7 @@ impl Rooms {
         debug_assert!(self.members(room).is_empty());
         self.by_number.remove(&self.number(room));
         self.by_name.remove(self.name(room).as_slice());
+        self.drop_hold(room.0);
         change(record, room_word(room.0, 0), 0);
         self.free_rooms.push(room.0);
         self.held -= 1;

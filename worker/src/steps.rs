@@ -48,7 +48,9 @@ pub(crate) enum Progress {
 impl Brain {
     /// Takes steps on the unread input, and commits them. Nothing holds the connection back.
     pub(crate) fn steps(&mut self, slot: u32) -> Progress {
-        let Some(before) = self.slots.meta(slot) else {
+        self.hear_first(slot);
+        let before = self.slots.meta(slot);
+        let Some(before) = before.filter(|meta| meta.phase != Phase::Closing) else {
             return Progress::Ends;
         };
         let owner = (slot, self.local(slot).generation);

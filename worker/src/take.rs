@@ -68,6 +68,7 @@ impl Brain {
                 }
                 self.settings = *settings;
                 self.rooms.set_presence(&self.settings.presence);
+                self.rooms.set_options(&self.settings.options);
                 self.keys = Keys::new(&self.settings.auth);
                 // The next brain compresses by these, too: what this one writes a part of, it goes on with.
                 self.deflater = Deflater::new(Level::of(&self.settings.websocket));

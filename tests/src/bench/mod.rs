@@ -9,7 +9,7 @@
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
 //! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; what
-//! it takes that a message is checked: [`checks`]; what is compressed: [`compression`]. They measure
+//! it takes that a message is checked: [`checks`]; what is compressed: [`compression`], and given together: [`merging`]. They measure
 //! with [`gauge`], by clients that are [`plain`].
 
 use std::fmt;
@@ -32,6 +32,7 @@ pub mod handoff;
 pub mod held;
 mod master;
 pub mod memory;
+mod merging;
 mod messages;
 mod overload;
 pub mod peers;
@@ -53,7 +54,7 @@ pub struct Subject {
     pub run: fn(&Options) -> Result<Vec<Table>, String>,
 }
 
-pub const SUBJECTS: [Subject; 15] = [
+pub const SUBJECTS: [Subject; 16] = [
     continuity::SUBJECT,
     handoff::SUBJECT,
     cost::SUBJECT,
@@ -69,6 +70,7 @@ pub const SUBJECTS: [Subject; 15] = [
     growth::SUBJECT,
     checks::SUBJECT,
     compression::SUBJECT,
+    merging::SUBJECT,
 ];
 
 #[derive(Clone, Debug)]

@@ -124,9 +124,11 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         None => (64, 4),
     };
     // So many deaths are ours, not those of a worker that should be given up; and where processors
-    // are few, a client of ours may take its time for a head.
+    // are few, a client of ours may take its time for a head. In some rooms what is said is held back,
+    // to be given together.
     let config = format!(
         "[timeouts]\nhung = \"{}s\"\n[http]\nhead_timeout = \"60s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
+         [[room]]\nmatch = \"room *1\"\nmerge = \"20ms\"\n\
          [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n",
         HUNG.as_secs()
     );
