@@ -501,13 +501,15 @@ fn a_reload_changes_what_is_given_in_rooms_that_are_there() {
 /// Its worker is away, in the middle of a window, until the log is overwritten: what is lost is said.
 #[test]
 fn what_was_held_back_is_lost_with_the_log_and_said_so() {
-    let room = "merge = \"200ms\"\n[memory]\nlog = \"1 MiB\"";
+    let room = "merge = \"200ms\"\n[memory]\nlog = \"1 MiB\"\nring = \"1 MiB\"";
     for dies in [false, true] {
         let baton = builder(room).start();
         let mut member = Client::on_worker(baton.public, 1);
         let mut next = member.join("r").offset + 1;
         let mut publisher = Client::on_worker(baton.public, 2);
-        for _ in 0..3 {
+        let mut lost = 0;
+        // Until it was away in the middle of one.
+        for _ in 0..20 {
             (0..5).for_each(|n| _ = publisher.publish("r", json!(n)));
             let status = baton.status();
             let worker = status.worker(1);
@@ -527,7 +529,6 @@ fn what_was_held_back_is_lost_with_the_log_and_said_so() {
             (0..30).for_each(|_| _ = publisher.publish("elsewhere", much.clone()));
             let last = publisher.publish("r", json!("behind it"));
             process::go_on(sleeper);
-            let mut lost = 0;
             while next <= last.offset {
                 let event = member.event();
                 let gap = &event["gap"];
@@ -542,8 +543,11 @@ fn what_was_held_back_is_lost_with_the_log_and_said_so() {
                     next += 1;
                 }
             }
-            assert!(lost <= 6, "{lost}");
+            if lost > 0 {
+                break;
+            }
         }
+        assert!((1..=6).contains(&lost), "{lost}");
         member.nothing();
     }
 }
