@@ -551,3 +551,26 @@ fn what_was_held_back_is_lost_with_the_log_and_said_so() {
         member.nothing();
     }
 }
+
+/// When all has been given, nobody is awake.
+#[test]
+fn who_has_nothing_to_give_sleeps() {
+    let baton = builder("merge = \"20ms\"\nbudget = 1").start();
+    let mut member = Client::on_worker(baton.public, 1);
+    let mut heard = Heard::join(&mut member, "r");
+    let mut publisher = Client::on_worker(baton.public, 2);
+    let said = (0..100).map(|n| publisher.publish("r", json!(n))).last();
+    while heard.next <= said.as_ref().expect("the last").offset {
+        heard.hear(&member.event());
+    }
+    let brain = baton.status().worker(1).pid;
+    let spent = || process::cpu_seconds(brain);
+    eventually("its worker sleeps", || {
+        let (before, begin) = (spent(), Instant::now());
+        while begin.elapsed() < Duration::from_millis(300) {
+            publisher.ok(json!({"ping": true}));
+        }
+        let (after, before) = (spent(), before);
+        after.0 + after.1 <= before.0 + before.1 + 0.02
+    });
+}

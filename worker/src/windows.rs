@@ -65,6 +65,7 @@ impl Brain {
     /// Gives what has waited for long enough. To be called when what is new in the log is read.
     pub(crate) fn release_due(&mut self) {
         if !self.rooms.is_holding() {
+            self.release_at = u64::MAX;
             return;
         }
         // Before the log overtakes it.
@@ -157,7 +158,9 @@ impl Brain {
         let (epoch, ends) = (release.epoch, release.ends);
         let slot = member.slot;
         let begin = held.begin(self.slots.get(slot, Field::Cursor), member.after);
-        if begin == held.said.len() {
+        // Wherever else it is, or will be, its cursor says what it lacks.
+        let is_elsewhere = self.slots.has(slot, Flag::Given) || self.slots.has(slot, Flag::Unacked);
+        if begin == held.said.len() || is_elsewhere {
             return;
         }
         let cid = self.slots.cid(slot);
@@ -180,6 +183,7 @@ impl Brain {
         if is_for {
             // All of it as pieces, if there is nothing else; or else out of the log, for which any will do.
             let whole = is_alone
+                && !self.credits.of(slot).owes()
                 && begin_is_new(&parts, held)
                 && !(ends && left_out.is_some())
                 && !self.slots.has(slot, Flag::Batch);
@@ -319,10 +323,14 @@ impl Brain {
 
     /// The turn is flushed: what was released is owed to nobody any more but by its slot.
     pub(crate) fn end_holds(&mut self) {
+        if self.released.is_empty() {
+            return;
+        }
         for room in std::mem::take(&mut self.released) {
             fault::point("worker:released");
             self.rooms.end_hold(room);
         }
+        self.release_at = self.rooms.next_due();
     }
 
     /// For a new brain: what is held back is read anew.
