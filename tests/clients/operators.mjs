@@ -161,7 +161,7 @@ await check('with one, it gives orders, and says what came of them', async () =>
   await until(page, '#workers', /worker 3ready/);
   await page.click('#sign-in-button');
   await page.click('#sign-in [value=none]');
-  assert(await page.locator('#reload').isDisabled());
+  await page.waitForFunction(() => document.querySelector('#reload').disabled);
 }, 60);
 
 await check('it fits a phone, and the dark', async () => {
