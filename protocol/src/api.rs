@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cidr::Cidr;
+
 /// Rooms that one request may publish to.
 pub const MAX_ROOMS: usize = 100;
 /// Entries of one page.
@@ -63,10 +65,36 @@ pub enum Ask {
     Connection {
         cid: u64,
     },
+    /// Without a room: everywhere.
+    Decide {
+        what: Decision,
+        room: Option<String>,
+    },
     Reload,
     Scale {
         workers: u16,
     },
+}
+
+/// What is decided about somebody or something ([`Act`](crate::moderation::Act)); `for_ms`: 0: for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    Mute { who: String, for_ms: u64 },
+    Unmute { who: String },
+    Ban { whom: Whom, for_ms: u64 },
+    Unban { whom: Whom },
+    Kick { who: String },
+    Delete { position: (u64, u64) },
+    Clear,
+}
+
+/// A user, or all who come from an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whom {
+    User(String),
+    Address(Cidr),
 }
 
 /// What kind of answer it is.

@@ -512,6 +512,82 @@ fn publishes_though_a_brain_dies_in_the_middle() {
     }
 }
 
+#[test]
+fn decides_about_users_and_what_they_said() {
+    let config = "[[room]]\nmatch = \"*\"\nhistory = 10\n";
+    let baton = with_api(config).start();
+    let mut api = Api::connect(baton.admin);
+    let mut member = Client::connect(baton.public);
+    let mut other = Client::connect(baton.public);
+    member.join("r");
+    other.join("r");
+    let cid = member.cid().to_owned();
+    let first = member.publish("r", json!("one"));
+    assert_eq!(other.message()["data"], "one");
+    member.message();
+
+    let said = api.ok(
+        "/api/v1/mute",
+        Some(&json!({"user": cid, "room": "r", "for_ms": 60_000})),
+    );
+    assert!(
+        said["until_ms"].as_u64() > Some(1_700_000_000_000),
+        "{said}"
+    );
+    assert_eq!(other.event()["muted"], json!(cid));
+    assert_eq!(member.error(json!({"send": "r", "data": 1})), "forbidden");
+    assert_eq!(
+        api.ok("/api/v1/unmute", Some(&json!({"user": cid, "room": "r"}))),
+        json!({"ok": true})
+    );
+    assert_eq!(other.event()["unmuted"], json!(cid));
+
+    let position = format!("{}:{}", first.epoch, first.offset);
+    let said = api.ok(
+        "/api/v1/delete",
+        Some(&json!({"room": "r", "pos": position})),
+    );
+    assert_eq!(said, json!({"ok": true, "pos": position}));
+    assert_eq!(other.event(), json!({"room": "r", "deleted": position}));
+    let history = api.ok("/api/v1/rooms/r/history", None);
+    assert_eq!(
+        history["messages"],
+        json!([{"room": "r", "deleted": position}])
+    );
+    assert_eq!(
+        api.ok("/api/v1/clear", Some(&json!({"room": "r"})))["pos"],
+        json!(position)
+    );
+    assert_eq!(other.event(), json!({"room": "r", "cleared": position}));
+    for (path, body) in [
+        ("/api/v1/delete", json!({"room": "r", "pos": "e1:1"})),
+        ("/api/v1/clear", json!({"room": "none"})),
+    ] {
+        assert_eq!(api.post(path, &body).status, 404, "{path}");
+    }
+    for (path, body) in [
+        ("/api/v1/delete", json!({"room": "r"})),
+        ("/api/v1/mute", json!({"room": "r"})),
+        ("/api/v1/mute", json!({"address": "10.0.0.1"})),
+        ("/api/v1/ban", json!({"address": "10.0.0.1", "room": "r"})),
+        ("/api/v1/ban", json!({"address": "nowhere"})),
+        ("/api/v1/kick", json!({"user": ""})),
+        // A variable that was empty decides nothing for all rooms.
+        ("/api/v1/ban", json!({"user": "u7", "room": null})),
+    ] {
+        assert_eq!(api.post(path, &body).status, 400, "{path} {body}");
+    }
+
+    api.ok("/api/v1/ban", Some(&json!({"user": cid, "room": "r"})));
+    assert_eq!(other.event()["banned"], json!(cid));
+    assert_eq!(member.error(json!({"join": "r"})), "forbidden");
+    api.ok("/api/v1/unban", Some(&json!({"user": cid, "room": "r"})));
+    assert_eq!(other.event()["unbanned"], json!(cid));
+    member.join("r");
+    api.ok("/api/v1/kick", Some(&json!({"user": cid})));
+    assert_eq!(member.close_code(), 4003);
+}
+
 /// What the README shows is what runs.
 #[test]
 fn the_examples_publish() {

@@ -5,11 +5,12 @@
 //! state, by the ring and the request's place in it, and changes in the record that publishes: a brain
 //! that dies is gone on from, so that each room gets the message once and the answer says all.
 
-use protocol::api::{Ask, Found, Kind, error};
+use protocol::api::{self, Ask, Decision, Found, Kind, error};
 use protocol::fault;
 use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
+use protocol::moderation::{Act, Whom};
 use protocol::names::Names;
 use protocol::pattern::Pattern;
 use protocol::record::{Asker, Down, Lane, Refusal, Up, Who};
@@ -171,6 +172,10 @@ impl Sequencer {
             Ask::Members { room, limit } => self.known(state, &room, |this, number| {
                 (200, Kind::Json, this.list_members(state, number, limit))
             }),
+            Ask::Decide { what, room } => {
+                let (status, body) = self.decide(state, asker.ring, &what, room.as_deref());
+                (status, Kind::Json, body)
+            }
             other => return Asked::Other(other),
         };
         self.finish_asked(state, asker, Some(place.1), (status, kind, &body));
@@ -401,6 +406,71 @@ impl Sequencer {
         Some((200, json!({"rooms": reached}).to_string().into_bytes()))
     }
 
+    /// Puts what is decided into the record.
+    fn decide(
+        &mut self,
+        state: &State,
+        ring: u16,
+        what: &Decision,
+        room: Option<&str>,
+    ) -> (u32, Vec<u8>) {
+        let act = match what {
+            Decision::Mute { who, for_ms } => Act::Mute {
+                who: who.as_bytes(),
+                ms: *for_ms,
+            },
+            Decision::Unmute { who } => Act::Unmute {
+                who: who.as_bytes(),
+            },
+            Decision::Ban { whom, for_ms } => Act::Ban {
+                whom: banned(whom),
+                ms: *for_ms,
+            },
+            Decision::Unban { whom } => Act::Unban { whom: banned(whom) },
+            Decision::Kick { who } => Act::Kick {
+                who: who.as_bytes(),
+            },
+            Decision::Delete {
+                position: (epoch, offset),
+            } => Act::Delete {
+                position: Position {
+                    epoch: *epoch,
+                    offset: *offset,
+                },
+            },
+            Decision::Clear => Act::Clear {
+                position: Position {
+                    epoch: 0,
+                    offset: 0,
+                },
+            },
+        };
+        let name = room.unwrap_or_default();
+        let nobody = Asker {
+            ring,
+            ..super::own::NOBODY
+        };
+        if let Err((refusal, _)) = self.moderate(state, nobody, name.as_bytes(), b"api", act) {
+            let (status, error) = refused(Some(refusal));
+            return (status, json!({"error": error}).to_string().into_bytes());
+        }
+        let mut done = json!({"ok": true});
+        match act {
+            Act::Mute { ms, .. } | Act::Ban { ms, .. } if ms > 0 => {
+                done["until_ms"] = self.unix_ms.saturating_add(ms).into();
+            }
+            Act::Delete { position } => done["pos"] = position.to_string().into(),
+            Act::Clear { .. } => {
+                if let Some(room) = self.rooms.find(name.as_bytes()) {
+                    let position = self.rooms.position(state, &self.record, room);
+                    done["pos"] = position.to_string().into();
+                }
+            }
+            _ => {}
+        }
+        (200, done.to_string().into_bytes())
+    }
+
     fn list_rooms(&self, state: &State, from: u32, limit: u32) -> Vec<u8> {
         let (from, limit) = (from as usize, limit as usize);
         let largest = self.rooms.largest(state, from + limit + 1);
@@ -449,6 +519,13 @@ fn listed(names: Names<'_>) -> Vec<String> {
     names.iter().map(text).collect()
 }
 
+fn banned(whom: &api::Whom) -> Whom<'_> {
+    match whom {
+        api::Whom::User(who) => Whom::User(who.as_bytes()),
+        api::Whom::Address(range) => Whom::Address(*range),
+    }
+}
+
 /// The status and the error that says it.
 fn refused(why: Option<Refusal>) -> (u32, Value) {
     let error = |code, message| json!({"code": code, "message": message});
@@ -459,6 +536,11 @@ fn refused(why: Option<Refusal>) -> (u32, Value) {
             error["retry_after_ms"] = after_ms.into();
             (429, error)
         }
+        Some(Refusal::Unknown) => (404, error("not_found", "there is no such message or room")),
+        Some(Refusal::Full) => (
+            409,
+            error("limit", "as many are muted and banned as there can be"),
+        ),
         _ => (500, error("internal", "this is our fault")),
     }
 }

@@ -1,17 +1,19 @@
 //! Runs a program against a daemon of its own, and ends as it ended.
 //!
 //! ```sh
-//! with-baton [--workers N] [--config FILE] [--key KID] PROGRAM [ARGUMENT…]
+//! with-baton [--workers N] [--config FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT…]
 //! ```
 //!
 //! The program finds in its environment `BATON_URL` (`http://127.0.0.1:PORT`), `BATON_ADMIN_URL`,
 //! `BATON_WORKERS` (how many there are), `BATON_RUN_DIR`, `BATON_MASTER`, the program to give
-//! it orders with, and with `--key` `BATON_SECRET`, which signs tokens (HS256) of this key.
+//! it orders with, and with `--key` `BATON_SECRET`, which signs tokens (HS256) of this key;
+//! with `--api` (the name of a file) `BATON_API_TOKEN`, which the HTTP API takes.
 
 use std::env;
 use std::fs;
 use std::process::{Command, ExitCode};
 
+use harness::api::TOKEN;
 use harness::tokens::Key;
 use harness::{Baton, programs};
 
@@ -41,6 +43,10 @@ fn main() -> ExitCode {
                 builder = builder.file(&value, &key.file());
                 secret = Some(key.file());
             }
+            "--api" => {
+                config += &format!("[api]\ntokens = [{value:?}]\n");
+                builder = builder.file(&value, TOKEN);
+            }
             _ => return usage(),
         }
     }
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
         .env("BATON_URL", format!("http://{}", baton.public))
         .env("BATON_ADMIN_URL", format!("http://{}", baton.admin))
         .env("BATON_WORKERS", workers.to_string())
+        .env("BATON_API_TOKEN", TOKEN)
         .env("BATON_RUN_DIR", baton.run_dir())
         .env("BATON_MASTER", programs::directory().join("baton-master"))
         .status();
@@ -71,6 +78,8 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: with-baton [--workers N] [--config FILE] [--key KID] PROGRAM [ARGUMENT...]");
+    eprintln!(
+        "usage: with-baton [--workers N] [--config FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT...]"
+    );
     ExitCode::from(2)
 }

@@ -1,8 +1,9 @@
 //! A request for the API, understood: bytes in, what is to be done out. No socket, no clock.
 
-use protocol::api::{Ask, MAX_PAGE, MAX_ROOMS, error};
+use protocol::api::{Ask, Decision, MAX_PAGE, MAX_ROOMS, Whom, error};
 use protocol::settings::{Api, Settings};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -248,8 +249,11 @@ struct Request<'a> {
 
 #[derive(Deserialize)]
 struct Publish<'a> {
+    #[serde(default, deserialize_with = "there")]
     room: Option<String>,
+    #[serde(default, deserialize_with = "there")]
     rooms: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "there")]
     from: Option<String>,
     #[serde(default)]
     priority: bool,
@@ -259,8 +263,9 @@ struct Publish<'a> {
 
 #[derive(Deserialize)]
 struct Broadcast<'a> {
-    #[serde(rename = "match")]
+    #[serde(rename = "match", default, deserialize_with = "there")]
     pattern: Option<String>,
+    #[serde(default, deserialize_with = "there")]
     from: Option<String>,
     #[serde(default)]
     priority: bool,
@@ -268,9 +273,46 @@ struct Broadcast<'a> {
     data: &'a RawValue,
 }
 
+/// Somebody, and for how long.
+#[derive(Deserialize)]
+struct Somebody {
+    #[serde(default, deserialize_with = "there")]
+    user: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    address: Option<String>,
+    #[serde(default, deserialize_with = "there")]
+    room: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
+    for_ms: u64,
+}
+
+/// Something that was said, or all of it.
+#[derive(Deserialize)]
+struct Something {
+    room: String,
+    #[serde(default, deserialize_with = "there")]
+    pos: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Scale {
-    workers: u16,
+    #[serde(deserialize_with = "whole")]
+    workers: u64,
+}
+
+/// What may be missing is not null: a decision for all rooms must not come of an empty variable.
+fn there<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(json).map(Some)
+}
+
+/// A whole number that every program can say; `1.0` is one, too.
+fn whole<'de, D: Deserializer<'de>>(json: D) -> Result<u64, D::Error> {
+    const MOST: u64 = (1 << 53) - 1;
+    let number = serde_json::Number::deserialize(json)?;
+    let is_whole = |n: &f64| n.fract() == 0.0 && (0.0..=MOST as f64).contains(n);
+    let whole = || number.as_f64().filter(is_whole).map(|n| n as u64);
+    let found = number.as_u64().or_else(whole).filter(|n| *n <= MOST);
+    found.ok_or_else(|| D::Error::custom("a whole number from 0 to 2^53-1 is expected"))
 }
 
 impl<'a> Request<'a> {
@@ -286,7 +328,12 @@ impl<'a> Request<'a> {
             ]
             | ["api", "v1", "rooms" | "connections", _]
             | ["api", "v1", "rooms", _, "history" | "members"] => (&["GET", "HEAD"], true),
-            ["api", "v1", "publish" | "broadcast" | "reload" | "scale"] => (&["POST"], true),
+            [
+                "api",
+                "v1",
+                "publish" | "broadcast" | "reload" | "scale" | "mute" | "unmute" | "ban" | "unban"
+                | "kick" | "delete" | "clear",
+            ] => (&["POST"], true),
             _ => (&[], false),
         };
         if !is_known {
@@ -352,12 +399,16 @@ impl<'a> Request<'a> {
                 self.empty()?;
                 Ask::Reload
             }
+            [_, _, verb @ ("mute" | "unmute" | "ban" | "unban" | "kick")] => self.somebody(verb)?,
+            [_, _, verb @ ("delete" | "clear")] => self.something(verb)?,
             _ => {
                 let Scale { workers } = self.parsed()?;
                 if !(1..=64).contains(&workers) {
                     return Err(bad("workers must be a number from 1 to 64"));
                 }
-                Ask::Scale { workers }
+                Ask::Scale {
+                    workers: workers as u16,
+                }
             }
         })
     }
@@ -437,8 +488,15 @@ impl<'a> Request<'a> {
     fn key(&self) -> Result<Option<String>, Reply> {
         match &http::values(self.head, "idempotency-key")[..] {
             [] => Ok(None),
-            [key] if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.clone())),
-            _ => Err(bad("Idempotency-Key must be one text of 1 to 64 bytes")),
+            [key]
+                if (1..=MAX_KEY).contains(&key.len())
+                    && key.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(Some(key.clone()))
+            }
+            _ => Err(bad(
+                "Idempotency-Key must be one text of 1 to 64 visible characters of ASCII",
+            )),
         }
     }
 
@@ -466,6 +524,50 @@ impl<'a> Request<'a> {
             from: from(said.from)?,
             key: self.key()?,
             priority: said.priority,
+        })
+    }
+
+    fn somebody(&self, verb: &str) -> Result<Ask, Reply> {
+        let said: Somebody = self.parsed()?;
+        let is_ban = matches!(verb, "ban" | "unban");
+        let is_name = |who: &String| who.len() <= MAX_NAME && client::is_name(who);
+        let whom = match (said.user, said.address) {
+            (Some(user), None) if is_name(&user) => Whom::User(user),
+            (None, Some(address)) if is_ban && said.room.is_none() => match address.parse() {
+                Ok(range) => Whom::Address(range),
+                Err(_) => return Err(bad("address must be such as 10.0.0.1 or 10.0.0.0/8")),
+            },
+            (None, Some(_)) if is_ban => return Err(bad("an address is banned everywhere")),
+            _ => return Err(bad("user must name who, in 1 to 200 bytes")),
+        };
+        let for_ms = said.for_ms;
+        let what = match (verb, whom) {
+            ("ban", whom) => Decision::Ban { whom, for_ms },
+            ("unban", whom) => Decision::Unban { whom },
+            ("mute", Whom::User(who)) => Decision::Mute { who, for_ms },
+            ("unmute", Whom::User(who)) => Decision::Unmute { who },
+            (_, Whom::User(who)) => Decision::Kick { who },
+            (_, Whom::Address(_)) => return Err(bad("user must name who")),
+        };
+        let name = said.room.map(|name| room(&name, Reserved::ButUsers));
+        Ok(Ask::Decide {
+            what,
+            room: name.transpose()?,
+        })
+    }
+
+    fn something(&self, verb: &str) -> Result<Ask, Reply> {
+        let said: Something = self.parsed()?;
+        let what = match (verb, said.pos) {
+            ("delete", Some(place)) => Decision::Delete {
+                position: position(&place)?,
+            },
+            ("delete", None) => return Err(bad("pos must name the message")),
+            _ => Decision::Clear,
+        };
+        Ok(Ask::Decide {
+            what,
+            room: Some(room(&said.room, Reserved::ButUsers)?),
         })
     }
 

@@ -130,11 +130,11 @@ fn is_api(path: &str) -> bool {
 
 /// Decides what to do with `request`.
 pub(super) fn plan(request: &Request, role: Role) -> Result<Plan, CloseReason> {
-    if request.method == Method::Unknown {
-        return Ok(Plan::Answer(Answer::NotImplemented));
-    }
     if role == Role::Admin && is_api(request.path) {
         return Ok(Plan::Answer(Answer::Api));
+    }
+    if request.method == Method::Unknown {
+        return Ok(Plan::Answer(Answer::NotImplemented));
     }
     let Some(route) = Route::find(request.path, role) else {
         return Ok(Plan::Answer(Answer::NotFound));
