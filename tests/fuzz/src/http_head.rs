@@ -3,7 +3,8 @@
 
 use protocol::ids::{Role, Seat};
 use protocol::settings::Settings;
-use worker::http::{Context, Next, State, step, timed_out};
+use worker::api::{self, request::Access};
+use worker::http::{Context, Next, State, head_and_body, step, timed_out};
 
 /// What a stream leads to must depend on nothing but its bytes.
 pub fn http_head(data: &[u8]) {
@@ -61,7 +62,9 @@ fn play(stream: &[u8], cx: &Context, size: impl Fn(usize) -> usize) -> Outcome {
             let done = step(&mut state, input, &mut body, &mut out, cx).expect("a Vec has room");
             assert!(done.consumed <= input.len());
             assert_eq!(State::unpack(state.pack()), Some(state));
-            assert!(body.len() <= cx.settings.http.max_body + 255);
+            // For the API the head is kept, too.
+            let http = &cx.settings.http;
+            assert!(body.len() <= http.max_body + http.max_head.max(255) + 4);
 
             // The step again, as the brain after a crash makes it.
             let (mut again, mut body_again, said) = before;
@@ -74,6 +77,12 @@ fn play(stream: &[u8], cx: &Context, size: impl Fn(usize) -> usize) -> Outcome {
             match done.next {
                 Next::NeedInput => break,
                 Next::Again => assert!(done.consumed > 0 && body.is_empty()),
+                // Whatever is asked of the API is understood or refused.
+                Next::Ask(_) => {
+                    let (head, asked) = head_and_body(&body).expect("as it was put there");
+                    let _ = api::request::read(head, asked, cx.settings, Access::All);
+                    body.clear();
+                }
                 Next::Upgrade(_) | Next::Close(_) => break 'session Some(done.next),
             }
         }
