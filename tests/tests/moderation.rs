@@ -146,10 +146,13 @@ fn who_is_banned_from_a_room_leaves_it_and_does_not_come_in() {
     }
     packed.join("r");
     moderator.ok(json!({ "ban": "u7", "room": "r" }));
-    let last = moderator.publish("r", json!("behind it"));
     let told = json!({ "room": "r", "banned": "u7" });
     for client in connections.iter_mut().chain([&mut packed]) {
         assert_eq!(client.event(), told);
+    }
+    // Who has been told has left.
+    let last = moderator.publish("r", json!("behind it"));
+    for client in connections.iter_mut().chain([&mut packed]) {
         client.nothing();
         assert_eq!(client.error(json!({ "leave": "r" })), "not_joined");
     }
