@@ -576,6 +576,7 @@ fn who_moves_while_it_is_banned_leaves() {
                 break;
             }
         }
+        client.nothing();
         assert_eq!(client.error(json!({ "leave": "r" })), "not_joined");
         client.ok(json!({ "leave": format!("own{n}") }));
     }

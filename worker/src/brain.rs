@@ -40,7 +40,7 @@ use crate::filter::Filters;
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
-use crate::moderation::Sentence;
+use crate::moderation::{Leaves, Newcomer};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -135,8 +135,10 @@ pub struct Brain {
     pub(crate) sanctions: Sanctions,
     /// What of the master's memory a worker reads.
     pub(crate) retained: Arc<Segment>,
-    /// Whom the log has told to leave, in this turn.
-    pub(crate) sentences: Vec<Sentence>,
+    /// Who has come, in this turn, to where it is banned.
+    pub(crate) newcomers: Vec<Newcomer>,
+    /// What a connection has to leave, by the record of the log that it was given last.
+    pub(crate) met: Option<Leaves>,
     pub(crate) log_segment: Arc<Segment>,
     pub(crate) channel: Channel,
     pub(crate) settings: Settings,

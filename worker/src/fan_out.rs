@@ -76,7 +76,7 @@ impl Brain {
             }
         }
         self.deliveries += self.end_run();
-        self.carry_out();
+        self.turn_back();
         self.release_due();
         let read = self.ring_read();
         if std::mem::replace(&mut self.ring_seen, read) != read {
@@ -240,7 +240,7 @@ impl Brain {
             Down::Moderated { scope, asker, act } => {
                 let id = asker.id;
                 self.answer(at, next, asker, ToClient::Done { id, act });
-                self.on_decision(at, next, scope, act);
+                self.on_decision(at, next, scope, act, asker);
             }
             Down::Withheld {
                 room,

@@ -90,7 +90,8 @@ impl Brain {
             }
         });
         self.put_rest(slot, rest, &mut frames);
-        self.keep_owed(slot, cursor, &frames, None)
+        let leaves = self.met.take();
+        self.keep_owed(slot, cursor, &frames, leaves) && !self.has_left(slot, leaves)
     }
 
     /// What the connection is owed so far becomes bytes of its own, and these frames with it, so that
@@ -118,6 +119,14 @@ impl Brain {
             Some(next)
         });
         self.put_rest(slot, rest, &mut bytes);
+        if let Some(met) = self.met.take() {
+            // It was elsewhere when that was decided: from there it goes on, if it does.
+            let kept = self.keep_owed(slot, owed, &bytes, Some(met));
+            if kept && !self.has_left(slot, Some(met)) {
+                self.give_last(slot, cursor, frames, leaves);
+            }
+            return;
+        }
         bytes.extend_from_slice(frames);
         if self.keep_owed(slot, owed.map(|_| cursor), &bytes, leaves) {
             self.touch(slot);
@@ -171,7 +180,8 @@ impl Brain {
         self.put_rest(slot, rest, &mut kept);
         self.gaps[Lost::Slow as usize] += dropped;
         self.credits.of(slot).bytes = keep as u32;
-        self.keep_owed(slot, cursor, &kept, None)
+        let leaves = self.met.take();
+        self.keep_owed(slot, cursor, &kept, leaves) && !self.has_left(slot, leaves)
     }
 
     /// What was left out for it since, and who has come and gone, which has no place in the room.
@@ -188,8 +198,9 @@ impl Brain {
     }
 
     /// Calls `each` with every record behind the connection's cursor that concerns it, until it
-    /// returns `None`, but for those that only say who comes and goes, or are not for it: these are the
-    /// `rest`. The position behind the last one; `None`: the log has overtaken it.
+    /// returns `None`, or the record makes it leave (what, is in `met` then), but for those that only say
+    /// who comes and goes, or are not for it: these are the `rest`. The position behind the last one;
+    /// `None`: the log has overtaken it.
     fn each_owed(
         &mut self,
         slot: u32,
@@ -213,7 +224,6 @@ impl Brain {
                 }
                 continue;
             }
-            self.note_sentence(slot, &down);
             let mut owed = Owed::default();
             owed.message = self.frames_for(slot, at, &down, &mut rest.skipped, &mut owed.bytes);
             owed.answer = match owed.message {
@@ -227,7 +237,9 @@ impl Brain {
                 owed.skipped = std::mem::take(&mut rest.skipped);
                 owed.gaps = self.gaps_of(slot, &owed.skipped);
             }
-            if !owed.bytes.is_empty() && each(self, owed, next).is_none() {
+            let goes_on = owed.bytes.is_empty() || each(self, owed, next).is_some();
+            self.met = self.leaves(slot, &down);
+            if !goes_on || self.met.is_some() {
                 break;
             }
         }

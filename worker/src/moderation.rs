@@ -1,11 +1,11 @@
 //! What is decided about users: who is told, who has to leave, and who is not let in.
 //!
 //! A decision is a record of the log, behind which it counts. All in the room are told from the
-//! record itself, as of a message. Whoever has to leave is given everything up to the end of the
-//! turn's part of the log first, and leaves in the very record of the journal by which it has that
-//! ([`carry_out`](Brain::carry_out)); so it has happened or not, whenever a brain dies, and a brain that
-//! reads the same part again does it to nobody twice. A connection that is on its way to another
-//! worker meanwhile meets the decision there, when it is given what it missed.
+//! record itself, as of a message. Whoever has to leave is given everything up to and with that record, and
+//! leaves in the very record of the journal by which it has that ([`on_decision`](Brain::on_decision)): so
+//! it has happened or not, whenever a brain dies, and a brain that reads the same part again does it to nobody
+//! twice. A connection that is on its way to another worker meanwhile meets the decision there, when it is
+//! given what it missed ([`lagging`](crate::lagging)).
 //!
 //! Who is banned is in memory that the master writes ([`protocol::sanctions`]): it is looked at when
 //! somebody comes. Whether somebody may send is the master's to say.
@@ -27,6 +27,7 @@ use crate::encoding::Each;
 use crate::frames;
 use crate::requests::{Client, Flow};
 use crate::rooms::RoomIx;
+use crate::skipped::Skipped;
 use crate::slots::{Field, Flag, Phase};
 
 // For people.
@@ -43,14 +44,12 @@ pub enum Leaves {
     Baton(CloseReason),
 }
 
-/// Somebody has to leave.
+/// Somebody has come to where it is banned.
 #[derive(Clone, Copy, Debug)]
-pub struct Sentence {
+pub struct Newcomer {
     slot: u32,
     cid: Cid,
     leaves: Leaves,
-    /// It was not in the room when the others were told.
-    is_untold: bool,
 }
 
 impl Client<'_> {
@@ -183,31 +182,16 @@ impl Brain {
     }
 
     /// The log says what was decided.
-    pub(crate) fn on_decision(&mut self, at: u64, next: u64, scope: Scope, act: Act<'_>) {
+    pub(crate) fn on_decision(
+        &mut self,
+        at: u64,
+        next: u64,
+        scope: Scope,
+        act: Act<'_>,
+        asker: Asker<'_>,
+    ) {
         self.deliveries += self.end_run();
-        let room = self.room_in(scope);
-        let told = match (scope, room) {
-            (Scope::Room(_), Some(room)) => {
-                let members = self.rooms.members(room).iter();
-                members.map(|member| member.slot).collect()
-            }
-            (Scope::Everywhere, _) => match act.who() {
-                Some(who) => self.called(who),
-                None => Vec::new(),
-            },
-            _ => return,
-        };
-        let name = room.map(|room| self.rooms.name(room));
-        let room = name.as_deref();
-        let said = ToClient::Decided { room, act };
-        self.tell_some(at, next, &told, said, |brain, slot| {
-            brain.hears_of(slot, scope, &act)
-        });
-        let down = Down::Moderated {
-            scope,
-            asker: NOBODY,
-            act,
-        };
+        let down = Down::Moderated { scope, asker, act };
         let concerned = match act {
             Act::Ban {
                 whom: Whom::Address(_),
@@ -216,8 +200,24 @@ impl Brain {
             _ => act.who().map(|who| self.called(who)).unwrap_or_default(),
         };
         for slot in concerned {
-            self.sentence(slot, at, &down);
+            self.make_leave(slot, at, next, &down);
         }
+        // Those who have left are behind it by now.
+        let room = self.room_in(scope);
+        let told = match (scope, room) {
+            (Scope::Room(_), Some(room)) => {
+                let members = self.rooms.members(room).iter();
+                members.map(|member| member.slot).collect()
+            }
+            (Scope::Everywhere, _) => act.who().map(|who| self.called(who)).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let name = room.map(|room| self.rooms.name(room));
+        let room = name.as_deref();
+        let said = ToClient::Decided { room, act };
+        self.tell_some(at, next, &told, said, |brain, slot| {
+            brain.hears_of(slot, scope, &act)
+        });
     }
 
     /// A message was held back: who moderates the room is shown it.
@@ -268,7 +268,7 @@ impl Brain {
     }
 
     /// What a decision takes a connection out of, if it does.
-    fn leaves(&self, slot: u32, down: &Down<'_>) -> Option<Leaves> {
+    pub(crate) fn leaves(&self, slot: u32, down: &Down<'_>) -> Option<Leaves> {
         let Down::Moderated { scope, act, .. } = down else {
             return None;
         };
@@ -304,31 +304,33 @@ impl Brain {
         }
     }
 
-    /// By a decision at this place of the log. Who has been given what is behind it has left already, by
-    /// a brain that has read this before, and may have come again; unless it is banned.
-    fn sentence(&mut self, slot: u32, at: u64, down: &Down<'_>) {
-        let Some(leaves) = self.leaves(slot, down) else {
+    /// A connection leaves by the decision at this place of the log, if it has to, and has not been given
+    /// it before. One that another worker has, or will have, meets it there.
+    fn make_leave(&mut self, slot: u32, at: u64, next: u64, down: &Down<'_>) {
+        let meta = self.slots.meta(slot);
+        let meta = meta.filter(|meta| !meta.has(Flag::Given) && meta.reason.is_none());
+        let (Some(meta), Some(leaves)) = (meta, self.leaves(slot, down)) else {
             return;
         };
-        if self.slots.get(slot, Field::Cursor) <= at || self.is_still_banned(slot, leaves) {
-            self.sentences.push(Sentence {
-                slot,
-                cid: self.slots.cid(slot),
-                leaves,
-                is_untold: false,
-            });
+        if meta.phase != Phase::Rooms {
+            self.has_left(slot, Some(leaves));
+        } else if self.slots.get(slot, Field::Cursor) <= at {
+            let mut frames = Vec::new();
+            self.frames_for(slot, at, down, &mut Skipped::default(), &mut frames);
+            self.give_last(slot, next, &frames, Some(leaves));
+            self.has_left(slot, Some(leaves));
         }
     }
 
-    fn is_still_banned(&mut self, slot: u32, from: Leaves) -> bool {
-        self.sanctions.refresh();
-        let room = match from {
-            Leaves::Room(room) => self.rooms.name(room),
-            Leaves::Baton(_) => Vec::new(),
-        };
-        let now = self.date.unix_ms(self.now);
-        let (who, room) = (self.name_of(slot), String::from_utf8_lossy(&room));
-        self.sanctions.find(Kind::Ban, &room, &who, now).is_some()
+    /// Who has left baton, and been given what was before that, is closed.
+    pub(crate) fn has_left(&mut self, slot: u32, leaves: Option<Leaves>) -> bool {
+        match leaves {
+            Some(Leaves::Baton(reason)) => {
+                self.begin_close(slot, reason);
+                true
+            }
+            Some(Leaves::Room(_)) | None => false,
+        }
     }
 
     /// Who it is for others.
@@ -336,18 +338,6 @@ impl Brain {
         let pass = self.slots.pass(slot);
         let user = pass.and_then(|pass| self.passes.user(pass));
         user.unwrap_or_else(|| self.slots.cid(slot).to_string())
-    }
-
-    /// A connection that was elsewhere when something was decided is given what it missed, and this is
-    /// a part of it.
-    pub(crate) fn note_sentence(&mut self, slot: u32, down: &Down<'_>) {
-        if matches!(down, Down::Moderated { .. }) {
-            let before = self.sentences.len();
-            self.sentence(slot, u64::MAX, down);
-            if self.sentences.len() > before {
-                self.again.push(slot);
-            }
-        }
     }
 
     /// Somebody has come into a room by a record of the log, which it had asked for when it was not
@@ -367,38 +357,27 @@ impl Brain {
         };
         let now = self.date.unix_ms(self.now);
         if self.sanctions.find(Kind::Ban, place, &who, now).is_some() {
-            self.sentences.push(Sentence {
-                slot: asker.slot,
-                cid: asker.cid,
-                leaves,
-                is_untold: true,
-            });
+            let (slot, cid) = (asker.slot, asker.cid);
+            self.newcomers.push(Newcomer { slot, cid, leaves });
         }
     }
 
-    /// Those who have to leave do, with everything that this turn has for them.
-    pub(crate) fn carry_out(&mut self) {
-        for sentence in std::mem::take(&mut self.sentences) {
-            let Sentence {
-                slot, cid, leaves, ..
-            } = sentence;
-            let Some(meta) = self
-                .slots
-                .meta(slot)
-                .filter(|_| self.slots.cid(slot) == cid)
-            else {
+    /// Those who have come to where they are banned leave again, with everything that this turn has for
+    /// them.
+    pub(crate) fn turn_back(&mut self) {
+        for Newcomer { slot, cid, leaves } in std::mem::take(&mut self.newcomers) {
+            let meta = self.slots.meta(slot);
+            let Some(meta) = meta.filter(|meta| meta.reason.is_none()) else {
                 continue;
             };
-            let has_left = match leaves {
-                Leaves::Room(room) => !self.rooms.is_member(&self.slots, slot, room),
-                Leaves::Baton(_) => false,
-            };
-            // Another worker has it, or will, and what was decided is in the log for it.
-            if has_left || meta.has(Flag::Given) || meta.reason.is_some() {
+            if self.slots.cid(slot) != cid || meta.has(Flag::Given) {
                 continue;
             }
             let mut told = Vec::new();
-            if let (Leaves::Room(room), true) = (leaves, sentence.is_untold) {
+            if let Leaves::Room(room) = leaves {
+                if !self.rooms.is_member(&self.slots, slot, room) {
+                    continue;
+                }
                 let who = self.name_of(slot);
                 let whom = Whom::User(who.as_bytes());
                 let name = self.rooms.name(room);
@@ -407,25 +386,11 @@ impl Brain {
                 let encoding = meta.encoding();
                 frames::put(&mut told, ToClient::Decided { room, act }, encoding);
             }
-            if meta.phase == Phase::Rooms {
-                self.give_last(slot, self.turn.read, &told, Some(leaves));
-            }
-            if let Leaves::Baton(reason) = leaves {
-                self.begin_close(slot, reason);
-            }
+            self.give_last(slot, self.turn.read, &told, Some(leaves));
+            self.has_left(slot, Some(leaves));
         }
-        // What was given last had the decision in it.
-        self.sentences.clear();
     }
 }
-
-/// In the place of who asked, where nobody is to be answered.
-const NOBODY: Asker<'static> = Asker {
-    cid: crate::fan_out::NOBODY,
-    ring: 0,
-    slot: 0,
-    id: b"",
-};
 
 /// The connection that is called so.
 fn cid(who: &[u8]) -> Option<Cid> {
