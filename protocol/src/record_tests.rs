@@ -1,6 +1,10 @@
 use super::*;
-use crate::moderation::Whom;
-use crate::share::Fraction;
+use crate::api::Kind;
+use crate::format::Data;
+use crate::ids::Position;
+use crate::moderation::{Act, Scope, Whom};
+use crate::names::Names;
+use crate::share::{Fraction, Share};
 
 const ASKER: Asker<'_> = Asker {
     cid: Cid(7),
@@ -166,9 +170,11 @@ fn plain_ups() -> Vec<Up<'static>> {
             body: b"{}",
         },
         Up::Ack {
-            cids: Cids(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
+            cids: Cids::new(&[[1, 0, 0, 0, 0, 0, 0, 0], [255; 8]]),
         },
-        Up::Closed { cids: Cids(&[]) },
+        Up::Closed {
+            cids: Cids::new(&[]),
+        },
     ]
 }
 

@@ -1,0 +1,356 @@
+//! What comes down: from the master to all workers, in its log.
+
+use crate::api::Kind;
+use crate::format::Data;
+use crate::ids::Position;
+use crate::moderation::{Act, Scope};
+use crate::names::Names;
+use crate::share::Share;
+
+use super::fields::{Fields, MSGPACK_1, MSGPACK_21, format_of, put, with_data};
+use super::who::{Who, pack_counts, unpack_counts};
+use super::{Asker, Refusal};
+
+/// In the kind of a message: where its [`Share`] begins.
+const SHARE: u32 = 36;
+const WITHOUT_SHARE: u64 = (1 << SHARE) - 1;
+
+/// Master → workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down<'a> {
+    /// A message at its place. Subscribers get it, and the asker its `ok` before it.
+    Message {
+        room: u32,
+        position: Position,
+        asker: Asker<'a>,
+        from: &'a [u8],
+        /// For which of the subscribers it is.
+        share: Share,
+        data: Data<'a>,
+    },
+    /// The worker that asked holds the room from here on: every message of it behind `position`
+    /// comes behind this record.
+    Opened {
+        room: u32,
+        position: Position,
+        total: u32,
+        asker: Asker<'a>,
+        name: &'a [u8],
+    },
+    /// As [`Down::Opened`]; the one that asked goes on with what it wanted, and joins nothing by this.
+    Held {
+        room: u32,
+        position: Position,
+        total: u32,
+        asker: Asker<'a>,
+        name: &'a [u8],
+    },
+    /// The answer to [`Up::Who`].
+    Count { who: Who<'a>, asker: Asker<'a> },
+    /// The answer to [`Up::Watch`]: who is in the room, from which on [`Down::Changes`] are told.
+    Listed {
+        room: u32,
+        who: Who<'a>,
+        asker: Asker<'a>,
+    },
+    /// Who is in the room, for all who want to hear of it: what they have heard counts no more.
+    List { room: u32, who: Who<'a> },
+    /// Who has come into the room and who has gone, for all who want to hear of it. Without names: the
+    /// room is too large for them.
+    Changes {
+        room: u32,
+        total: u32,
+        distinct: Option<u32>,
+        names: Option<[Names<'a>; 2]>,
+    },
+    /// So many connections are in the room now, on all workers together.
+    Presence { room: u32, total: u32 },
+    /// The message was published before, at this place.
+    Sent {
+        position: Position,
+        asker: Asker<'a>,
+    },
+    /// The answer to [`Up::Ask`], for who holds the connection, wherever it is by now.
+    Told {
+        asker: Asker<'a>,
+        /// Of HTTP.
+        status: u32,
+        kind: Kind,
+        body: &'a [u8],
+    },
+    /// The worker of this ring is to answer, by [`Up::Told`].
+    Look {
+        asker: Asker<'a>,
+        ring: u16,
+        what: &'a [u8],
+    },
+    /// The request cannot be granted.
+    Refused { reason: Refusal, asker: Asker<'a> },
+    /// This was decided, and counts from here on.
+    Moderated {
+        scope: Scope,
+        asker: Asker<'a>,
+        act: Act<'a>,
+    },
+    /// A message that has no place in its room: those who moderate there are told, and the asker.
+    Withheld {
+        room: u32,
+        asker: Asker<'a>,
+        from: &'a [u8],
+        data: Data<'a>,
+    },
+}
+
+impl Down<'_> {
+    /// Appends the record's bytes.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        match *self {
+            Down::Message {
+                room,
+                position: Position { epoch, offset },
+                asker,
+                from,
+                share,
+                data,
+            } => {
+                let [a, b] = asker.words();
+                put(
+                    into,
+                    with_data(1, data.format) | u64::from(share.pack()) << SHARE,
+                    &[a, b, room.into(), epoch, offset],
+                    &[asker.id, from, data.bytes],
+                );
+            }
+            Down::Opened {
+                room,
+                position: Position { epoch, offset },
+                total,
+                asker,
+                name,
+            }
+            | Down::Held {
+                room,
+                position: Position { epoch, offset },
+                total,
+                asker,
+                name,
+            } => {
+                let [a, b] = asker.words();
+                let kind = match self {
+                    Down::Held { .. } => 6,
+                    _ => 2,
+                };
+                put(
+                    into,
+                    kind,
+                    &[a, b, room.into(), epoch, offset, total.into()],
+                    &[asker.id, name],
+                );
+            }
+            Down::Count { who, asker } => {
+                let ([a, b], [counts, named]) = (asker.words(), who.words());
+                put(into, 3, &[a, b, counts, named], &[asker.id, who.part()]);
+            }
+            Down::Listed { room, who, asker } => {
+                let ([a, b], [counts, named]) = (asker.words(), who.words());
+                let words = [a, b, room.into(), counts, named];
+                put(into, 8, &words, &[asker.id, who.part()]);
+            }
+            Down::List { room, who } => {
+                let [counts, named] = who.words();
+                put(into, 9, &[room.into(), counts, named], &[who.part()]);
+            }
+            Down::Changes {
+                room,
+                total,
+                distinct,
+                names,
+            } => {
+                let counts = pack_counts(total, distinct);
+                let named = u64::from(names.is_some());
+                let parts = names.unwrap_or_default().map(Names::as_bytes);
+                put(into, 10, &[room.into(), counts, named], &parts);
+            }
+            Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
+            Down::Sent {
+                position: Position { epoch, offset },
+                asker,
+            } => {
+                let [a, b] = asker.words();
+                put(into, 7, &[a, b, epoch, offset], &[asker.id]);
+            }
+            Down::Told {
+                asker,
+                status,
+                kind,
+                body,
+            } => {
+                let [a, b] = asker.words();
+                let words = [a, b, status.into(), kind as u64];
+                put(into, 30, &words, &[asker.id, body]);
+            }
+            Down::Look { asker, ring, what } => {
+                let [a, b] = asker.words();
+                put(into, 31, &[a, b, ring.into()], &[asker.id, what]);
+            }
+            Down::Refused { reason, asker } => {
+                let [a, b] = asker.words();
+                put(into, 5, &[a, b, reason.pack()], &[asker.id]);
+            }
+            Down::Moderated { scope, asker, act } => {
+                let ([a, b], [kind, x, y]) = (asker.words(), act.words());
+                let words = [a, b, scope.pack(), kind, x, y];
+                act.with_target(|target| put(into, 20, &words, &[asker.id, target]));
+            }
+            Down::Withheld {
+                room,
+                asker,
+                from,
+                data,
+            } => {
+                let [a, b] = asker.words();
+                let kind = with_data(21, data.format);
+                let parts = [asker.id, from, data.bytes];
+                put(into, kind, &[a, b, room.into()], &parts);
+            }
+        }
+    }
+
+    /// `None`: not one that [`encode`](Down::encode) writes.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Down<'_>> {
+        let (kind, mut rest) = Fields::new(bytes)?;
+        Some(match kind {
+            kind if kind & WITHOUT_SHARE == 1 || kind & WITHOUT_SHARE == MSGPACK_1 => {
+                let ([a, b, room, epoch, offset], [id, from, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                let data = Data { format, bytes };
+                Down::Message {
+                    room: room.try_into().ok()?,
+                    position: Position { epoch, offset },
+                    asker: Asker::new(a, b, id),
+                    from,
+                    share: Share::unpack((kind >> SHARE) as u32)?,
+                    data,
+                }
+            }
+            2 | 6 => {
+                let ([a, b, room, epoch, offset, total], [id, name]) = rest.take()?;
+                let room = room.try_into().ok()?;
+                let position = Position { epoch, offset };
+                let total = total.try_into().ok()?;
+                let asker = Asker::new(a, b, id);
+                match kind {
+                    2 => Down::Opened {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
+                    _ => Down::Held {
+                        room,
+                        position,
+                        total,
+                        asker,
+                        name,
+                    },
+                }
+            }
+            3 => {
+                let ([a, b, counts, named], [id, users]) = rest.take()?;
+                Down::Count {
+                    who: Who::read(counts, named, users)?,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            8 => {
+                let ([a, b, room, counts, named], [id, users]) = rest.take()?;
+                Down::Listed {
+                    room: room.try_into().ok()?,
+                    who: Who::read(counts, named, users)?,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            9 => {
+                let ([room, counts, named], [users]) = rest.take()?;
+                Down::List {
+                    room: room.try_into().ok()?,
+                    who: Who::read(counts, named, users)?,
+                }
+            }
+            10 => {
+                let ([room, counts, named], [came, gone]) = rest.take()?;
+                let (total, distinct) = unpack_counts(counts);
+                let names = [Names::read(came)?, Names::read(gone)?];
+                Down::Changes {
+                    room: room.try_into().ok()?,
+                    total,
+                    distinct,
+                    names: match named {
+                        0 if names == [Names::default(); 2] => None,
+                        1 => Some(names),
+                        _ => return None,
+                    },
+                }
+            }
+            4 => {
+                let ([room, total], []) = rest.take()?;
+                Down::Presence {
+                    room: room.try_into().ok()?,
+                    total: total.try_into().ok()?,
+                }
+            }
+            7 => {
+                let ([a, b, epoch, offset], [id]) = rest.take()?;
+                Down::Sent {
+                    position: Position { epoch, offset },
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            20 => {
+                let ([a, b, scope, kind, x, y], [id, target]) = rest.take()?;
+                Down::Moderated {
+                    scope: Scope::unpack(scope)?,
+                    asker: Asker::new(a, b, id),
+                    act: Act::read([kind, x, y], target)?,
+                }
+            }
+            21 | MSGPACK_21 => {
+                let ([a, b, room], [id, from, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                Down::Withheld {
+                    room: room.try_into().ok()?,
+                    asker: Asker::new(a, b, id),
+                    from,
+                    data: Data { format, bytes },
+                }
+            }
+            30 => {
+                let ([a, b, status, kind], [id, body]) = rest.take()?;
+                Down::Told {
+                    asker: Asker::new(a, b, id),
+                    status: status.try_into().ok()?,
+                    kind: *Kind::ALL.get(usize::try_from(kind).ok()?)?,
+                    body,
+                }
+            }
+            31 => {
+                let ([a, b, ring], [id, what]) = rest.take()?;
+                Down::Look {
+                    asker: Asker::new(a, b, id),
+                    ring: ring.try_into().ok()?,
+                    what,
+                }
+            }
+            5 => {
+                let ([a, b, reason], [id]) = rest.take()?;
+                Down::Refused {
+                    reason: Refusal::unpack(reason)?,
+                    asker: Asker::new(a, b, id),
+                }
+            }
+            _ => return None,
+        })
+    }
+}
