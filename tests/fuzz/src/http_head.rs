@@ -3,7 +3,7 @@
 
 use protocol::ids::{Role, Seat};
 use protocol::settings::Settings;
-use worker::api::{self, request::Access};
+use worker::api::{self, access::Access};
 use worker::http::{Context, Next, State, head_and_body, step, timed_out};
 
 /// What a stream leads to must depend on nothing but its bytes.

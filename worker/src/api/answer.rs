@@ -6,7 +6,7 @@ use protocol::ids::Position;
 use protocol::journal::Record;
 use protocol::record::{Asker, Down};
 
-use super::{Waiting, allow_origin, request};
+use super::{Waiting, allow_origin, reply};
 use crate::brain::Brain;
 use crate::buffers;
 use crate::client::ToClient;
@@ -95,10 +95,10 @@ impl Brain {
             return;
         }
         let reply = match kind {
-            Kind::Json => request::json(status, body.to_vec()),
+            Kind::Json => reply::json(status, body.to_vec()),
             Kind::Metrics => Reply {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
-                ..request::json(status, body.to_vec())
+                ..reply::json(status, body.to_vec())
             },
             Kind::History => self.history_found(body),
         };
@@ -151,7 +151,7 @@ impl Brain {
     /// What a room retains, of what was asked for.
     fn history_found(&self, body: &[u8]) -> Reply {
         let Ok(found) = serde_json::from_slice::<Found>(body) else {
-            return request::json(500, error("internal", "this is our fault"));
+            return reply::json(500, error("internal", "this is our fault"));
         };
         let room = history::Room {
             number: found.number,
@@ -179,15 +179,15 @@ impl Brain {
         }
         let page = page.json();
         match serde_json::from_slice::<Answer<'_>>(&page) {
-            Ok(answer) => request::json(200, answer.ok.get().as_bytes().to_vec()),
-            Err(_) => request::json(500, error("internal", "this is our fault")),
+            Ok(answer) => reply::json(200, answer.ok.get().as_bytes().to_vec()),
+            Err(_) => reply::json(500, error("internal", "this is our fault")),
         }
     }
 
     /// Nobody has answered. (Who was to is dead, or has too much to do.)
     pub(crate) fn api_times_out(&mut self, slot: u32) {
         if let Some(waiting) = self.api_waits(slot) {
-            let reply = request::json(504, error("timeout", "there was no answer in time"));
+            let reply = reply::json(504, error("timeout", "there was no answer in time"));
             let read = self.state.get(Head::LogRead);
             self.give_api(slot, read, waiting, reply);
         }

@@ -1,13 +1,18 @@
 //! The HTTP API, on admin listeners: what is asked and answered there.
 //!
-//! A request is parsed when it is complete ([`request`]). Some are answered at once; the others go up
+//! A request is parsed when it is complete ([`request`]: who asks, [`access`], and what, by its
+//! `line` and its `body`). Some are answered at once ([`reply`]); the others go up
 //! the ring, and the connection waits, as one does at `/rooms` for a room to be opened: its flag says
 //! so, and a word of its slot which request it is. The answer comes in the log ([`answer`]), to whoever
 //! holds the connection by then, wherever it has moved meanwhile. What only workers know, their
 //! connections, each tells when it is asked ([`look`]).
 
+pub mod access;
 pub mod answer;
+mod body;
+mod line;
 pub mod look;
+pub mod reply;
 pub mod request;
 
 use protocol::output::{Full, Output};
@@ -82,8 +87,8 @@ impl Client<'_> {
         let Some((head, body)) = http::head_and_body(body) else {
             return Ok((Flow::Close(CloseReason::Internal), None));
         };
-        let origin = request::origin(head, &self.settings.api);
-        let access = request::access(head, &self.settings.api, self.meta.has(Flag::Remote));
+        let origin = access::origin(head, &self.settings.api);
+        let access = access::access(head, &self.settings.api, self.meta.has(Flag::Remote));
         let (what, data, is_slow) = match request::read(head, body, self.settings, access) {
             Outcome::Reply(mut reply) => {
                 allow_origin(&mut reply, origin, self.settings);

@@ -2,7 +2,8 @@ use protocol::api::Ask;
 use protocol::settings::Settings;
 use sha2::{Digest, Sha256};
 
-use super::request::{Access, Outcome, access, origin, read};
+use super::access::{Access, access, origin};
+use super::request::{Outcome, read};
 use super::*;
 
 fn waiting(offset: u64, manner: u8, is_slow: bool, origin: Option<u8>) -> Waiting {

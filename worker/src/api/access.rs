@@ -1,0 +1,60 @@
+//! Who asks, as the head of a request says: what it may, and from which page it comes.
+
+use protocol::settings::Api;
+use sha2::{Digest, Sha256};
+
+use crate::http;
+
+/// Whether who asks may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It has shown a token.
+    All,
+    /// It is on this machine, and has none; `by_token`: one would allow more.
+    Read {
+        by_token: bool,
+    },
+    Nothing,
+}
+
+/// May who asks with this head do anything, or read?
+#[must_use]
+pub fn access(head: &[u8], api: &Api, is_remote: bool) -> Access {
+    let shown = http::values(head, "authorization");
+    let nobody = match is_remote {
+        true => Access::Nothing,
+        false => Access::Read {
+            by_token: !api.tokens.is_empty(),
+        },
+    };
+    match shown.as_slice() {
+        [] => nobody,
+        [one] if api.tokens.is_empty() && !one.is_empty() => nobody,
+        [one] => {
+            let token = one
+                .split_once(' ')
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            // What is compared are hashes: how much of them is equal says nothing of a token.
+            let hash = token.map(|(_, token)| Sha256::digest(token.trim().as_bytes()));
+            let is = |known: &[u8; 32]| hash.is_some_and(|hash| hash[..] == known[..]);
+            match api.tokens.iter().any(is) {
+                true => Access::All,
+                false => Access::Nothing,
+            }
+        }
+        _ => Access::Nothing,
+    }
+}
+
+/// Which of the origins that may read answers has asked.
+#[must_use]
+pub fn origin(head: &[u8], api: &Api) -> Option<u8> {
+    let [origin] = &http::values(head, "origin")[..] else {
+        return None;
+    };
+    let at = api
+        .origins
+        .iter()
+        .position(|one| one == "*" || one.eq_ignore_ascii_case(origin))?;
+    u8::try_from(at).ok()
+}
