@@ -65,6 +65,13 @@ pub enum Ask {
     Connection {
         cid: u64,
     },
+    /// Who is muted and banned: in this room only, and only this user. From this place on.
+    Sanctions {
+        room: Option<String>,
+        user: Option<String>,
+        cursor: u32,
+        limit: u32,
+    },
     /// Without a room: everywhere.
     Decide {
         what: Decision,

@@ -172,6 +172,15 @@ impl Sequencer {
             Ask::Members { room, limit } => self.known(state, &room, |this, number| {
                 (200, Kind::Json, this.list_members(state, number, limit))
             }),
+            Ask::Sanctions {
+                room,
+                user,
+                cursor,
+                limit,
+            } => {
+                let of = (room.as_deref(), user.as_deref());
+                (200, Kind::Json, self.list_sanctions(of, cursor, limit))
+            }
             Ask::Decide { what, room } => {
                 let (status, body) = self.decide(state, asker.ring, &what, room.as_deref());
                 (status, Kind::Json, body)

@@ -5,6 +5,7 @@ use protocol::ids::Position;
 use protocol::moderation::{Act, Scope, Whom};
 use protocol::record::{Asker, Down, Refusal};
 use protocol::sanctions::{Kind, Sanction, Sanctions};
+use serde_json::{Value, json};
 
 use super::{Sequencer, append};
 use crate::ring_set::RingSet;
@@ -25,6 +26,33 @@ impl Sequencer {
     /// Takes out which of them are over.
     pub fn expire_sanctions(&mut self, state: &State) {
         self.sanctions.expire(state, self.unix_ms);
+    }
+
+    /// For the API: who is muted and banned, of this room and this user, from an entry on, and from
+    /// which to go on.
+    pub(super) fn list_sanctions(
+        &self,
+        (room, user): (Option<&str>, Option<&str>),
+        from: u32,
+        limit: u32,
+    ) -> Vec<u8> {
+        let is_of = |s: &Sanction| {
+            room.is_none_or(|room| *s.room == *room)
+                && user.is_none_or(|user| s.kind != Kind::BanAddress && *s.who == *user)
+        };
+        let all = self.sanctions().each();
+        let mut asked = all
+            .filter(|(entry, s)| *entry >= from && !s.is_over(self.unix_ms) && is_of(s))
+            .peekable();
+        let page: Vec<Value> = asked
+            .by_ref()
+            .take(limit as usize)
+            .map(|(_, sanction)| told(sanction))
+            .collect();
+        let next = asked.peek().map(|(entry, _)| entry);
+        json!({"sanctions": page, "next": next})
+            .to_string()
+            .into_bytes()
     }
 
     pub(super) fn moderate<'a>(
@@ -126,6 +154,23 @@ impl Sequencer {
         let put = self.sanctions.put(state, &mut self.record, &sanction);
         put.map_err(|_| Refusal::Full).map(|()| until_ms)
     }
+}
+
+/// As the API tells it: without a room it is everywhere, without an end for good.
+fn told(sanction: &Sanction) -> Value {
+    let (kind, whom) = match sanction.kind {
+        Kind::Mute => ("mute", "user"),
+        Kind::Ban => ("ban", "user"),
+        Kind::BanAddress => ("ban", "address"),
+    };
+    json!({
+        "kind": kind,
+        whom: sanction.who,
+        "room": (!sanction.room.is_empty()).then_some(&sanction.room),
+        "until_ms": (sanction.until_ms != 0).then_some(sanction.until_ms),
+        "at_ms": sanction.at_ms,
+        "by": sanction.by,
+    })
 }
 
 fn banned(whom: &Whom<'_>) -> (Kind, String) {

@@ -1,6 +1,7 @@
 //! A request for the API, understood: bytes in, what is to be done out. No socket, no clock.
 
 use protocol::api::{Ask, MAX_PAGE};
+use protocol::sanctions;
 use protocol::settings::Settings;
 
 use super::access::Access;
@@ -67,7 +68,7 @@ impl Request<'_> {
             | [
                 "api",
                 "v1",
-                "openapi.json" | "rooms" | "connections" | "cluster",
+                "openapi.json" | "rooms" | "connections" | "sanctions" | "cluster",
             ]
             | ["api", "v1", "rooms" | "connections", _]
             | ["api", "v1", "rooms", _, "history" | "members"] => (&["GET", "HEAD"], true),
@@ -136,6 +137,14 @@ impl Request<'_> {
                     .and_then(|n| n.parse().ok())
                     .ok_or_else(|| fault(404, "not_found", "there is no such connection"))?,
             },
+            [_, _, "sanctions"] => Ask::Sanctions {
+                room: self.asked_room()?,
+                user: self.asked_user()?,
+                cursor: line
+                    .number("cursor", 0, sanctions::MAX.into())?
+                    .unwrap_or(0) as u32,
+                limit: line.limit(MAX_PAGE)?,
+            },
             [_, _, "publish"] => self.publish()?,
             [_, _, "broadcast"] => self.broadcast()?,
             [_, _, "reload"] => {
@@ -170,6 +179,21 @@ impl Request<'_> {
         reply
     }
 
+    /// Of whom it is asked.
+    fn asked_user(&self) -> Result<Option<String>, Reply> {
+        match self.line.value("user")? {
+            Some(user) if user.len() > MAX_NAME || !client::is_name(user) => {
+                Err(bad("user is no name"))
+            }
+            user => Ok(user.map(str::to_owned)),
+        }
+    }
+
+    fn asked_room(&self) -> Result<Option<String>, Reply> {
+        let name = self.line.value("room")?;
+        name.map(|name| room(name, Reserved::All)).transpose()
+    }
+
     fn connections(&self) -> Result<Ask, Reply> {
         let line = self.line;
         let cursor = line.value("cursor")?;
@@ -184,22 +208,12 @@ impl Request<'_> {
             Some(Some((at, after))) => (Some(at), after),
             Some(None) => return Err(bad("cursor is none that was given")),
         };
-        let user = line.value("user")?.map(str::to_owned);
-        if user
-            .as_ref()
-            .is_some_and(|user| user.len() > MAX_NAME || !client::is_name(user))
-        {
-            return Err(bad("user is no name"));
-        }
         Ok(Ask::Connections {
             worker: line.number("worker", 1, 64)?.map(|worker| worker as u16),
             at,
             after,
-            user,
-            room: line
-                .value("room")?
-                .map(|name| room(name, Reserved::All))
-                .transpose()?,
+            user: self.asked_user()?,
+            room: self.asked_room()?,
             limit: line.limit(MAX_PAGE)?,
         })
     }
