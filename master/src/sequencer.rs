@@ -165,9 +165,16 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// For a brain that starts. It goes by what the last one died of.
+    /// For a brain that starts. It goes by what the last one died of. What is asked first may be sequenced
+    /// before the first turn: what time it is must be known.
     #[must_use]
-    pub fn recover(state: &State, bounds: Bounds, verdict: Verdict, now_ms: u64) -> Sequencer {
+    pub fn recover(
+        state: &State,
+        bounds: Bounds,
+        verdict: Verdict,
+        now_ms: u64,
+        unix_ms: u64,
+    ) -> Sequencer {
         let rooms = Rooms::recover(state, bounds.rooms);
         let watchers = |room| rooms.watchers(state, room);
         Sequencer {
@@ -180,7 +187,7 @@ impl Sequencer {
             sanctions: Table::recover(state, bounds.sanctions),
             record: Record::new(),
             now_ms,
-            unix_ms: 0,
+            unix_ms,
             bytes: Vec::new(),
             answer: Vec::new(),
             verdict,

@@ -41,7 +41,7 @@ fn born(state: &State, rooms: u32) -> Sequencer {
         }]),
         sanctions: 10,
     };
-    Sequencer::recover(state, bounds, poison::note_death(state), 1)
+    Sequencer::recover(state, bounds, poison::note_death(state), 1, 0)
 }
 
 /// One worker's end of its ring.

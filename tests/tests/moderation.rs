@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::baton::Builder;
 use harness::faults::Faults;
@@ -345,6 +346,32 @@ fn what_ends_by_itself_ends() {
     eventually("so is the mute", || {
         u7.ask(json!({ "send": "s", "data": 1 }))["ok"].is_object()
     });
+}
+
+/// Seen: what had been asked while there was no brain of the master was decided before the next one knew
+/// what time it was, and was over at once.
+#[test]
+fn what_is_asked_while_the_master_is_away_lasts_as_long_as_it_says() {
+    let baton = baton();
+    let mut moderator = moderator(&baton, "m1", "r");
+    let mut u7 = user(&baton, "u7", 2);
+    let brain = baton.status().master_brain_pid;
+    process::stop(brain);
+    let asked = unix_ms();
+    moderator.tell(json!({ "id": "mute", "mute": "u7", "room": "r", "for_ms": 600_000 }));
+    // That it has been read: nobody waits for the master to say this.
+    moderator.ok(json!({ "ping": true }));
+    process::kill(brain);
+    let reply = moderator.reply(&json!("mute"));
+    let until = reply["ok"]["until_ms"].as_u64();
+    assert!(until >= Some(asked + 600_000), "{reply}");
+    let (code, _) = refused(&mut u7, json!({ "send": "r", "data": 1 }));
+    assert_eq!(code, "forbidden");
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("it is later than 1970").as_millis() as u64
 }
 
 #[test]

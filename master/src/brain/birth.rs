@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Poll, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use protocol::clock::monotonic_ms;
+use protocol::clock::{monotonic_ms, unix_ms};
 use protocol::guard::{self, Life, Outcome, Place};
 use protocol::logging::{self, Logging};
 use protocol::sanctions::Sanction;
@@ -219,7 +219,13 @@ impl<'a> Brain<'a> {
             supervisor: Supervisor::new(crew::patience(&config)),
             orders: Orders::new(state.head(Head::Seats) as u16),
             links: BTreeMap::new(),
-            sequencer: Sequencer::recover(state, prepare::bounds(&config), verdict, monotonic_ms()),
+            sequencer: Sequencer::recover(
+                state,
+                prepare::bounds(&config),
+                verdict,
+                monotonic_ms(),
+                unix_ms(),
+            ),
             verdict,
             connections: Connections::recover(state),
             moves: Moves::default(),

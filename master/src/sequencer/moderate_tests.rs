@@ -27,9 +27,7 @@ fn born(state: &State) -> Sequencer {
         sanctions: 3,
         ..Bounds::default()
     };
-    let mut sequencer = Sequencer::recover(state, bounds, poison::note_death(state), 1);
-    sequencer.set_unix(1_000);
-    sequencer
+    Sequencer::recover(state, bounds, poison::note_death(state), 1, 1_000)
 }
 
 /// A worker, and what the log has said.

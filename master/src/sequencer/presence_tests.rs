@@ -503,7 +503,7 @@ impl World {
 }
 
 fn born(state: &State, users: u64, now: u64) -> Sequencer {
-    Sequencer::recover(state, bounds(users), poison::note_death(state), now)
+    Sequencer::recover(state, bounds(users), poison::note_death(state), now, 0)
 }
 
 impl List {
