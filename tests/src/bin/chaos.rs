@@ -122,7 +122,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
                 options.time = Duration::from_secs(15);
                 options.connections = 300;
                 options.min_kills = 15;
-                options.min_reloads = 2;
+                // On a busy machine most that are commanded fail: somebody dies in the middle.
+                options.min_reloads = 1;
                 options.min_repairs = 0;
             }
             "--aimed" => options.aimed = true,

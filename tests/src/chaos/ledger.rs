@@ -14,9 +14,30 @@ pub struct Ledger {
     publishers: Vec<Publisher>,
 }
 
+/// What is special about a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    Plain,
+    /// Somebody moderates it.
+    Judged,
+    /// Not all is for everybody: it has a budget.
+    Sampled,
+}
+
+impl Sort {
+    fn word(self) -> &'static str {
+        match self {
+            Sort::Plain => "room",
+            Sort::Judged => "judged",
+            Sort::Sampled => "sampled",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Room {
     name: String,
+    sort: Sort,
     /// The same to the end: its sequence is never lost.
     epoch: Option<String>,
     /// What is at each offset, as far as anybody has been told; the first offset is 1.
@@ -25,13 +46,40 @@ struct Room {
 
 #[derive(Debug)]
 struct Publisher {
-    room: usize,
+    /// Whatever it says, it says in each of them.
+    homes: Vec<Home>,
     /// It speaks MessagePack.
     packs: bool,
     /// What its messages are `from`.
-    cid: Option<String>,
-    /// The offset of each of its messages, as far as anybody has been told.
-    offsets: Vec<Option<u64>>,
+    from: Option<String>,
+    /// So many it has published.
+    messages: usize,
+}
+
+#[derive(Debug)]
+struct Home {
+    room: usize,
+    /// What became of each of its messages here.
+    fates: Vec<Fate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nobody has been told of it.
+    Unknown,
+    /// At this offset.
+    At(u64),
+    /// It has no place.
+    Refused,
+}
+
+impl Fate {
+    fn offset(self) -> Option<u64> {
+        match self {
+            Fate::At(offset) => Some(offset),
+            Fate::Unknown | Fate::Refused => None,
+        }
+    }
 }
 
 /// The `number`th message of a publisher.
@@ -69,15 +117,19 @@ impl Came<'_> {
 
 impl Ledger {
     #[must_use]
-    pub fn new(seed: u64, rooms: usize) -> Ledger {
-        let room = |number| Room {
-            name: format!("room {number}"),
-            epoch: None,
-            order: Vec::new(),
-        };
+    pub fn new(seed: u64, sorts: &[(Sort, usize)]) -> Ledger {
+        let rooms = sorts.iter().flat_map(|(sort, many)| {
+            let room = |number| Room {
+                name: format!("{} {number}", sort.word()),
+                sort: *sort,
+                epoch: None,
+                order: Vec::new(),
+            };
+            (0..*many).map(room)
+        });
         Ledger {
             seed,
-            rooms: (0..rooms).map(room).collect(),
+            rooms: rooms.collect(),
             publishers: Vec::new(),
         }
     }
@@ -85,6 +137,17 @@ impl Ledger {
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.rooms.len()
+    }
+
+    /// The rooms of a sort.
+    pub fn of_sort(&self, sort: Sort) -> impl Iterator<Item = usize> {
+        let rooms = self.rooms.iter().enumerate();
+        rooms.filter_map(move |(room, is)| (is.sort == sort).then_some(room))
+    }
+
+    #[must_use]
+    pub fn sort(&self, room: usize) -> Sort {
+        self.rooms[room].sort
     }
 
     #[must_use]
@@ -103,30 +166,69 @@ impl Ledger {
         self.rooms[room].order.len() as u64
     }
 
+    /// The last offset of which anybody has been told what is there.
+    #[must_use]
+    pub fn known(&self, room: usize) -> u64 {
+        let last = self.rooms[room].order.iter().rposition(Option::is_some);
+        last.map_or(0, |last| last as u64 + 1)
+    }
+
+    /// What is at an offset, as far as anybody has been told.
+    #[must_use]
+    pub fn at(&self, room: usize, offset: u64) -> Option<Message> {
+        let index = usize::try_from(offset.checked_sub(1)?).ok()?;
+        *self.rooms[room].order.get(index)?
+    }
+
     /// `packs`: it speaks MessagePack.
-    pub fn add_publisher(&mut self, room: usize, packs: bool) -> usize {
+    pub fn add_publisher(&mut self, rooms: &[usize], packs: bool) -> usize {
+        let home = |room: &usize| Home {
+            room: *room,
+            fates: Vec::new(),
+        };
         self.publishers.push(Publisher {
-            room,
+            homes: rooms.iter().map(home).collect(),
             packs,
-            cid: None,
-            offsets: Vec::new(),
+            from: None,
+            messages: 0,
         });
         self.publishers.len() - 1
     }
 
-    pub fn greeted(&mut self, publisher: usize, cid: &str) {
-        self.publishers[publisher].cid = Some(cid.to_owned());
+    pub fn greeted(&mut self, publisher: usize, from: &str) {
+        self.publishers[publisher].from = Some(from.to_owned());
+    }
+
+    /// The rooms in which a publisher says what it says.
+    pub fn homes(&self, publisher: usize) -> impl Iterator<Item = usize> {
+        let homes = self.publishers[publisher].homes.iter();
+        homes.map(|home| home.room)
     }
 
     /// One more is published.
     pub fn publish(&mut self, publisher: usize) -> Message {
-        let Publisher { room, offsets, .. } = &mut self.publishers[publisher];
-        offsets.push(None);
-        self.rooms[*room].order.push(None);
+        let of = &mut self.publishers[publisher];
+        for home in &mut of.homes {
+            home.fates.push(Fate::Unknown);
+            self.rooms[home.room].order.push(None);
+        }
+        of.messages += 1;
         Message {
             publisher,
-            number: offsets.len() - 1,
+            number: of.messages - 1,
         }
+    }
+
+    /// The message was not accepted: it has no place, and nobody may be told of it.
+    pub fn refused(&mut self, message: Message) -> Result<(), Fault> {
+        for home in &mut self.publishers[message.publisher].homes {
+            let fate = std::mem::replace(&mut home.fates[message.number], Fate::Refused);
+            if fate != Fate::Unknown || self.rooms[home.room].order.pop() != Some(None) {
+                let what = format!("{message:?} was refused, and is there");
+                return Err(Fault::new(Kind::Doubled, what));
+            }
+        }
+        Ok(())
     }
 
     /// The `data` of a message, as JSON.
@@ -190,7 +292,7 @@ impl Ledger {
             .message()
             .filter(|message| {
                 let publisher = self.publishers.get(message.publisher);
-                publisher.is_some_and(|publisher| message.number < publisher.offsets.len())
+                publisher.is_some_and(|publisher| message.number < publisher.messages)
             })
             .ok_or_else(|| {
                 let start: String = format!("{came:?}").chars().take(80).collect();
@@ -199,26 +301,28 @@ impl Ledger {
         let name = format!("message {} of {}", message.number, message.publisher);
         self.compare(&name, message, came, scratch)?;
         let publisher = &self.publishers[message.publisher];
-        if publisher.cid.as_deref() != Some(from) {
-            let what = format!("{name} is from {from}, not {:?}", publisher.cid);
+        if publisher.from.as_deref() != Some(from) {
+            let what = format!("{name} is from {from}, not {:?}", publisher.from);
             return Err(Fault::new(Kind::Wrong, what));
         }
-        if publisher.room != room {
-            let what = format!("{name} came in room {room}, not {}", publisher.room);
-            return Err(Fault::new(Kind::Wrong, what));
-        }
-        Ok((self.place(position, message)?, message))
+        Ok((self.place(room, position, message)?, message))
     }
 
     /// Somebody was told that the message is there.
-    pub fn place(&mut self, position: &str, message: Message) -> Result<u64, Fault> {
+    pub fn place(&mut self, room: usize, position: &str, message: Message) -> Result<u64, Fault> {
         let Message { publisher, number } = message;
-        let room = self.publishers[publisher].room;
         let offset = self.offset(room, position)?;
-        let name = format!("message {number} of {publisher}, at {position}");
+        let name = format!("message {number} of {publisher}, at {position} in room {room}");
+        let home = self.publishers[publisher].homes.iter_mut();
+        let Some(home) = home.into_iter().find(|home| home.room == room) else {
+            let what = format!("{name}: it was said elsewhere");
+            return Err(Fault::new(Kind::Wrong, what));
+        };
+        let order = &mut self.rooms[room].order;
+        let published = order.len();
         let place = offset.checked_sub(1).map(|index| index as usize);
-        let Some(place) = place.and_then(|index| self.rooms[room].order.get_mut(index)) else {
-            let what = format!("{name}: only {} were published", self.last(room));
+        let Some(place) = place.and_then(|index| order.get_mut(index)) else {
+            let what = format!("{name}: only {published} were published");
             return Err(Fault::new(Kind::Doubled, what));
         };
         if let Some(other) = place.replace(message)
@@ -227,15 +331,16 @@ impl Ledger {
             let what = format!("{name}: others were told that {other:?} is there");
             return Err(Fault::new(Kind::Disorder, what));
         }
-        let offsets = &mut self.publishers[publisher].offsets;
-        if let Some(other) = offsets[number].replace(offset)
-            && other != offset
-        {
-            let what = format!("{name}: it is at {other}, too");
+        let before = std::mem::replace(&mut home.fates[number], Fate::At(offset));
+        if before != Fate::Unknown && before != Fate::At(offset) {
+            let what = format!("{name}: others were told {before:?}");
             return Err(Fault::new(Kind::Doubled, what));
         }
-        let before = number.checked_sub(1).and_then(|before| offsets[before]);
-        let after = offsets.get(number + 1).copied().flatten();
+        let is_told = |fate: &&Fate| **fate != Fate::Refused;
+        let before = home.fates[..number].iter().rfind(is_told);
+        let before = before.and_then(|fate| fate.offset());
+        let after = home.fates[number + 1..].iter().find(is_told);
+        let after = after.and_then(|fate| fate.offset());
         if before.is_some_and(|before| before >= offset)
             || after.is_some_and(|after| after <= offset)
         {
@@ -263,13 +368,23 @@ impl Ledger {
         Ok(offset)
     }
 
-    /// Messages that nobody was told of.
+    /// The position of an offset, in a room of which something has been heard.
+    #[must_use]
+    pub fn position(&self, room: usize, offset: u64) -> String {
+        let epoch = self.rooms[room].epoch.as_deref().unwrap_or_default();
+        format!("{epoch}:{offset}")
+    }
+
+    /// Messages that nobody was told of. (Where not all is for everybody, one may be for nobody: that each of
+    /// the places has been told of is all that is known.)
     pub fn missing(&self) -> impl Iterator<Item = Message> {
         let publishers = self.publishers.iter().enumerate();
         publishers.flat_map(|(publisher, of)| {
-            let numbers = of.offsets.iter().enumerate();
-            numbers
-                .filter(|(_, offset)| offset.is_none())
+            let homes = of.homes.iter();
+            let homes = homes.filter(|home| self.rooms[home.room].sort != Sort::Sampled);
+            homes
+                .flat_map(|home| home.fates.iter().enumerate())
+                .filter(|(_, fate)| **fate == Fate::Unknown)
                 .map(move |(number, _)| Message { publisher, number })
         })
     }
@@ -300,8 +415,8 @@ mod tests {
 
     /// A ledger with one publisher, who has published three times.
     fn three() -> Ledger {
-        let mut ledger = Ledger::new(1, 1);
-        ledger.add_publisher(0, false);
+        let mut ledger = Ledger::new(1, &[(Sort::Plain, 1)]);
+        ledger.add_publisher(&[0], false);
         ledger.greeted(0, "c1");
         for _ in 0..3 {
             ledger.publish(0);
@@ -331,7 +446,7 @@ mod tests {
                     let heard = ledger.delivered(0, &position, "c1", &came, &mut Vec::new());
                     assert_eq!(heard.unwrap(), (number as u64 + 1, said(number)));
                 }
-                ledger.place(&position, said(number)).unwrap();
+                ledger.place(0, &position, said(number)).unwrap();
             }
         }
         assert_eq!(ledger.missing().count(), 0);
@@ -341,7 +456,7 @@ mod tests {
     fn every_lie_is_seen() {
         let kind = |ledger: &mut Ledger, position, number| {
             ledger
-                .place(position, said(number))
+                .place(0, position, said(number))
                 .map_err(|fault| fault.kind)
         };
         let mut ledger = three();
@@ -372,11 +487,47 @@ mod tests {
         }
     }
 
+    /// Those that are refused have no place: the others come one after the other.
+    #[test]
+    fn what_is_refused_is_nowhere() {
+        let mut ledger = three();
+        ledger.refused(said(1)).unwrap();
+        assert_eq!(ledger.last(0), 2);
+        ledger.place(0, "e1:1", said(0)).unwrap();
+        ledger.place(0, "e1:2", said(2)).unwrap();
+        assert_eq!(ledger.missing().count(), 0);
+        assert_eq!((ledger.known(0), ledger.at(0, 2)), (2, Some(said(2))));
+        let kind = |fault: Fault| fault.kind;
+        let there = ledger.place(0, "e1:2", said(1)).map_err(kind);
+        assert_eq!(there, Err(Kind::Disorder));
+        assert_eq!(ledger.refused(said(0)).map_err(kind), Err(Kind::Doubled));
+        let mut ledger = three();
+        ledger.refused(said(1)).unwrap();
+        let third = ledger.place(0, "e1:3", said(2)).map_err(kind);
+        assert_eq!(third, Err(Kind::Doubled));
+        let there = ledger.place(0, "e1:1", said(1)).map_err(kind);
+        assert_eq!(there, Err(Kind::Doubled));
+    }
+
+    #[test]
+    fn what_is_said_in_two_rooms_has_a_place_in_each() {
+        let mut ledger = Ledger::new(1, &[(Sort::Plain, 2), (Sort::Sampled, 1)]);
+        let publisher = ledger.add_publisher(&[0, 2], false);
+        assert_eq!(ledger.homes(publisher).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(ledger.of_sort(Sort::Sampled).collect::<Vec<_>>(), [2]);
+        let message = ledger.publish(publisher);
+        assert_eq!(ledger.missing().count(), 1);
+        ledger.place(0, "e1:1", message).unwrap();
+        assert_eq!(ledger.missing().count(), 0);
+        assert!(ledger.place(1, "e2:1", message).is_err());
+        ledger.place(2, "e3:1", message).unwrap();
+    }
+
     /// Who speaks the publisher's MessagePack gets its bytes, and who does not the same value.
     #[test]
     fn what_was_packed_is_compared_in_its_own_way() {
-        let mut ledger = Ledger::new(1, 1);
-        ledger.add_publisher(0, true);
+        let mut ledger = Ledger::new(1, &[(Sort::Plain, 1)]);
+        ledger.add_publisher(&[0], true);
         ledger.greeted(0, "c1");
         ledger.publish(0);
         let mut data = Vec::new();

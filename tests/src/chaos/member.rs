@@ -1,18 +1,20 @@
 //! Clients of `/rooms`: publishers whose messages are numbered, and subscribers who hold what comes
-//! against the ledger.
+//! against the ledger, and against what is decided ([`moderator`]). [`said`]: what they hear.
+
+mod moderator;
+mod said;
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
-use super::ledger::{Came, Message};
+use super::court::{Decision, Told, Word};
+use super::ledger::{Came, Message, Sort};
 use super::world::{World, closed};
 use crate::deflate::OFFER;
 use crate::load::wire::{self, Incomer, Incoming};
 use crate::load::{Fault, Heard, Kind, Random, Talk};
 use crate::presence::List;
 use crate::rooms::{MSGPACK, packed, try_unpacked};
+use said::{Gap, Ok_, Said};
 
 /// Publishes that may wait for their `ok`.
 const IN_FLIGHT: usize = 4;
@@ -31,6 +33,14 @@ pub enum Part {
     SlowSubscriber,
     /// Joins and leaves all the time.
     Wanderer,
+    /// Decides what others may do in its room, and what is shown of what they said.
+    Moderator { room: usize },
+    /// One about whom it decides: publishes, and is there whenever it may.
+    User {
+        user: usize,
+        room: usize,
+        publisher: usize,
+    },
 }
 
 pub struct Member {
@@ -44,11 +54,16 @@ pub struct Member {
     deflates: bool,
     asked: bool,
     cid: Option<String>,
+    /// What it shows to say who it is, and who that is once that is known.
+    token: Option<String>,
+    user: Option<String>,
     pongs: Vec<Vec<u8>>,
     next_id: u64,
     /// What was asked and not answered.
     asks: HashMap<u64, Ask>,
     rooms: BTreeMap<usize, Membership>,
+    /// What it was told there of what is decided.
+    told: BTreeMap<usize, Told>,
     /// Who is in the rooms that it watches, as it was told; `None`: it watches none.
     lists: Option<BTreeMap<usize, List>>,
     /// Rooms that it is still to join.
@@ -60,9 +75,20 @@ pub struct Member {
 
 #[derive(Clone, Copy, Debug)]
 enum Ask {
-    Join(usize),
+    Auth,
+    Join(usize, Option<Word>),
     Leave(usize),
-    Publish(Message),
+    Publish(Message, Option<Word>),
+    Decide {
+        room: usize,
+        decision: Decision,
+        lasts: bool,
+    },
+    /// Up to which offset messages are known to be there.
+    History {
+        room: usize,
+        known: u64,
+    },
     Ping,
 }
 
@@ -76,47 +102,23 @@ enum Membership {
     Leaving { next: u64 },
 }
 
-/// Everything that a server says, in one.
-#[derive(Debug, Deserialize)]
-struct Said<'a> {
-    id: Option<u64>,
-    #[serde(borrow)]
-    ok: Option<&'a RawValue>,
-    room: Option<&'a str>,
-    pos: Option<&'a str>,
-    from: Option<&'a str>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    gap: Option<Gap<'a>>,
-    #[serde(borrow)]
-    hello: Option<Hello<'a>>,
-    count: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Ok_<'a> {
-    pos: Option<&'a str>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Gap<'a> {
-    from: &'a str,
-    to: &'a str,
-    why: &'a str,
-}
-
-#[derive(Debug, Deserialize)]
-struct Hello<'a> {
-    cid: &'a str,
-}
-
 impl Member {
-    pub fn new(number: u64, part: Part, packs: bool, mut random: Random, rooms: usize) -> Member {
+    /// `token`: who it is, if it says so.
+    pub fn new(
+        number: u64,
+        part: Part,
+        packs: bool,
+        token: Option<String>,
+        mut random: Random,
+        rooms: usize,
+    ) -> Member {
         let watches = matches!(part, Part::Subscriber | Part::SlowSubscriber);
         let to_join = match part {
             Part::Publisher { room, .. } if random.percent(50) => vec![room],
-            Part::Publisher { .. } | Part::Wanderer => Vec::new(),
+            Part::Publisher { .. }
+            | Part::Wanderer
+            | Part::Moderator { .. }
+            | Part::User { .. } => Vec::new(),
             Part::Subscriber | Part::SlowSubscriber => {
                 // By its number, so that every room has some who stay.
                 let first = number as usize % rooms;
@@ -134,10 +136,13 @@ impl Member {
             deflates,
             asked: false,
             cid: None,
+            token,
+            user: None,
             pongs: Vec::new(),
             next_id: 1,
             asks: HashMap::new(),
             rooms: BTreeMap::new(),
+            told: BTreeMap::new(),
             lists: (watches && number.is_multiple_of(2)).then(BTreeMap::new),
             to_join,
             behind: false,
@@ -147,6 +152,9 @@ impl Member {
 
     /// What it would say next, if anything.
     fn put_word(&mut self, world: &mut World, out: &mut Vec<u8>) {
+        if self.put_word_of_known(world, out) {
+            return;
+        }
         if let Some(room) = self.to_join.pop() {
             return self.join(world, room, out);
         }
@@ -155,14 +163,15 @@ impl Member {
         }
         match self.part {
             Part::Publisher { .. } if !world.publishing => {}
-            Part::Publisher { publisher, .. } => {
+            Part::Publisher { publisher, room } => {
                 // Some in one breath.
                 for _ in 0..self.random.between(1, 2) {
                     if self.asks.len() < IN_FLIGHT {
-                        self.publish(world, publisher, out);
+                        self.publish(world, publisher, room, None, out);
                     }
                 }
             }
+            Part::Moderator { .. } | Part::User { .. } => {}
             Part::Wanderer => self.wander(world, out),
             Part::Subscriber | Part::SlowSubscriber => {
                 if self.asks.is_empty() {
@@ -173,15 +182,20 @@ impl Member {
         }
     }
 
-    fn publish(&mut self, world: &mut World, publisher: usize, out: &mut Vec<u8>) {
-        let Part::Publisher { room, .. } = self.part else {
-            return;
-        };
+    /// `word`: it may be refused, by this.
+    fn publish(
+        &mut self,
+        world: &mut World,
+        publisher: usize,
+        room: usize,
+        word: Option<Word>,
+        out: &mut Vec<u8>,
+    ) {
         let message = world.ledger.publish(publisher);
         world.counts.published += 1;
         let mut text = b"{".to_vec();
-        if self.random.percent(90) {
-            let id = self.ask(Ask::Publish(message));
+        if word.is_some() || self.random.percent(90) {
+            let id = self.ask(Ask::Publish(message, word));
             text.extend(format!("\"id\":{id},").as_bytes());
         }
         text.extend(format!("\"send\":\"{}\",\"data\":", world.ledger.name(room)).as_bytes());
@@ -219,6 +233,10 @@ impl Member {
     }
 
     fn look_behind(&mut self, world: &World) {
+        if !world.quiet {
+            self.behind = false;
+            return;
+        }
         let comes = |(room, membership): (&usize, &Membership)| match membership {
             Membership::In { next } => *next <= world.ledger.last(*room),
             // The answer is to come.
@@ -227,18 +245,25 @@ impl Member {
         let differs = |(room, list): (&usize, &List)| {
             list.count != world.members[*room] || list.users.as_ref() != Some(&world.present[*room])
         };
-        let is_told = self.lists.iter().flatten().any(differs);
-        self.behind = world.quiet && (self.rooms.iter().any(comes) || is_told);
+        let is_owed = |(room, told): (&usize, &Told)| world.court.owes(*room, told);
+        self.behind = self.rooms.iter().any(comes)
+            || self.lists.iter().flatten().any(differs)
+            || self.told.iter().any(is_owed);
     }
 
     fn join(&mut self, world: &World, room: usize, out: &mut Vec<u8>) {
+        self.join_as(world, room, None, out);
+    }
+
+    /// `word`: it may be refused, by this.
+    fn join_as(&mut self, world: &World, room: usize, word: Option<Word>, out: &mut Vec<u8>) {
         let next = match self.rooms.get(&room) {
             Some(Membership::In { next }) => Some(*next),
             None => None,
             Some(_) => return,
         };
         self.rooms.insert(room, Membership::Joining { next });
-        let id = self.ask(Ask::Join(room));
+        let id = self.ask(Ask::Join(room, word));
         let name = world.ledger.name(room);
         let watches = match &mut self.lists {
             Some(lists) => {
@@ -323,6 +348,11 @@ impl Member {
                 self.hear_ok(world, id, &ok)?;
             }
             Said {
+                id: Some(id),
+                error: Some(error),
+                ..
+            } => self.hear_refusal(world, id, error.code)?,
+            Said {
                 room: Some(room),
                 pos: Some(pos),
                 from: Some(from),
@@ -360,6 +390,29 @@ impl Member {
                 world.counts.changes += 1;
             }
             Said {
+                room: Some(room),
+                deleted: Some(position),
+                ..
+            } => {
+                let room = world.ledger.room(room)?;
+                self.hear_deleted(world, room, position)?;
+            }
+            Said {
+                room: Some(room),
+                cleared: Some(position),
+                ..
+            } => {
+                let room = world.ledger.room(room)?;
+                self.hear_cleared(world, room, position)?;
+            }
+            Said {
+                room: Some(room), ..
+            } if said.measure().is_some() => {
+                let room = world.ledger.room(room)?;
+                let measure = said.measure().expect("it is one");
+                self.hear_measure(world, room, measure)?;
+            }
+            Said {
                 hello: Some(hello), ..
             } if self.cid.is_none() => {
                 if let Part::Publisher { publisher, .. } = self.part {
@@ -384,18 +437,38 @@ impl Member {
         };
         match ask {
             Ask::Ping => {}
-            Ask::Publish(message) => {
-                world.ledger.place(position()?, message)?;
+            Ask::Auth => {
+                let user = ok.user.ok_or_else(|| wrong(name()))?;
+                if let Part::User { publisher, .. } = self.part {
+                    world.ledger.greeted(publisher, user);
+                }
+                self.user = Some(user.to_owned());
             }
-            Ask::Join(room) => {
+            Ask::Publish(message, word) => {
+                let position = position()?;
+                let room = self.room_of(world, message);
+                world.ledger.place(room, position, message)?;
+                word.map_or(Ok(()), |word| world.court.heard(word, true))?;
+            }
+            Ask::Decide {
+                room,
+                decision,
+                lasts,
+            } => self.hear_done(world, room, (decision, lasts), ok)?,
+            Ask::History { room, known } => {
+                self.hear_history(world, room, known, &ok.messages)?;
+            }
+            Ask::Join(room, word) => {
                 let offset = world.ledger.offset(room, position()?)?;
                 if offset > world.ledger.last(room) {
                     return Err(wrong(format!("{}: nobody published so much", name())));
                 }
+                word.map_or(Ok(()), |word| world.court.heard(word, true))?;
                 let next = match self.rooms.get(&room) {
                     Some(Membership::Joining { next: None }) => {
                         world.members[room] += 1;
-                        world.present[room].extend(self.cid.clone());
+                        world.present[room].extend(self.known_as());
+                        self.told.insert(room, world.court.comes(room));
                         offset + 1
                     }
                     // It goes on where it was.
@@ -406,15 +479,31 @@ impl Member {
                 world.counts.joins += 1;
             }
             Ask::Leave(room) => {
-                self.rooms.remove(&room);
-                world.members[room] -= 1;
-                if let Some(cid) = &self.cid {
-                    world.present[room].remove(cid);
-                }
+                self.has_left(world, room);
                 world.counts.leaves += 1;
             }
         }
         Ok(())
+    }
+
+    /// Whom others see.
+    fn known_as(&self) -> Option<String> {
+        self.user.clone().or_else(|| self.cid.clone())
+    }
+
+    fn has_left(&mut self, world: &mut World, room: usize) {
+        self.rooms.remove(&room);
+        self.told.remove(&room);
+        world.members[room] -= 1;
+        if let Some(name) = self.known_as() {
+            world.present[room].remove(&name);
+        }
+    }
+
+    /// Where it has said something.
+    fn room_of(&self, world: &World, message: Message) -> usize {
+        let mut homes = world.ledger.homes(message.publisher);
+        homes.next().expect("it says it somewhere")
     }
 
     fn hear_message(
@@ -433,9 +522,11 @@ impl Member {
         world.counts.converted += u64::from(world.ledger.is_converted(message, self.packs));
         world.counts.bytes_verified += came.size() as u64;
         self.expect(room, offset, offset, position)?;
-        let own = matches!(self.part, Part::Publisher { publisher, .. } if publisher == message.publisher);
-        let unanswered = |ask: &Ask| matches!(ask, Ask::Publish(asked) if *asked == message);
-        if own && self.asks.values().any(unanswered) {
+        if let Some(told) = self.told.get(&room) {
+            world.court.hears(told, room, message)?;
+        }
+        let unanswered = |ask: &Ask| matches!(ask, Ask::Publish(asked, _) if *asked == message);
+        if self.publisher() == Some(message.publisher) && self.asks.values().any(unanswered) {
             let what = format!("its own message at {position} came before the ok");
             return Err(Fault::new(Kind::Disorder, what));
         }
@@ -446,14 +537,28 @@ impl Member {
         let from = world.ledger.offset(room, gap.from)?;
         let to = world.ledger.offset(room, gap.to)?;
         let name = format!("gap {gap:?} in room {room}");
-        if self.part != Part::SlowSubscriber || gap.why != "slow" {
-            return Err(Fault::new(Kind::Lost, name));
-        }
         if from > to || to > world.ledger.last(room) {
             return Err(wrong(name));
         }
-        world.counts.gaps += to - from + 1;
+        let own = |message: Message| self.publisher() == Some(message.publisher);
+        let mut places = (from..=to).filter_map(|offset| world.ledger.at(room, offset));
+        match gap.why {
+            "slow" if self.part == Part::SlowSubscriber => world.counts.gaps += to - from + 1,
+            // What it has said itself comes to everybody.
+            "sampled" if world.ledger.sort(room) == Sort::Sampled && !places.any(own) => {
+                world.counts.sampled += to - from + 1;
+            }
+            _ => return Err(Fault::new(Kind::Lost, name)),
+        }
         self.expect(room, from, to, &name)
+    }
+
+    /// As whom it says something.
+    fn publisher(&self) -> Option<usize> {
+        match self.part {
+            Part::Publisher { publisher, .. } | Part::User { publisher, .. } => Some(publisher),
+            _ => None,
+        }
     }
 
     /// What comes begins where the last ended.

@@ -2,8 +2,9 @@
 //! reloaded, scaled and upgraded. Clients never reconnect: a connection that ends, a byte that is
 //! wrong, a message that is lost, doubled or out of order is a failure.
 //!
-//! 1. [`echo`], [`post`], [`member`]: what the clients say, and how they judge what they hear.
-//!    [`ledger`]: what was published, and where in its room it is. [`world`]: what they share.
+//! 1. [`echo`], [`post`], [`member`], [`back_end`]: what the clients say, and how they judge what they
+//!    hear. [`ledger`]: what was published, and where in its room it is. [`court`]: what was decided about
+//!    users and what they said; [`appeal`]: whether it still is so at the end. [`world`]: what they share.
 //! 2. [`family`]: baton's processes as `/proc` shows them. [`monkey`]: who kills. [`operator`]: who
 //!    commands. [`flat`]: whether anything grows.
 //! 3. [`run`]: from start to verdict; [`crowd`]: who is there.
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 use mio::Events;
 
+pub mod appeal;
+pub mod back_end;
+pub mod court;
 pub mod crowd;
 pub mod echo;
 pub mod family;
@@ -28,11 +32,13 @@ pub mod post;
 pub mod report;
 pub mod world;
 
+use crate::api::with_api_as;
 use crate::faults::Faults;
 use crate::load::{Fault, Kind, Load, Random};
 use crate::{Baton, process, rooms};
 use crowd::Crowd;
 use flat::{Figures, Laps};
+use ledger::Sort;
 use monkey::{Aim, Deeds, Diary, HUNG, Shared};
 use operator::{Commands, Done};
 use report::Report;
@@ -42,6 +48,8 @@ use world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is on its way when all is well again arrives within this.
 const CALM: Duration = Duration::from_secs(30);
+/// Messages a second that each member is given of a room in which far more is said.
+const BUDGET: u32 = 4;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -129,8 +137,12 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     let config = format!(
         "[timeouts]\nhung = \"{}s\"\n[http]\nhead_timeout = \"60s\"\n[rooms]\nslow_bytes = \"128 KiB\"\n\
          [[room]]\nmatch = \"room *1\"\nmerge = \"20ms\"\n\
-         [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n",
-        HUNG.as_secs()
+         [[room]]\nmatch = \"judged *1\"\nmerge = \"20ms\"\nhistory = 100\n\
+         [[room]]\nmatch = \"judged *\"\nhistory = 100\n\
+         [[room]]\nmatch = \"sampled *\"\nbudget = {BUDGET}\n\
+         [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n{}",
+        HUNG.as_secs(),
+        appeal::key().section(appeal::KEY, appeal::KEY)
     );
     let aim = options.aimed.then(|| Aim {
         faults: Faults::new(),
@@ -143,15 +155,22 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     let builder = aim
         .as_ref()
         .map_or_else(Baton::builder, |aim| aim.faults.builder());
-    let mut baton = builder
+    let mut baton = with_api_as(builder, &config)
+        .file(appeal::KEY, &appeal::key().file())
         .environment("BATON_NAIVE", options.naive.map_or("", Naive::name))
         .workers(options.workers)
-        .config(&config)
         .start();
     // The report tells of them.
     baton.expect_panics();
     let shared = Shared::new(baton.mark());
-    let world = World::new(baton.public, options.seed, options.connections / 100 + 1);
+    // What grows is looked for where nothing is retained.
+    let special = if options.flat.is_none() { 1 } else { 0 };
+    let sorts = [
+        (Sort::Plain, options.connections / 100 + 1),
+        (Sort::Judged, 2 * special),
+        (Sort::Sampled, special),
+    ];
+    let world = World::new(baton.public, options.seed, &sorts);
     let random = Random::of(options.seed, 1);
     let load = Load::new(baton.public, random, world).expect("an epoll");
     let mut run = Run {
@@ -179,7 +198,15 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         false => 0,
     };
     run.stop();
-    let mut report = Report::new(options, &run.load, &shared, deeds, done);
+    let is_well = run.is_well();
+    let mut load = run.load;
+    if is_well {
+        // What was decided is known to who starts anew.
+        baton.start();
+        appeal(&mut load, &baton, "after a restart");
+        baton.run(&["stop"]);
+    }
+    let mut report = Report::new(options, &load, &shared, deeds, done);
     (report.figures, report.moved) = (figures, moved);
     report.read_logs(baton.log_lines());
     if !report.failures.is_empty() {
@@ -190,6 +217,14 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
         .first()
         .map_or(Vec::new(), |failure| shared.diary.before(failure.at, 12));
     report
+}
+
+/// What was decided is in force.
+fn appeal(load: &mut Load<World>, baton: &Baton, when: &str) {
+    let World { court, ledger, .. } = &load.world;
+    for (who, fault) in appeal::appeal(baton.public, court, ledger, when) {
+        load.fail(who, fault);
+    }
 }
 
 struct Run<'a> {
@@ -301,6 +336,7 @@ impl Run<'_> {
         while self.crowd.come(&mut self.load, 50) && self.is_well() {
             self.turn();
         }
+        self.crowd.open_court(&mut self.load, self.baton.admin);
         let heard = |run: &Self| run.load.world.members.iter().all(|members| *members > 0);
         self.wait("every room has a member", heard);
         self.load.world.publishing = true;
@@ -313,7 +349,7 @@ impl Run<'_> {
         self.load.world.quiet = true;
         self.load.hurry(true);
         if self.wait("all that was said arrives", |run| {
-            run.load.waiting().next().is_none()
+            run.load.waiting().next().is_none() && run.load.world.away.is_empty()
         }) {
             self.take_census();
             let missing: Vec<String> = self
@@ -331,7 +367,9 @@ impl Run<'_> {
                 self.load.fail("the ledger".to_owned(), fault);
             }
             self.load.world.ending = true;
-            self.wait("all connections are closed", |run| run.load.is_empty());
+            if self.wait("all connections are closed", |run| run.load.is_empty()) {
+                appeal(&mut self.load, self.baton, "at the end");
+            }
         }
     }
 
@@ -403,6 +441,7 @@ impl Run<'_> {
         }
         let wave = self.shared.wave.swap(0, Ordering::Relaxed);
         self.load.wave(wave as usize);
+        self.crowd.call_again(&mut self.load);
         if !self.load.world.quiet {
             self.crowd.renew(&mut self.load);
         }

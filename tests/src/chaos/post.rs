@@ -100,7 +100,7 @@ impl Talk<World> for Post {
 
     fn hear(&mut self, world: &mut World, bytes: &[u8]) -> Result<Heard, Fault> {
         self.answers.unread.extend(bytes);
-        while let Some(body) = self.answers.next()? {
+        while let Some(body) = self.answers.take()? {
             let name = format!("answer {}", self.heard);
             self.heard += 1;
             match self.asked.pop_front() {
@@ -170,7 +170,7 @@ impl Talk<World> for Visit {
 
     fn hear(&mut self, world: &mut World, bytes: &[u8]) -> Result<Heard, Fault> {
         self.answers.unread.extend(bytes);
-        while let Some(body) = self.answers.next()? {
+        while let Some(body) = self.answers.take()? {
             if self.answered {
                 return Err(Fault::new(Kind::Doubled, "a second answer"));
             }
@@ -205,14 +205,14 @@ fn whoami(body: &[u8]) -> Result<(), Fault> {
 }
 
 /// Answers, put together again.
-#[derive(Default)]
-struct Answers {
-    unread: Vec<u8>,
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub unread: Vec<u8>,
 }
 
 impl Answers {
     /// The body of the next that is whole.
-    fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    pub fn take(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") else {
             return match self.unread.len() > 4096 {
                 true => Err(Fault::new(Kind::Wrong, "an answer whose head has no end")),

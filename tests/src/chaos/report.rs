@@ -77,7 +77,21 @@ impl Report {
     /// Why it was no test, though nothing went wrong.
     fn shortcomings(&self) -> Vec<String> {
         let options = &self.options;
+        let Counts {
+            sampled,
+            retried,
+            decided,
+            refused,
+            pages,
+            ..
+        } = self.counts;
+        let special = u64::from(options.flat.is_none());
         [
+            ("decisions", decided, special),
+            ("refused", refused, special),
+            ("pages of what is retained", pages, special),
+            ("requests made again", retried, special),
+            ("told as sampled", sampled, special),
             ("kills", self.kills, options.min_kills),
             ("reloads", self.reloads, options.min_reloads),
             ("repairs", self.repaired, options.min_repairs),
@@ -117,6 +131,12 @@ impl fmt::Display for Report {
             changes,
             inflated,
             gaps,
+            sampled,
+            posted,
+            retried,
+            decided,
+            refused,
+            pages,
         } = self.counts;
         writeln!(f, "seed                 {}", self.seed)?;
         writeln!(
@@ -131,6 +151,14 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "rooms                {published} published, {delivered} delivered ({converted} in another format), {joins} joins, {leaves} leaves, {changes} changes told, {gaps} told as gaps"
+        )?;
+        writeln!(
+            f,
+            "moderation           {decided} decisions, {refused} refused, {pages} pages of what is retained"
+        )?;
+        writeln!(
+            f,
+            "API                  {posted} published, {retried} asked again; {sampled} told as sampled"
         )?;
         if self.figures.is_some() {
             writeln!(f, "kills                {}", self.kills)?;

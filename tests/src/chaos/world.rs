@@ -3,16 +3,22 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::ledger::Ledger;
+use super::back_end::BackEnd;
+use super::court::Court;
+use super::ledger::{Ledger, Sort};
 use crate::load::{Fault, Kind};
 
 pub struct World {
     pub to: SocketAddr,
     pub ledger: Ledger,
+    /// What is decided about who says something.
+    pub court: Court,
+    /// Back ends without a connection.
+    pub away: Vec<BackEnd>,
     pub counts: Counts,
     /// How many are in each room.
     pub members: Vec<u64>,
-    /// Who these are: nobody shows a token here.
+    /// Who these are: nobody has two connections.
     pub present: Vec<BTreeSet<String>>,
     /// Every room has somebody who hears what is published.
     pub publishing: bool,
@@ -26,10 +32,14 @@ pub struct World {
 
 impl World {
     #[must_use]
-    pub fn new(to: SocketAddr, seed: u64, rooms: usize) -> World {
+    pub fn new(to: SocketAddr, seed: u64, sorts: &[(Sort, usize)]) -> World {
+        let ledger = Ledger::new(seed, sorts);
+        let rooms = ledger.rooms();
         World {
             to,
-            ledger: Ledger::new(seed, rooms),
+            ledger,
+            court: Court::default(),
+            away: Vec::new(),
             counts: Counts::default(),
             members: vec![0; rooms],
             present: vec![BTreeSet::new(); rooms],
@@ -64,6 +74,17 @@ pub struct Counts {
     pub inflated: u64,
     /// What slow readers were told that they missed.
     pub gaps: u64,
+    /// What was not for everybody, in rooms with a budget.
+    pub sampled: u64,
+    /// Through the API, and requests that were made again.
+    pub posted: u64,
+    pub retried: u64,
+    /// By moderators.
+    pub decided: u64,
+    /// What users did that they may not.
+    pub refused: u64,
+    /// Pages of what a room retains.
+    pub pages: u64,
 }
 
 /// Holds what came against what should have come.

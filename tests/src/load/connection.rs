@@ -109,6 +109,9 @@ impl<W> Connection<W> {
             }
         }
         if self.out.is_empty() {
+            if self.talk.leaves(world, 0) {
+                return Ok(Heard::Done);
+            }
             self.talk.speak(world, &mut self.out);
             self.piece = match self.random.below(4) {
                 0..=2 if self.manner.in_pieces => {
@@ -138,6 +141,9 @@ impl<W> Connection<W> {
             }
             // What the server said before it went is more telling.
             Err(error) => return self.read(world, buffer).and(Err(broken(&error))),
+        }
+        if self.talk.leaves(world, self.out.len() - self.written) {
+            return Ok(Heard::Done);
         }
         if self.written == self.out.len() {
             self.out.clear();

@@ -38,6 +38,11 @@ pub trait Talk<W> {
     /// The server has been asked something and owes an answer.
     fn expects(&self) -> bool;
 
+    /// It goes away now by itself, whatever it waits for; so many bytes of what it says are not written.
+    fn leaves(&self, _world: &W, _rest: usize) -> bool {
+        false
+    }
+
     /// Its connection is gone, by a fault or not.
     fn over(&mut self, _world: &mut W) {}
 }
@@ -149,14 +154,19 @@ impl<W> Load<W> {
     }
 
     /// Connects one more.
-    pub fn open(&mut self, mut talk: Box<dyn Talk<W>>, manner: Manner) {
+    pub fn open(&mut self, talk: Box<dyn Talk<W>>, manner: Manner) {
+        self.open_to(self.to, talk, manner);
+    }
+
+    /// Connects one more to another listener.
+    pub fn open_to(&mut self, to: SocketAddr, mut talk: Box<dyn Talk<W>>, manner: Manner) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
         });
         self.serial += 1;
         let random = Random::new(self.random.next());
-        match connection::connect(self.to, manner, self.poll.registry(), Token(index)) {
+        match connection::connect(to, manner, self.poll.registry(), Token(index)) {
             Ok(stream) => {
                 let connection = Connection::new(stream, talk, manner, random, self.serial);
                 self.connections[index] = Some(connection);
