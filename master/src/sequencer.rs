@@ -13,6 +13,7 @@ use protocol::api::{Ask, Kind, error};
 use protocol::bucket::{Buckets, Wait};
 use protocol::clock::monotonic_us;
 use protocol::fault;
+use protocol::format::Data;
 use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
@@ -104,6 +105,20 @@ impl Ring {
 pub enum Said {
     Ack(Vec<Cid>),
     Closed(Vec<Cid>),
+}
+
+/// A message that is to be published.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    asker: Asker<'a>,
+    room: &'a [u8],
+    /// Who sends it: for whom it is decided whether it may.
+    by: &'a [u8],
+    /// In whose name.
+    from: &'a [u8],
+    key: Option<keys::Hash>,
+    lane: Lane,
+    data: Data<'a>,
 }
 
 /// What a turn with a ring has come to.
@@ -421,52 +436,37 @@ impl Sequencer {
                 data,
             } => {
                 let key = (!key.is_empty()).then(|| keys::hash(room, from, key));
-                if let Some(position) = key.and_then(|key| self.keys.find(state, key, self.now_ms))
-                {
-                    let sent = Down::Sent { position, asker };
-                    let _ = append(&mut self.log, &mut self.answer, &sent);
-                    self.news.insert(ring);
-                    return Ok(());
-                }
-                let name = room;
-                let (now, bytes) = (self.now_ms, data.bytes.len() as u64);
-                let (room, said) = self.accept(state, asker, name, from, lane, bytes)?;
-                if self.rooms.holders(room) != RingSet::NONE {
-                    self.stamp(state);
-                }
-                let mut position = self.rooms.position(state, &self.record, room);
-                position.offset += 1;
-                let message = Down::Message {
-                    room,
-                    position,
+                let said = Message {
                     asker,
+                    room,
+                    by: from,
                     from,
-                    share: self.pace.share(room, name, lane, now),
+                    key,
+                    lane,
                     data,
                 };
-                if !append(&mut self.log, &mut self.answer, &message) {
-                    return Err((Refusal::Internal, asker));
-                }
-                let message = Retained {
-                    offset: position.offset,
-                    at_ms: self.now_ms,
+                self.publish(state, ring, &said)?;
+            }
+            Up::Release {
+                asker,
+                room,
+                by,
+                from,
+                key,
+                lane,
+                data,
+            } => {
+                let key = (!key.is_empty()).then(|| keys::hash(room, from, &released_key(key)));
+                let said = Message {
+                    asker,
+                    room,
+                    by,
                     from,
+                    key,
+                    lane,
                     data,
                 };
-                // A worker that sees the new position sees what is retained up to it: in this order.
-                self.history
-                    .append(state, &mut self.record, room, name, &message);
-                self.rooms.advance(&mut self.record, room, position.offset);
-                self.pace.remember(state, &mut self.record, said, now);
-                if let Some(key) = key {
-                    self.keys
-                        .remember(state, &mut self.record, key, position, self.now_ms);
-                }
-                self.news.extend(self.rooms.holders(room));
-                // Without an id it wants no answer.
-                if !asker.id.is_empty() {
-                    self.news.insert(ring);
-                }
+                self.publish(state, ring, &said)?;
             }
             Up::Open { asker, room: name } | Up::Hold { asker, room: name } => {
                 let room = self.open(state, name, asker)?;
@@ -587,6 +587,73 @@ impl Sequencer {
         Ok(())
     }
 
+    /// A message gets its place, or has one already.
+    fn publish<'a>(
+        &mut self,
+        state: &State,
+        ring: u16,
+        said: &Message<'a>,
+    ) -> Result<(), (Refusal, Asker<'a>)> {
+        let Message {
+            asker,
+            room: name,
+            by,
+            from,
+            key,
+            lane,
+            data,
+        } = *said;
+        if let Some(position) = key.and_then(|key| self.keys.find(state, key, self.now_ms)) {
+            let sent = Down::Sent { position, asker };
+            let _ = append(&mut self.log, &mut self.answer, &sent);
+            self.news.insert(ring);
+            return Ok(());
+        }
+        let (now, bytes) = (self.now_ms, data.bytes.len() as u64);
+        let (room, said) = self.accept(state, asker, name, by, lane, bytes)?;
+        if self.rooms.holders(room) != RingSet::NONE {
+            self.stamp(state);
+        }
+        let mut position = self.rooms.position(state, &self.record, room);
+        position.offset += 1;
+        let message = Down::Message {
+            room,
+            position,
+            asker,
+            from,
+            share: self.pace.share(room, name, lane, now),
+            data,
+        };
+        if !append(&mut self.log, &mut self.answer, &message) {
+            return Err((Refusal::Internal, asker));
+        }
+        let message = Retained {
+            offset: position.offset,
+            at_ms: self.now_ms,
+            from,
+            data,
+        };
+        // A worker that sees the new position sees what is retained up to it: in this order.
+        self.history
+            .append(state, &mut self.record, room, name, &message);
+        self.rooms.advance(&mut self.record, room, position.offset);
+        self.pace.remember(state, &mut self.record, said, now);
+        if let Some(key) = key {
+            self.keys
+                .remember(state, &mut self.record, key, position, self.now_ms);
+        }
+        self.news.extend(self.rooms.holders(room));
+        // Without an id it wants no answer.
+        if !asker.id.is_empty() {
+            self.news.insert(ring);
+        }
+        if by != from {
+            let [by, from, name] = [by, from, name].map(String::from_utf8_lossy);
+            log::info!("{by} says {position} in \"{name}\" as {from}");
+        }
+        Ok(())
+    }
+
     /// The room that something is said in, if the sender may say it now.
     fn accept<'a>(
         &mut self,
@@ -651,6 +718,11 @@ impl Sequencer {
     }
 }
 
+/// Longer than any key of a client's, and not as the API's: so it is never the same.
+fn released_key(key: &[u8]) -> Vec<u8> {
+    [&[1; 65], key].concat()
+}
+
 /// The sender has shown no token, and is called as its connection is.
 fn is_cid(from: &[u8]) -> bool {
     matches!(from, [b'c', number @ ..] if number.iter().all(u8::is_ascii_digit))
@@ -660,6 +732,7 @@ fn is_cid(from: &[u8]) -> bool {
 fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
     match *up {
         Up::Publish { asker, .. }
+        | Up::Release { asker, .. }
         | Up::Open { asker, .. }
         | Up::Hold { asker, .. }
         | Up::Watch { asker, .. }
@@ -690,6 +763,9 @@ fn said(bytes: &[u8]) -> Option<Said> {
 fn describe(up: &Up<'_>) -> String {
     match *up {
         Up::Publish {
+            asker, room, data, ..
+        }
+        | Up::Release {
             asker, room, data, ..
         } => {
             format!(

@@ -129,6 +129,30 @@ fn plain_ups() -> Vec<Up<'static>> {
             asker: ASKER,
             room: b"r",
         },
+        Up::Release {
+            asker: ASKER,
+            room: b"r",
+            by: b"m1",
+            from: b"u7",
+            key: b"h9",
+            lane: Lane {
+                first: true,
+                exempt: true,
+            },
+            data: Data::json(b"1"),
+        },
+        Up::Release {
+            asker: ASKER,
+            room: b"",
+            by: b"",
+            from: b"",
+            key: b"",
+            lane: Lane::default(),
+            data: Data {
+                format: crate::format::Format::Msgpack,
+                bytes: b"\x01",
+            },
+        },
         Up::Hold {
             asker: ASKER,
             room: b"r",

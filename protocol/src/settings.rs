@@ -191,6 +191,10 @@ pub struct Rooms {
     /// word does not.
     #[serde(default)]
     pub moderation: bool,
+    /// The master takes what who moderates [says for others](crate::record::Up::Release). One that does
+    /// not know this word does not.
+    #[serde(default)]
+    pub releases: bool,
 }
 
 impl Default for Rooms {
@@ -203,6 +207,7 @@ impl Default for Rooms {
             slow: Slow::Gap,
             msgpack: true,
             moderation: true,
+            releases: true,
         }
     }
 }

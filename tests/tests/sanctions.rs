@@ -1,23 +1,41 @@
 //! What moderators and back ends can look up and do besides deciding: who is muted and banned, and what
 //! was held back.
 
-use harness::Baton;
 use harness::api::{Api, with_api};
 use harness::rooms::Client;
 use harness::tokens::{Key, claims};
+use harness::{Baton, eventually, process};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n[[room]]\nmatch = \"*\"\nhistory = 100\n\
+    [[filter]]\nmatch = \"hold\"\nwords = \"words\"\ndo = \"hold\"\n\
     [[auth.key]]\nkid = \"h\"\nalgorithm = \"HS256\"\nfile = \"h\"\n";
 
 fn baton() -> Baton {
-    with_api(CONFIG).file("h", &Key::secret(1).file()).start()
+    let builder = with_api(CONFIG).file("h", &Key::secret(1).file());
+    builder.file("words", "bad\n").start()
 }
 
 fn with_rights(baton: &Baton, user: &str, rights: &[&str]) -> Client {
+    shown(Client::connect(baton.public), user, rights)
+}
+
+fn shown(mut client: Client, user: &str, rights: &[&str]) -> Client {
     let mut claims = claims(user, 600);
     claims["rooms"] = json!({ "*": rights });
-    Client::with_token(baton.public, &Key::secret(1).token("h", &claims))
+    client.ok(json!({ "auth": Key::secret(1).token("h", &claims) }));
+    client
+}
+
+/// New brains of everything, then new workers.
+fn shake(baton: &Baton) {
+    let before = baton.status();
+    for brain in before.brains().into_iter().chain([before.master_brain_pid]) {
+        process::kill(brain);
+        eventually("the brain is gone", || !process::is_alive(brain));
+    }
+    baton.status_when("all are ready", |status| status.ready().len() == 2);
+    baton.expect(&["reload"], 0);
 }
 
 /// All pages of what is asked for.
@@ -58,7 +76,7 @@ fn who_is_muted_and_banned_is_listed() {
         json!({ "kind": "ban", "address": "10.0.0.0/8", "room": null, "until_ms": null, "by": "m1" }),
     ];
     for query in ["", "limit=1", "limit=3"] {
-        harness::eventually("what is over is listed no more", || {
+        eventually("what is over is listed no more", || {
             listed(&mut api, query).len() == expected.len()
         });
         let mut found = listed(&mut api, query);
@@ -95,4 +113,97 @@ fn who_is_muted_and_banned_is_listed() {
         );
     }
     assert_eq!(api.post("/api/v1/sanctions", &json!({})).status, 405);
+}
+
+/// What was held back, as `client` is shown it.
+#[track_caller]
+fn held(client: &mut Client) -> Value {
+    let told = client.event();
+    assert!(told["held"].is_object(), "{told}");
+    told["held"].clone()
+}
+
+fn released(held: &Value) -> Value {
+    json!({ "send": "hold", "as": held["from"], "key": held["key"], "data": held["data"] })
+}
+
+#[test]
+fn what_is_held_back_is_released_under_its_authors_name() {
+    let baton = baton();
+    let rights = ["join", "send", "history", "moderate"];
+    let mut m1 = with_rights(&baton, "m1", &rights);
+    let mut m2 = shown(Client::msgpack(baton.public), "m2", &rights);
+    let mut u7 = with_rights(&baton, "u7", &["join", "send"]);
+    let mut packed = Client::msgpack(baton.public);
+    let author = packed.cid().to_owned();
+    for client in [&mut m1, &mut m2, &mut u7, &mut packed] {
+        client.join("hold");
+    }
+    for (round, by_u7) in [true, false, true].into_iter().enumerate() {
+        let (sender, name) = match by_u7 {
+            true => (&mut u7, "u7"),
+            false => (&mut packed, author.as_str()),
+        };
+        let data = json!({ "t": "bad", "n": [round, 1.5, null] });
+        let ok = sender.ok(json!({ "send": "hold", "data": data }));
+        assert_eq!(ok, json!({ "held": true }));
+        let shown = held(&mut m1);
+        assert_eq!(held(&mut m2), shown, "in both formats, on every worker");
+        assert_eq!((&shown["from"], &shown["data"]), (&json!(name), &data));
+        // Nothing of it is anybody's memory but the moderators'.
+        shake(&baton);
+        // Both of them think that it may be said.
+        let first = m1.ok(released(&shown));
+        assert_eq!(m2.ok(released(&shown)), first);
+        for client in [&mut m1, &mut m2, &mut u7, &mut packed] {
+            let message = client.message();
+            assert_eq!((&message["from"], &message["data"]), (&json!(name), &data));
+            assert_eq!(message["pos"], first["pos"]);
+            client.nothing();
+        }
+        let page = m1.ok(json!({ "history": "hold", "limit": 1 }));
+        assert_eq!(page["messages"][0]["from"], name);
+        let pos = first["pos"].as_str().unwrap();
+        let line = format!("m1 says {pos} in \"hold\" as {name}");
+        baton.wait_for_log("master", &line);
+        let log = baton.log("master");
+        assert_eq!(log.matches("in \"hold\" as").count(), round + 1, "{log}");
+    }
+}
+
+#[test]
+fn it_takes_the_right_to_moderate_to_speak_for_others() {
+    let baton = baton();
+    let mut moderator = with_rights(&baton, "m1", &["join", "send", "moderate"]);
+    let mut cannot_send = with_rights(&baton, "m2", &["join", "moderate"]);
+    let mut user = with_rights(&baton, "u7", &["join", "send"]);
+    let mut nobody = Client::connect(baton.public);
+    let said = json!({ "send": "r", "as": "u8", "key": "k", "data": 1 });
+    for client in [&mut cannot_send, &mut user, &mut nobody] {
+        assert_eq!(client.error(said.clone()), "forbidden");
+    }
+    for wrong in [json!(7), json!(""), json!("u\n"), json!("u".repeat(201))] {
+        let said = json!({ "send": "r", "as": wrong, "data": 1 });
+        assert_eq!(moderator.error(said), "bad_request");
+    }
+    moderator.join("r");
+    let first = moderator.ok(said.clone());
+    assert_eq!(moderator.message()["from"], "u8");
+    // The same key of the user's is another.
+    let mut u8 = with_rights(&baton, "u8", &["send"]);
+    let mut own = said.clone();
+    own.as_object_mut().unwrap().remove("as");
+    assert_ne!(u8.ok(own.clone()), first);
+    assert_eq!(moderator.message()["from"], "u8");
+    assert_ne!(moderator.ok(own), first);
+    assert_eq!(moderator.message()["from"], "m1");
+    // Who is muted does not speak in another's name, and who is not may do so for one who is.
+    moderator.ok(json!({ "mute": "u8", "room": "r" }));
+    moderator.event();
+    moderator.ok(json!({ "send": "r", "as": "u8", "data": 2 }));
+    assert_eq!(moderator.message()["data"], 2);
+    moderator.ok(json!({ "mute": "m1", "room": "r" }));
+    assert_eq!(moderator.ok(said), first, "it was said before");
+    let said = json!({ "send": "r", "as": "u8", "data": 3 });
+    assert_eq!(moderator.error(said), "forbidden");
 }

@@ -155,7 +155,12 @@ impl Brain {
                 if self.moderates(slot, room) {
                     let room = &self.rooms.name(room);
                     let data = *data;
-                    put(ToClient::Held { room, from, data });
+                    put(ToClient::Held {
+                        at,
+                        room,
+                        from,
+                        data,
+                    });
                 }
             }
             Down::Refused { reason, asker }

@@ -33,6 +33,7 @@ use crate::slots::{Field, Flag, Phase};
 // For people.
 pub const MUTED: &str = "who sends is muted";
 pub const BANNED: &str = "who asks is banned";
+pub const MASTER_IS_OLD: &str = "the master is of a version that cannot do this";
 
 /// In place of a room's name: only who may do it in all rooms may do it here.
 pub const EVERYWHERE: &str = "*";
@@ -66,8 +67,7 @@ impl Client<'_> {
             Some(message) => message,
             None if self.settings.rooms.moderation => return Ok(None),
             None => {
-                let message = "the master is of a version that cannot do this";
-                self.error(out, id, Code::Unavailable, message)?;
+                self.error(out, id, Code::Unavailable, MASTER_IS_OLD)?;
                 return Ok(Some(Flow::Next));
             }
         };
@@ -234,6 +234,7 @@ impl Brain {
         let members: Vec<u32> = members.map(|member| member.slot).collect();
         let name = &self.rooms.name(room);
         let said = ToClient::Held {
+            at,
             room: name,
             from,
             data,

@@ -28,7 +28,7 @@ use crate::history;
 use crate::hook::Hooks;
 use crate::hook::consult::Asked;
 use crate::limits::Addresses;
-use crate::moderation::EVERYWHERE;
+use crate::moderation::{EVERYWHERE, MASTER_IS_OLD};
 use crate::passes::{Passes, Spent};
 use crate::rooms::presence::ASKED;
 use crate::rooms::{Entrant, RoomIx, Rooms};
@@ -87,6 +87,8 @@ struct Said<'a> {
     asker: Asker<'a>,
     room: &'a str,
     from: &'a [u8],
+    /// Under whose name, if it is not the sender's.
+    author: Option<&'a str>,
     key: &'a [u8],
     lane: Lane,
     data: Data<'a>,
@@ -223,6 +225,7 @@ impl Client<'_> {
                 room,
                 key,
                 priority,
+                author,
                 data,
             } => {
                 let asker = self.asker(id);
@@ -235,6 +238,7 @@ impl Client<'_> {
                     asker,
                     room: &room,
                     from: from.as_bytes(),
+                    author: author.as_deref(),
                     key: key.as_deref().unwrap_or_default().as_bytes(),
                     lane: Lane {
                         first: priority,
@@ -262,6 +266,7 @@ impl Client<'_> {
             asker,
             room,
             from,
+            author,
             key,
             lane,
             data,
@@ -290,13 +295,25 @@ impl Client<'_> {
                 }));
             }
         };
-        Ok(self.stage(Up::Publish {
-            asker,
-            room: room.as_bytes(),
-            from,
-            key,
-            lane,
-            data,
+        let room = room.as_bytes();
+        Ok(self.stage(match author {
+            None => Up::Publish {
+                asker,
+                room,
+                from,
+                key,
+                lane,
+                data,
+            },
+            Some(author) => Up::Release {
+                asker,
+                room,
+                by: from,
+                from: author.as_bytes(),
+                key,
+                lane,
+                data,
+            },
         }))
     }
 
@@ -328,6 +345,12 @@ impl Client<'_> {
                 )?;
                 return Ok(Some(Flow::Next));
             }
+            Verb::Send {
+                author: Some(_), ..
+            } if !self.settings.rooms.releases => {
+                self.error(out, id, Code::Unavailable, MASTER_IS_OLD)?;
+                return Ok(Some(Flow::Next));
+            }
             Verb::Moderate { room, .. } => {
                 let room = room.as_deref().unwrap_or(EVERYWHERE);
                 return self.refuse_moderator(out, id, room, access);
@@ -336,8 +359,14 @@ impl Client<'_> {
                 (room, Right::Join, Some(Right::Presence))
             }
             Verb::Join { room, .. } => (room, Right::Join, None),
-            Verb::Send { room, priority, .. } => {
-                (room, Right::Send, priority.then_some(Right::Moderate))
+            Verb::Send {
+                room,
+                priority,
+                author,
+                ..
+            } => {
+                let moderates = *priority || author.is_some();
+                (room, Right::Send, moderates.then_some(Right::Moderate))
             }
             Verb::Who { room, .. } => (room, Right::Presence, None),
             Verb::History { room, .. } => (room, Right::History, None),

@@ -348,6 +348,7 @@ fn rooms(s: &mut Section<'_, '_>) -> (Rooms, u32) {
         ),
         msgpack: d.msgpack,
         moderation: d.moderation,
+        releases: d.releases,
     };
     let listed = Presence::default().listed;
     (rooms, s.number("presence", listed, 0..=MAX_LISTED))

@@ -25,6 +25,8 @@ fn born(state: &State) -> Sequencer {
             bytes: 32 << 10,
         }],
         sanctions: 3,
+        keys: 16,
+        key_age_ms: 60_000,
         ..Bounds::default()
     };
     Sequencer::recover(state, bounds, poison::note_death(state), 1, 1_000)
@@ -98,6 +100,30 @@ impl World {
         })
     }
 
+    /// Who moderates says it for somebody else.
+    fn release(&mut self, by: &str, from: &str, key: &str) -> Result<u64, Refusal> {
+        let up = Up::Release {
+            asker: ASKER,
+            room: b"r",
+            by: by.as_bytes(),
+            from: from.as_bytes(),
+            key: key.as_bytes(),
+            lane: Lane::default(),
+            data: Data::json(b"1"),
+        };
+        self.ask(&up, |down| match down {
+            Down::Message {
+                position, from: by, ..
+            } => {
+                assert_eq!(by, from.as_bytes());
+                Ok(position.offset)
+            }
+            Down::Sent { position, .. } => Ok(position.offset),
+            Down::Refused { reason, .. } => Err(reason),
+            other => panic!("{other:?}"),
+        })
+    }
+
     fn say(&mut self, room: &str, from: &str) -> Result<u64, Refusal> {
         let up = Up::Publish {
             asker: ASKER,
@@ -153,6 +179,20 @@ fn who_is_muted_or_banned_says_nothing_until_that_is_over() {
     };
     assert_eq!(w.decide("", unban), Ok((Scope::Everywhere, 0)));
     assert_eq!(w.say("r", "u7"), Ok(4));
+}
+
+#[test]
+fn what_is_said_for_somebody_else_is_the_moderators_to_say() {
+    let mut w = World::new();
+    w.decide("r", Act::Mute { who: b"u7", ms: 0 }).unwrap();
+    assert_eq!(w.release("m1", "u7", ""), Ok(1));
+    assert_eq!(w.release("m1", "u7", "h5"), Ok(2));
+    assert_eq!(w.release("m2", "u7", "h5"), Ok(2), "once, whoever does it");
+    assert_eq!(w.release("m2", "u8", "h5"), Ok(3), "of another");
+    w.decide("r", Act::Mute { who: b"m1", ms: 0 }).unwrap();
+    let muted = Err(Refusal::Muted { after_ms: 0 });
+    assert_eq!(w.release("m1", "u7", "h6"), muted);
+    assert_eq!(w.release("m2", "u7", "h6"), Ok(4));
 }
 
 #[test]

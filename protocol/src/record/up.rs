@@ -6,7 +6,7 @@ use crate::moderation::Act;
 use crate::names::Names;
 
 use super::Asker;
-use super::fields::{Fields, MSGPACK_1, MSGPACK_21, format_of, put, with_data};
+use super::fields::{Fields, MSGPACK_1, MSGPACK_21, MSGPACK_22, format_of, put, with_data};
 
 /// Worker → master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,17 @@ pub enum Up<'a> {
         room: &'a [u8],
         from: &'a [u8],
         /// By which a retry is known; empty: it has none.
+        key: &'a [u8],
+        lane: Lane,
+        data: Data<'a>,
+    },
+    /// A message for a room under the name of somebody else (`from`), by who moderates there.
+    Release {
+        asker: Asker<'a>,
+        room: &'a [u8],
+        by: &'a [u8],
+        from: &'a [u8],
+        /// As of a [`Publish`](Up::Publish); all who moderate share them.
         key: &'a [u8],
         lane: Lane,
         data: Data<'a>,
@@ -136,6 +147,19 @@ impl Up<'_> {
                 let kind = with_data(1, data.format) | lane.bits();
                 put(into, kind, &asker.words(), &parts);
             }
+            Up::Release {
+                asker,
+                room,
+                by,
+                from,
+                key,
+                lane,
+                data,
+            } => {
+                let parts = [asker.id, room, by, from, key, data.bytes];
+                let kind = with_data(22, data.format) | lane.bits();
+                put(into, kind, &asker.words(), &parts);
+            }
             Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room, limit } => {
                 let [a, b] = asker.words();
@@ -208,6 +232,19 @@ impl Up<'_> {
                     key,
                     lane: Lane::of(kind),
                     data,
+                }
+            }
+            kind if kind & !Lane::ALL == 22 || kind & !Lane::ALL == MSGPACK_22 => {
+                let ([a, b], [id, room, by, from, key, bytes]) = rest.take()?;
+                let format = format_of(kind);
+                Up::Release {
+                    asker: Asker::new(a, b, id),
+                    room,
+                    by,
+                    from,
+                    key,
+                    lane: Lane::of(kind),
+                    data: Data { format, bytes },
                 }
             }
             2 | 7 | 10 => {

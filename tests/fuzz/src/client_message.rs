@@ -87,12 +87,15 @@ fn written(request: &Request<'_>) -> String {
             room,
             key,
             priority,
+            author,
             data,
         } => {
+            let author = author.as_ref().map(|who| format!(",\"as\":{}", quoted(who)));
+            let author = author.unwrap_or_default();
             let key = key.as_ref().map(|key| format!(",\"key\":{}", quoted(key)));
             let (room, key) = (quoted(room), key.unwrap_or_default());
             let data = String::from_utf8_lossy(data.bytes);
-            format!("\"data\":{data},\"send\":{room},\"priority\":{priority}{key}")
+            format!("\"data\":{data},\"send\":{room},\"priority\":{priority}{key}{author}")
         }
         Verb::Moderate { room, deed } => {
             let whom = |whom: &Banned<'_>| match whom {

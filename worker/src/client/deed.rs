@@ -133,7 +133,7 @@ pub(super) fn deed<'a, V: Value<'a>>(
     Ok((place, deed))
 }
 
-fn who<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
+pub(super) fn who<'a>(value: impl Value<'a>) -> Result<Cow<'a, str>, Fault> {
     let who = value.string(MAX_WHO).filter(|who| is_name(who));
     who.ok_or(Fault::BadWho)
 }

@@ -113,6 +113,8 @@ pub enum ToClient<'a> {
     },
     /// And this is how it is shown to them.
     Held {
+        /// Where it is in the log, by which they can tell it from others.
+        at: u64,
         room: &'a [u8],
         from: &'a [u8],
         data: Data<'a>,
@@ -406,12 +408,19 @@ impl ToClient<'_> {
                 to.key("held");
                 to.bool(true);
             }),
-            ToClient::Held { room, from, data } => {
+            ToClient::Held {
+                at,
+                room,
+                from,
+                data,
+            } => {
                 to.object(2);
                 to.key("room");
                 to.string(room);
                 to.key("held");
-                to.object(2);
+                to.object(3);
+                to.key("key");
+                to.string(format!("h{at}").as_bytes());
                 to.key("from");
                 to.string(from);
                 to.key("data");

@@ -6,7 +6,7 @@ use protocol::format::{Data, Format};
 use protocol::ids::Position;
 use protocol::settings::Rooms;
 
-use super::deed::deed;
+use super::deed::{deed, who};
 use super::fields::{Fields, Key, Value};
 use super::{BadRequest, Deed, Fault, Id, json, msgpack};
 
@@ -54,6 +54,8 @@ pub enum Verb<'a> {
         key: Option<Cow<'a, str>>,
         /// For all, at once, whatever else is said there.
         priority: bool,
+        /// Under whose name, if it is not the sender's.
+        author: Option<Cow<'a, str>>,
         /// One value, byte for byte as it came.
         data: Data<'a>,
     },
@@ -169,6 +171,7 @@ fn verb<'a, V: Value<'a>>(fields: &Fields<V>, limits: &Rooms) -> Result<Verb<'a>
             priority: fields.priority.map_or(Ok(false), |priority| {
                 priority.bool().ok_or(Fault::BadPriority)
             })?,
+            author: fields.author.map(who).transpose()?,
             data: fields.data.ok_or(Fault::NoData)?.data(limits)?,
         },
         Key::Auth => Verb::Auth {

@@ -94,6 +94,7 @@ fn each_verb() {
         room: room(),
         key: None,
         priority: false,
+        author: None,
         data: Data::json(data.as_bytes()),
     };
     assert_eq!(ok(r#"{"send":"r","data":{"a": [1]}}"#).verb, sent);
@@ -104,6 +105,14 @@ fn each_verb() {
     }
     let wrong = r#"{"id":1,"send":"r","priority":1,"data":1}"#;
     assert_eq!(bad(wrong), (Fault::BadPriority, "1".into()));
+    let Verb::Send { author, .. } = ok(r#"{"send":"r","as":"u\u0037","data":1}"#).verb else {
+        panic!();
+    };
+    assert_eq!(author.as_deref(), Some("u7"));
+    for wrong in [r#"7"#, r#""""#, r#""\u0001""#] {
+        let text = format!(r#"{{"id":1,"send":"r","as":{wrong},"data":1}}"#);
+        assert_eq!(bad(&text), (Fault::BadWho, "1".into()));
+    }
     // Wherever `data` stands, and with all whitespace that JSON has.
     let spread = "\t{ \"data\" :\n {\"a\": [1]} ,\r\n\"id\":1, \"send\" : \"r\" }\n";
     assert_eq!(ok(spread).verb, sent);
@@ -221,6 +230,7 @@ fn names_of_rooms() {
             room,
             key: None,
             priority: false,
+            author: None,
             data: Data::json(b"1"),
         }
     );

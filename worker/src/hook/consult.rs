@@ -43,12 +43,17 @@ impl Client<'_> {
             _ if self.hooks.is_none() => return Ok(Asked::On(None)),
             Verb::Join { room, .. } => Subject::Join { room },
             Verb::Send {
-                room, key, data, ..
+                room,
+                key,
+                author,
+                data,
+                ..
             } => {
                 json = as_json(*data);
                 Subject::Send {
                     room,
                     key: key.as_deref(),
+                    author: author.as_deref(),
                     data: &json,
                 }
             }

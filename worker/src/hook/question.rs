@@ -58,6 +58,8 @@ pub enum Subject<'a> {
     Send {
         room: &'a str,
         key: Option<&'a str>,
+        /// Under whose name, if it is not the asker's.
+        author: Option<&'a str>,
         /// One JSON value.
         data: &'a [u8],
     },
@@ -102,9 +104,14 @@ impl Question {
         match subject {
             Subject::Connect { head } => connect(to, head),
             Subject::Join { .. } => {}
-            Subject::Send { key, data, .. } => {
+            Subject::Send {
+                key, author, data, ..
+            } => {
                 if let Some(key) = key {
                     text(to, "key", key);
+                }
+                if let Some(author) = author {
+                    text(to, "as", author);
                 }
                 to.add(b",\"data\":");
                 to.add(data);
@@ -233,11 +240,12 @@ mod tests {
         let subject = Subject::Send {
             room: "a\tb",
             key: Some("k"),
+            author: Some("u8"),
             data: br#"{"x":[1.0]}"#,
         };
         let expected = json!({"n": 0, "event": "send", "ask": "c7-1234", "cid": "c7",
             "user": "ü\"7", "address": "10.0.0.9", "room": "a\tb", "key": "k",
-            "data": {"x": [1.0]}});
+            "as": "u8", "data": {"x": [1.0]}});
         assert_eq!(ask(subject), expected);
         let expected = json!({"n": 0, "event": "join", "ask": "c7-1234", "cid": "c7",
             "user": "ü\"7", "address": "10.0.0.9", "room": "r"});

@@ -39,6 +39,7 @@ fn send(room: &str) -> Subject<'_> {
     Subject::Send {
         room,
         key: None,
+        author: None,
         data: b"1",
     }
 }

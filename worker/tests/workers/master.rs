@@ -300,7 +300,7 @@ impl Master {
                 }
                 Up::Members { .. } | Up::Users { .. } | Up::Recounted => {}
                 // Nobody moderates here.
-                Up::Moderate { .. } | Up::Withhold { .. } => {}
+                Up::Moderate { .. } | Up::Withhold { .. } | Up::Release { .. } => {}
                 // Nobody watches here, or asks over HTTP.
                 Up::Watch { .. } | Up::List { .. } | Up::Ask { .. } | Up::Told { .. } => {}
                 Up::Ack { cids } => {
