@@ -38,6 +38,7 @@ pub mod asked;
 mod moderate;
 mod own;
 mod presence;
+mod say;
 
 use asked::Asked;
 pub use asked::Asking;

@@ -28,6 +28,14 @@ pub enum Ask {
         key: Option<String>,
         priority: bool,
     },
+    /// The record's data, to one room, by a user: as if it came from a connection of it. `held`: the word
+    /// filter holds it back.
+    Say {
+        room: String,
+        user: String,
+        key: Option<String>,
+        held: bool,
+    },
     /// The record's data, to all rooms there are whose names match.
     Broadcast {
         pattern: String,

@@ -17,6 +17,7 @@ use protocol::record::{Asker, Down, Lane, Refusal, Up, Who};
 
 use serde_json::{Value, json};
 
+use super::say::Saying;
 use super::{Sequencer, append};
 use crate::keys;
 use crate::ring_set::RingSet;
@@ -101,7 +102,7 @@ impl Message<'_> {
 }
 
 /// Longer than any key of a client's: so it is never the same.
-fn own_key(key: &[u8]) -> Vec<u8> {
+pub(super) fn own_key(key: &[u8]) -> Vec<u8> {
     [&[0; 65], key].concat()
 }
 
@@ -135,6 +136,21 @@ impl Sequencer {
                 let message = Message::new(&from, key.as_deref(), priority, data);
                 let (status, body) = self.publish_to(state, asker, place.0, &rooms, &message);
                 (status, Kind::Json, body)
+            }
+            Ask::Say {
+                room,
+                user,
+                key,
+                held,
+            } => {
+                let saying = Saying {
+                    room: &room,
+                    user: &user,
+                    key: key.as_deref(),
+                    held,
+                    data,
+                };
+                self.say_for(state, asker.ring, &saying)
             }
             Ask::Broadcast {
                 pattern,
@@ -536,15 +552,28 @@ fn banned(whom: &api::Whom) -> Whom<'_> {
 }
 
 /// The status and the error that says it.
-fn refused(why: Option<Refusal>) -> (u32, Value) {
+pub(super) fn refused(why: Option<Refusal>) -> (u32, Value) {
     let error = |code, message| json!({"code": code, "message": message});
+    let after = |after_ms: u32, mut error: Value| {
+        if after_ms > 0 {
+            error["retry_after_ms"] = after_ms.into();
+        }
+        error
+    };
     match why {
         Some(Refusal::Limit) => (409, error("limit", "there are too many rooms")),
         Some(Refusal::Rate { after_ms }) => {
-            let mut error = error("rate", "more than may be sent in a second");
-            error["retry_after_ms"] = after_ms.into();
-            (429, error)
+            let error = error("rate", "more than may be sent in a second");
+            (429, after(after_ms, error))
         }
+        Some(Refusal::Muted { after_ms }) => (
+            403,
+            after(after_ms, error("forbidden", "who sends is muted")),
+        ),
+        Some(Refusal::Banned { after_ms }) => (
+            403,
+            after(after_ms, error("forbidden", "who sends is banned")),
+        ),
         Some(Refusal::Unknown) => (404, error("not_found", "there is no such message or room")),
         Some(Refusal::Full) => (
             409,

@@ -32,6 +32,14 @@ struct Publish<'a> {
 }
 
 #[derive(Deserialize)]
+struct Say<'a> {
+    room: String,
+    user: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
 struct Broadcast<'a> {
     #[serde(rename = "match", default, deserialize_with = "there")]
     pattern: Option<String>,
@@ -149,6 +157,25 @@ impl<'a> Request<'a> {
             from: from(said.from)?,
             key: self.key()?,
             priority: said.priority,
+        })
+    }
+
+    /// What its words are is judged later ([`judged`](super::say::judged)).
+    pub fn say(&mut self) -> Result<Ask, Reply> {
+        let said: Say<'_> = self.parsed()?;
+        if said.user.len() >= MAX_NAME || !client::is_name(&said.user) {
+            return Err(bad(
+                "user must have 1 to 199 bytes and no control characters",
+            ));
+        }
+        let room = room(&said.room, Reserved::ButUsers)?;
+        self.check_data(said.data, Some(&room))?;
+        self.data = said.data.get().as_bytes().to_vec();
+        Ok(Ask::Say {
+            room,
+            user: said.user,
+            key: self.key()?,
+            held: false,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The HTTP API, on admin listeners: what is asked and answered there.
 //!
 //! A request is parsed when it is complete ([`request`]: who asks, [`access`], and what, by its
-//! `line` and its `body`). Some are answered at once ([`reply`]); the others go up
+//! `line` and its `body`; what a back end says for a user is judged by its words, too: `say`). Some are answered at once ([`reply`]); the others go up
 //! the ring, and the connection waits, as one does at `/rooms` for a room to be opened: its flag says
 //! so, and a word of its slot which request it is. The answer comes in the log ([`answer`]), to whoever
 //! holds the connection by then, wherever it has moved meanwhile. What only workers know, their
@@ -14,6 +14,7 @@ mod line;
 pub mod look;
 pub mod reply;
 pub mod request;
+mod say;
 
 use protocol::output::{Full, Output};
 use protocol::record::Up;
@@ -89,7 +90,8 @@ impl Client<'_> {
         };
         let origin = access::origin(head, &self.settings.api);
         let access = access::access(head, &self.settings.api, self.meta.has(Flag::Remote));
-        let (what, data, is_slow) = match request::read(head, body, self.settings, access) {
+        let asked = request::read(head, body, self.settings, access);
+        let (what, data, is_slow) = match say::judged(asked, self.filters) {
             Outcome::Reply(mut reply) => {
                 allow_origin(&mut reply, origin, self.settings);
                 http::reply(out, cx, manner, &reply)?;

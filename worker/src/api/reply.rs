@@ -20,6 +20,7 @@ pub fn status(code: u32) -> &'static str {
         409 => "409 Conflict",
         413 => "413 Content Too Large",
         415 => "415 Unsupported Media Type",
+        422 => "422 Unprocessable Content",
         429 => "429 Too Many Requests",
         503 => "503 Service Unavailable",
         504 => "504 Gateway Timeout",

@@ -75,8 +75,8 @@ impl Request<'_> {
             [
                 "api",
                 "v1",
-                "publish" | "broadcast" | "reload" | "scale" | "mute" | "unmute" | "ban" | "unban"
-                | "kick" | "delete" | "clear",
+                "publish" | "say" | "broadcast" | "reload" | "scale" | "mute" | "unmute" | "ban"
+                | "unban" | "kick" | "delete" | "clear",
             ] => (&["POST"], true),
             _ => (&[], false),
         };
@@ -146,6 +146,7 @@ impl Request<'_> {
                 limit: line.limit(MAX_PAGE)?,
             },
             [_, _, "publish"] => self.publish()?,
+            [_, _, "say"] => self.say()?,
             [_, _, "broadcast"] => self.broadcast()?,
             [_, _, "reload"] => {
                 self.empty()?;

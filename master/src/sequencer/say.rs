@@ -1,0 +1,81 @@
+//! What a back end says for a user: it is held to all that the user is held to.
+
+use protocol::api::Kind;
+use protocol::format::Data;
+use protocol::ids::Cid;
+use protocol::record::{Asker, Lane, Up};
+use serde_json::json;
+
+use super::Sequencer;
+use super::asked::{own_key, refused};
+use super::own::NOBODY;
+use crate::keys;
+use crate::state::State;
+
+/// A user's back end asks: no connection is called so, and unlike [`NOBODY`] it is judged.
+const SOMEBODY: Asker<'_> = Asker {
+    cid: Cid(u64::MAX),
+    ..NOBODY
+};
+
+/// What is said, and for whom.
+pub(super) struct Saying<'a> {
+    pub room: &'a str,
+    pub user: &'a str,
+    pub key: Option<&'a str>,
+    /// It is shown to those only who moderate the room.
+    pub held: bool,
+    pub data: &'a [u8],
+}
+
+impl Sequencer {
+    /// Puts it into the record, where the answer goes as well: it has happened with it, or not.
+    pub(super) fn say_for(
+        &mut self,
+        state: &State,
+        ring: u16,
+        saying: &Saying<'_>,
+    ) -> (u32, Kind, Vec<u8>) {
+        let (room, from) = (saying.room.as_bytes(), saying.user.as_bytes());
+        let key = saying.key.map(|key| own_key(key.as_bytes()));
+        let key = key.unwrap_or_default();
+        let asker = Asker { ring, ..SOMEBODY };
+        let data = Data::json(saying.data);
+        let hash = keys::hash(room, from, &key);
+        let known = (!key.is_empty()).then(|| self.keys.find(state, hash, self.now_ms));
+        let answer =
+            |status, json: serde_json::Value| (status, Kind::Json, json.to_string().into_bytes());
+        if let Some(Some(position)) = known {
+            return answer(200, json!({"pos": position.to_string()}));
+        }
+        let up = match saying.held {
+            true => Up::Withhold {
+                asker,
+                room,
+                from,
+                data,
+            },
+            false => Up::Publish {
+                asker,
+                room,
+                from,
+                key: &key,
+                lane: Lane::default(),
+                data,
+            },
+        };
+        if let Err((refusal, _)) = self.sequence(state, ring, &up) {
+            let (status, error) = refused(Some(refusal));
+            return answer(status, json!({"error": error}));
+        }
+        if saying.held {
+            return answer(200, json!({"held": true}));
+        }
+        let Some(room) = self.rooms.find(room) else {
+            let (status, error) = refused(None);
+            return answer(status, json!({"error": error}));
+        };
+        let position = self.rooms.position(state, &self.record, room);
+        answer(200, json!({"pos": position.to_string()}))
+    }
+}
