@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use harness::rooms::{Client, MSGPACK, SUBPROTOCOL};
+use harness::socket::unread;
 use harness::tokens::{Key, claims};
 use harness::{Baton, eventually, process};
 use serde_json::{Value, json};
@@ -186,22 +187,29 @@ fn a_reload_reads_the_list_anew() {
     check(&mut clients, "*** two three");
 }
 
-#[test]
-fn a_long_list_is_looked_for_in_one_pass() {
-    let list = |count: u32| -> String {
-        let word = |n: u32| format!("w{:08x}\n", n.wrapping_mul(2_654_435_761));
-        (0..count).map(word).collect()
-    };
-    let words = list(100_000);
+/// So many words.
+fn list(count: u32) -> String {
+    let word = |n: u32| format!("w{:08x}\n", n.wrapping_mul(2_654_435_761));
+    (0..count).map(word).collect()
+}
+
+/// With one list, which masks.
+fn masking(words: &str) -> Baton {
     let start = CONFIG.find("[[filter]]").unwrap();
     let end = CONFIG.find("[[filter]]\nmatch = \"whole\"").unwrap();
     let rest = CONFIG.find("[[auth.key]]").unwrap();
     let config = [&CONFIG[..start], &CONFIG[start..end], &CONFIG[rest..]].concat();
-    let baton = Baton::builder()
+    Baton::builder()
         .config(&config)
         .file("h", &Key::secret(1).file())
-        .file("words", &words)
-        .start();
+        .file("words", words)
+        .start()
+}
+
+#[test]
+fn a_long_list_is_looked_for_in_one_pass() {
+    let words = list(100_000);
+    let baton = masking(&words);
     let mut clients = all_kinds(&baton, "mask");
     let last = words.lines().last().unwrap();
     let said = json!(format!("{last} and w{:08x}", 2_654_435_761u32));
@@ -214,4 +222,33 @@ fn a_long_list_is_looked_for_in_one_pass() {
     baton.write_file("words", &list(100_001));
     let refused = baton.expect(&["reload"], 2);
     assert!(refused.contains("100000 words"), "{refused}");
+}
+
+/// After a crash a worker makes its list ready anew. What is said in rooms with a filter waits for it, in
+/// order and never unfiltered; all else goes on.
+#[test]
+fn a_long_list_holds_up_nobody_else_after_a_crash() {
+    let baton = masking(&list(100_000));
+    let mut filtered = Client::on_worker(baton.public, 1);
+    let mut free = Client::on_worker(baton.public, 1);
+    let mut member = Client::on_worker(baton.public, 2);
+    member.join("mask");
+    let mut overtaken = 0;
+    for round in 0..3 {
+        baton.kill_brain(1);
+        for n in 0..3 {
+            let data = json!([round, n, format!("w{:08x}", 2_654_435_761u32)]);
+            filtered.tell(json!({ "id": n, "send": "mask", "data": data }));
+        }
+        for _ in 0..5 {
+            free.publish("other", json!(round));
+        }
+        overtaken += u32::from(unread(filtered.socket.stream()) == 0);
+        for n in 0..3 {
+            assert_eq!(filtered.read()["id"], n);
+            assert_eq!(member.message()["data"], json!([round, n, "*********"]));
+        }
+    }
+    assert!(overtaken > 0, "others wait for it");
+    member.nothing();
 }

@@ -22,7 +22,6 @@ use protocol::sanctions::Sanctions;
 use protocol::scheduling;
 use protocol::settings::Settings;
 use protocol::stream::{Reader, Writer};
-use protocol::words;
 use rustc_hash::FxHashMap;
 
 use crate::arrive::Arrivals;
@@ -33,6 +32,7 @@ use crate::filter::Filters;
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
+use crate::lists::Making;
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -141,9 +141,9 @@ impl Brain {
             rooms,
             passes,
             keys: Keys::new(&settings.auth),
-            filters: Filters::new(&settings.filters, |words| {
-                words::read(&retained, history::WORDS, words)
-            }),
+            filters: Filters::not_yet(&settings.filters),
+            making: (!settings.filters.is_empty())
+                .then(|| Making::begin(&settings.filters, &retained)),
             hooks: Hooks::new(&settings, |figure| ring_segment.word(figure.word())),
             addresses: Addresses::default(),
             ring_segment,

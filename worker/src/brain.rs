@@ -40,6 +40,7 @@ use crate::filter::Filters;
 use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
+use crate::lists::Making;
 use crate::moderation::{Leaves, Newcomer};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -125,6 +126,8 @@ pub struct Brain {
     pub(crate) passes: Passes,
     pub(crate) keys: Keys,
     pub(crate) filters: Filters,
+    /// The next ones.
+    pub(crate) making: Option<Making>,
     /// Nobody is asked, nearly always.
     pub(crate) hooks: Option<Box<Hooks>>,
     pub(crate) addresses: Addresses,
@@ -154,7 +157,7 @@ pub struct Brain {
     pub(crate) again: Vec<u32>,
     /// Connections that have begun and are to be watched, if they outlive the turn.
     pub(crate) unwatched: Vec<u32>,
-    /// Publishers that found the ring full.
+    /// Publishers that found the ring full, or whose words cannot be judged yet.
     pub(crate) ring_waiters: Vec<u32>,
     /// How far the master had read of it in the last turn.
     pub(crate) ring_seen: u64,
@@ -248,6 +251,7 @@ impl Brain {
             for event in &events {
                 self.on_event(event);
             }
+            self.take_filters();
             if !self.evacuates {
                 for slot in std::mem::take(&mut self.again) {
                     self.drive(slot);

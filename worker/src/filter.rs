@@ -8,7 +8,7 @@
 //! spaces, digits or signs in them, or spread over two strings.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, BuildError};
 use protocol::format::{Data, Format};
@@ -29,6 +29,8 @@ pub enum Verdict {
     Masked(Vec<u8>),
     Rejected,
     Held,
+    /// That is not known yet.
+    Waits,
 }
 
 /// All lists, in the order of the configuration.
@@ -38,15 +40,34 @@ pub struct Filters(Vec<List>);
 #[derive(Debug)]
 struct List {
     filter: Filter,
-    /// None: there are no words in it. Filters with the same list share it.
-    words: Option<Rc<AhoCorasick>>,
+    words: Looked,
+}
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+enum Looked {
+    /// It is being [made ready](crate::lists).
+    NotYet,
+    Nothing,
+    /// Filters with the same list share it.
+    Words(Arc<AhoCorasick>),
 }
 
 impl Filters {
+    /// Those of which nothing is known yet but that they are there.
+    #[must_use]
+    pub fn not_yet(filters: &[Filter]) -> Filters {
+        let lists = filters.iter().map(|filter| List {
+            filter: filter.clone(),
+            words: Looked::NotYet,
+        });
+        Filters(lists.collect())
+    }
+
     /// `read`: the text of a list, one word a line.
     #[must_use]
     pub fn new(filters: &[Filter], read: impl Fn(Words) -> Vec<u8>) -> Filters {
-        let mut made: Vec<(Vec<u8>, Option<Rc<AhoCorasick>>)> = Vec::new();
+        let mut made: Vec<(Vec<u8>, Looked)> = Vec::new();
         let lists = filters.iter().map(|filter| {
             let list = read(filter.words);
             let same = made.iter().find(|(other, _)| *other == list);
@@ -54,7 +75,7 @@ impl Filters {
                 Some((_, words)) => words.clone(),
                 None => words(&list).unwrap_or_else(|error| {
                     log::error!("a list of words cannot be used: {error}");
-                    None
+                    Looked::Nothing
                 }),
             };
             made.push((list, words.clone()));
@@ -72,12 +93,17 @@ impl Filters {
     pub fn judge(&self, room: &str, data: Data<'_>, moderates: bool) -> Verdict {
         let mut masked: Option<Vec<u8>> = None;
         for list in &self.0 {
-            let Some(words) = &list.words else { continue };
+            if matches!(list.words, Looked::Nothing) {
+                continue;
+            }
             let then = list.filter.then;
             let is_free = then == Filtered::Hold && moderates;
             if is_free || !list.filter.rooms.matches(room.as_bytes()) {
                 continue;
             }
+            let Looked::Words(words) = &list.words else {
+                return Verdict::Waits;
+            };
             let bytes = masked.as_deref().unwrap_or(data.bytes);
             let finder = Finder {
                 words,
@@ -99,14 +125,14 @@ impl Filters {
     }
 }
 
-fn words(text: &[u8]) -> Result<Option<Rc<AhoCorasick>>, BuildError> {
+fn words(text: &[u8]) -> Result<Looked, BuildError> {
     let text = String::from_utf8_lossy(text);
     let words = text.lines().map(str::trim).filter(|word| !word.is_empty());
     let words: Vec<String> = words.map(folded).collect();
     if words.is_empty() {
-        return Ok(None);
+        return Ok(Looked::Nothing);
     }
-    AhoCorasick::new(words).map(|words| Some(Rc::new(words)))
+    AhoCorasick::new(words).map(|words| Looked::Words(Arc::new(words)))
 }
 
 fn fold(c: char) -> char {

@@ -11,7 +11,7 @@
 //! socket is full; [`heard`]: what is told at once then), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
 //! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
-//! say what), [`limits`] (how much), [`filter`] (in which words), [`hook`] (whom else to ask),
+//! say what), [`limits`] (how much), [`filter`] (in which words; [`lists`]: how they are made ready), [`hook`] (whom else to ask),
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
 //! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`];
 //! [`windows`] (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
@@ -41,6 +41,7 @@ pub mod http;
 pub mod inflate;
 pub mod lagging;
 pub mod limits;
+pub mod lists;
 pub mod logs;
 pub mod moderation;
 pub mod owed;

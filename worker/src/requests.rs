@@ -51,7 +51,7 @@ pub enum Flow {
     Opening,
     /// Nothing was done; again when this worker holds the room.
     Holding,
-    /// Nothing was done; again when the ring has room.
+    /// Nothing was done; again when the ring has room, or the words that are looked for are ready.
     RingFull,
     /// Nothing was done; again when a back end has answered.
     Asking,
@@ -281,6 +281,7 @@ impl Client<'_> {
                     ..data
                 }
             }
+            filter::Verdict::Waits => return Ok(Flow::RingFull),
             filter::Verdict::Rejected => {
                 self.error(out, asker.id, Code::Rejected, NOT_SAID)?;
                 return Ok(Flow::Next);

@@ -10,19 +10,16 @@ use mio::Interest;
 use mio::unix::SourceFd;
 use protocol::channel::{self, Received, cookie};
 use protocol::fault;
-use protocol::history;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToMaster, ToWorker};
 use protocol::record::{Cids, Up, cid_bytes};
 use protocol::row::Figure;
-use protocol::words;
 
 use crate::arrive;
 use crate::auth::Keys;
 use crate::brain::Brain;
 use crate::close::CloseReason;
-use crate::filter::Filters;
 use crate::logs;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
@@ -61,12 +58,11 @@ impl Brain {
                 if let Err(e) = self.state.set_settings(&settings) {
                     log::error!("cannot keep the settings: {e}");
                 }
-                if settings.filters != self.settings.filters {
-                    self.filters = Filters::new(&settings.filters, |words| {
-                        words::read(&self.retained, history::WORDS, words)
-                    });
-                }
+                let other_words = settings.filters != self.settings.filters;
                 self.settings = *settings;
+                if other_words {
+                    self.make_filters();
+                }
                 self.rooms.set_presence(&self.settings.presence);
                 self.rooms.set_options(&self.settings.options);
                 self.keys = Keys::new(&self.settings.auth);

@@ -91,7 +91,10 @@ impl Client<'_> {
         let origin = access::origin(head, &self.settings.api);
         let access = access::access(head, &self.settings.api, self.meta.has(Flag::Remote));
         let asked = request::read(head, body, self.settings, access);
-        let (what, data, is_slow) = match say::judged(asked, self.filters) {
+        let Some(asked) = say::judged(asked, self.filters) else {
+            return Ok((Flow::RingFull, None));
+        };
+        let (what, data, is_slow) = match asked {
             Outcome::Reply(mut reply) => {
                 allow_origin(&mut reply, origin, self.settings);
                 http::reply(out, cx, manner, &reply)?;

@@ -7,9 +7,9 @@ use super::reply::fault;
 use super::request::Outcome;
 use crate::filter::{Filters, Verdict};
 
-/// What becomes of a request, which may be such a one.
+/// What becomes of a request, which may be such a one. `None`: that is not known yet.
 #[must_use]
-pub fn judged(asked: Outcome, filters: &Filters) -> Outcome {
+pub fn judged(asked: Outcome, filters: &Filters) -> Option<Outcome> {
     let Outcome::Ask {
         what: Ask::Say {
             room, user, key, ..
@@ -18,7 +18,7 @@ pub fn judged(asked: Outcome, filters: &Filters) -> Outcome {
         is_slow,
     } = asked
     else {
-        return asked;
+        return Some(asked);
     };
     let (data, held) = match filters.judge(&room, Data::json(&data), false) {
         Verdict::Clean => (data, false),
@@ -26,10 +26,11 @@ pub fn judged(asked: Outcome, filters: &Filters) -> Outcome {
         Verdict::Held => (data, true),
         Verdict::Rejected => {
             let message = "a word in it is not to be said here";
-            return Outcome::Reply(fault(422, "rejected", message));
+            return Some(Outcome::Reply(fault(422, "rejected", message)));
         }
+        Verdict::Waits => return None,
     };
-    Outcome::Ask {
+    Some(Outcome::Ask {
         what: Ask::Say {
             room,
             user,
@@ -38,5 +39,5 @@ pub fn judged(asked: Outcome, filters: &Filters) -> Outcome {
         },
         data,
         is_slow,
-    }
+    })
 }
