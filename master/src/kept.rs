@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use protocol::history::SANCTIONS;
 use protocol::memory::Segment;
 use protocol::moderation::MAX_WHO;
@@ -157,6 +160,31 @@ fn understand(bytes: &[u8]) -> Result<Vec<Sanction>, String> {
     sanctions.map(Sanction::try_from).collect()
 }
 
+/// What the file is called before it takes its name. For the time of an upgrade there are two who may
+/// write.
+fn temporary(path: &Path, pid: u32) -> PathBuf {
+    path.with_extension(format!("{pid}.new"))
+}
+
+/// Takes away what brains have begun to write that died over it.
+fn clean(path: &Path) {
+    let is_alive = |pid: i32| kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
+    let directory = path
+        .parent()
+        .and_then(|parent| std::fs::read_dir(parent).ok());
+    for file in directory.into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.split('.').nth_back(1)?.parse().ok());
+        if let Some(pid) = pid.filter(|pid: &u32| file.path() == temporary(path, *pid))
+            && !i32::try_from(pid).is_ok_and(is_alive)
+        {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
+}
+
 /// Takes the place of the file, whole, or leaves it.
 fn write(path: &Path, sanctions: &Sanctions) -> io::Result<()> {
     let entries = sanctions.each().map(|(_, sanction)| Entry::from(sanction));
@@ -166,8 +194,7 @@ fn write(path: &Path, sanctions: &Sanctions) -> io::Result<()> {
     };
     let mut bytes = serde_json::to_vec_pretty(&content)?;
     bytes.push(b'\n');
-    // For the time of an upgrade there are two who may write.
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let temporary = temporary(path, std::process::id());
     let written = write_to(&temporary, &bytes).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
@@ -236,6 +263,7 @@ impl Keeper {
 }
 
 fn keep(wanted: &Receiver<()>, history: Arc<Segment>, path: &Path, written: &AtomicU64) {
+    clean(path);
     let mut sanctions = Sanctions::new(history, SANCTIONS);
     let mut is_said = false;
     let mut tried = wanted.recv().map_err(|_| RecvTimeoutError::Disconnected);
@@ -307,6 +335,29 @@ mod tests {
         assert_eq!(load(&path).unwrap(), all);
         let files = std::fs::read_dir(&directory).unwrap().count();
         assert_eq!(files, 1, "nothing temporary is left");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_dead_brains_have_begun_to_write_is_taken_away() {
+        let directory = directory("begun");
+        let path = directory.join("moderation.json");
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        let others = [
+            temporary(&path, std::process::id()),
+            directory.join("moderation.new"),
+            directory.join("other.1.new"),
+            directory.join(format!("moderation.{}.old", dead.id())),
+        ];
+        let mut all = others.to_vec();
+        all.extend([temporary(&path, dead.id()), temporary(&path, u32::MAX)]);
+        for file in &all {
+            std::fs::write(file, "{").unwrap();
+        }
+        clean(&path);
+        let left: Vec<bool> = all.iter().map(|file| file.exists()).collect();
+        assert_eq!(left, [true, true, true, true, false, false]);
         std::fs::remove_dir_all(directory).unwrap();
     }
 
