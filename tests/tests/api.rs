@@ -234,6 +234,27 @@ fn connections_are_found_on_every_worker() {
 }
 
 #[test]
+fn a_body_above_the_limit_is_an_error_like_any() {
+    let baton = with_api("[http]\nmax_body = \"64 KiB\"\n").start();
+    let (path, much) = ("/api/v1/publish", "x".repeat(65 << 10));
+    let too_large = |answer: harness::api::Answer| {
+        assert_eq!(
+            (answer.status, &answer.json["error"]["code"]),
+            (413, &json!("too_large"))
+        );
+    };
+    let body = json!({"room": "r", "data": much});
+    too_large(Api::connect(baton.admin).post(path, &body));
+    let mut api = Api::connect(baton.admin);
+    let chunked = format!(
+        "POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{much}\r\n",
+        much.len()
+    );
+    api.client.send(chunked).unwrap();
+    too_large(api.answer().unwrap());
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let baton = started();
     let mut api = Api::connect(baton.admin);

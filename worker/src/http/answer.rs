@@ -212,6 +212,32 @@ pub fn reply(
     response.write(out, cx, &[&reply.content])
 }
 
+/// The same as [`refuse`], as the API says it.
+pub(super) fn refuse_as_json(
+    out: &mut impl Output,
+    cx: &Context,
+    reason: CloseReason,
+    head_only: bool,
+) -> Result<(), Full> {
+    let (status, text) = words(reason);
+    let code = match reason {
+        CloseReason::BodyTooLarge => "too_large",
+        CloseReason::Refused => "unavailable",
+        _ => "bad_request",
+    };
+    let manner = Manner {
+        head_only,
+        persist: Persist::Close,
+    };
+    let json = Reply {
+        status,
+        content_type: "application/json",
+        fields: "Cache-Control: no-store\r\n".to_owned(),
+        content: protocol::api::error(code, text),
+    };
+    reply(out, cx, manner, &json)
+}
+
 /// Answers what ends the connection for `reason`.
 pub(super) fn refuse(
     out: &mut impl Output,

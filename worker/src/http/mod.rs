@@ -103,7 +103,11 @@ pub fn step(
         Ok(done) => done,
         Err(Stop::Full) => return Err(Full),
         Err(Stop::Close(reason)) => {
-            answer::refuse(out, cx, reason, state.is_head_request(input))?;
+            let head_only = state.is_head_request(input);
+            match state.is_for_api(input, cx.role) {
+                true => answer::refuse_as_json(out, cx, reason, head_only)?,
+                false => answer::refuse(out, cx, reason, head_only)?,
+            }
             body.clear();
             let step = Step {
                 consumed: input.len(),

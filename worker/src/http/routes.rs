@@ -128,6 +128,16 @@ fn is_api(path: &str) -> bool {
     path == "/metrics" || path.starts_with("/api/")
 }
 
+/// The same of a request that may be malformed.
+pub(super) fn names_api(input: &[u8]) -> bool {
+    let target = input.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let path = target
+        .split(|byte| *byte == b'?')
+        .next()
+        .unwrap_or_default();
+    str::from_utf8(path).is_ok_and(is_api)
+}
+
 /// Decides what to do with `request`.
 pub(super) fn plan(request: &Request, role: Role) -> Result<Plan, CloseReason> {
     if role == Role::Admin && is_api(request.path) {

@@ -1,7 +1,9 @@
 //! A session between two steps: two words of its connection's slot.
 
+use protocol::ids::Role;
+
 use super::chunks::Chunks;
-use super::routes::Answer;
+use super::routes::{self, Answer};
 use super::scan::Scan;
 
 /// An HTTP session. The default one waits for its first request, and packs to zeros.
@@ -131,6 +133,14 @@ impl State {
         match self.0 {
             Phase::Head(_) => input.starts_with(b"HEAD "),
             Phase::Body(_, pending) => pending.manner.head_only,
+        }
+    }
+
+    /// Whether an answer now would be one to a request for the API.
+    pub(super) fn is_for_api(self, input: &[u8], role: Role) -> bool {
+        match self.0 {
+            Phase::Head(_) => role == Role::Admin && routes::names_api(input),
+            Phase::Body(_, pending) => pending.answer == Answer::Api,
         }
     }
 }

@@ -399,6 +399,41 @@ fn a_body_that_is_not_wanted_is_not_asked_for() {
 }
 
 #[test]
+fn what_is_wrong_with_a_request_for_the_api_is_said_as_the_api_does() {
+    let mut settings = Settings::default();
+    settings.http.max_body = 9;
+    let api = Context {
+        role: Role::Admin,
+        ..context(&settings)
+    };
+    let sized = "Content-Length: 10\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n";
+    for fields in [sized, chunked] {
+        for (path, cx, is_json) in [
+            ("/api/v1/publish?x", api, true),
+            ("/healthz", api, false),
+            ("/api/v1/publish", context(&settings), false),
+        ] {
+            let stream = format!("POST {path} HTTP/1.1\r\nHost: a\r\n{fields}");
+            let outcome = play_all(&stream, &cx);
+            let answer = String::from_utf8(outcome.out).unwrap();
+            let (status, fields, body) = parts(&answer);
+            assert_eq!(status, "413 Content Too Large", "{path}");
+            let kind = match is_json {
+                true => "application/json",
+                false => "text/plain; charset=utf-8",
+            };
+            assert_eq!(field(&fields, "Content-Type"), kind, "{path}");
+            assert_eq!(
+                body.starts_with("{\"error\":{\"code\":\"too_large\""),
+                is_json
+            );
+            assert_eq!(outcome.end, End::Closed(CloseReason::BodyTooLarge));
+        }
+    }
+}
+
+#[test]
 fn a_refused_connection_is_told_when_to_return() {
     let settings = Settings::default();
     let cx = Context {
