@@ -268,6 +268,12 @@ impl Sanctions {
             .max_by_key(|sanction| sanction.until_ms.wrapping_sub(1))
     }
 
+    /// Is there any address that is banned?
+    #[must_use]
+    pub fn bans_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// Everybody from this address is banned.
     #[must_use]
     pub fn banned_address(&self, address: IpAddr, now_ms: u64) -> Option<&Sanction> {

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use crate::socket;
+use crate::socket::{self, Options};
 
 /// A connection.
 #[derive(Debug)]
@@ -37,6 +37,11 @@ impl Client {
     #[track_caller]
     pub fn connect(to: SocketAddr) -> Client {
         Client::over(socket::connect(to).expect("the daemon takes connections"))
+    }
+
+    #[track_caller]
+    pub fn connect_with(to: SocketAddr, options: Options) -> Client {
+        Client::over(socket::connect_with(to, options).expect("the daemon takes connections"))
     }
 
     pub fn over(stream: TcpStream) -> Client {

@@ -1,6 +1,7 @@
 //! Who moderates a room: what it decides counts for everybody, on whichever worker, and goes on to do
 //! so, whoever dies, moves or starts anew.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,8 @@ use harness::faults::Faults;
 use harness::rooms::{Client, Position};
 use harness::socket::Options;
 use harness::tokens::{Key, claims};
-use harness::{Baton, eventually, process};
+use harness::websocket::WebSocket;
+use harness::{Baton, eventually, http, process};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n[[room]]\nmatch = \"*\"\nhistory = 100\n";
@@ -269,18 +271,40 @@ fn an_address_is_banned() {
     moderator.ok(ban);
     assert_eq!(inside.close_code(), 4004);
     outside.nothing();
-    let come = |address| {
-        let to = baton.public;
-        let socket = harness::websocket::WebSocket::try_connect(to, "/rooms", &[], from(address));
-        socket.expect("the handshake is good").close_code()
-    };
+    let to = baton.public;
+    let open = |path: &str, address| WebSocket::try_connect(to, path, &[], from(address));
+    let come = |address| open("/rooms", address).expect("a handshake").close_code();
     assert_eq!(come("127.0.5.200"), 4004);
     shake(&baton);
     assert_eq!(come("127.0.5.1"), 4004);
     outside.nothing();
+    // Nothing else is for them either.
+    let ask = |address| {
+        let mut client = http::Client::connect_with(to, from(address));
+        client.send(format!("{GET}{GET}")).unwrap();
+        let first = client.response().unwrap().status;
+        (first, client.response().map(|second| second.status).ok())
+    };
+    assert_eq!(ask("127.0.5.7"), (403, None));
+    assert_eq!(ask("127.0.6.7"), (200, Some(200)));
+    assert!(open("/echo", "127.0.5.7").is_err());
+    assert!(open("/echo", "127.0.6.7").is_ok());
+    // One that is there already, and was let in.
+    let mut kept = http::Client::connect_with(to, from("127.0.8.7"));
+    assert_eq!(kept.get("/healthz").status, 200);
+    moderator.ok(json!({ "ban": true, "address": "127.0.8.0/24" }));
+    assert_eq!(kept.get("/healthz").status, 403);
+    // Operators are not locked out.
+    let mut operator = Client::connect_with(baton.admin, from("127.0.5.9"));
+    operator.nothing();
+    let mut operator = http::Client::connect_with(baton.admin, from("127.0.5.9"));
+    assert_eq!(operator.get("/healthz").status, 200);
     moderator.ok(json!({ "unban": true, "address": "127.0.5.0/24" }));
-    Client::connect_with(baton.public, from("127.0.5.1")).nothing();
+    Client::connect_with(to, from("127.0.5.1")).nothing();
+    assert_eq!(ask("127.0.5.7"), (200, Some(200)));
 }
+
+const GET: &str = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n";
 
 #[test]
 fn it_takes_the_right_to_moderate() {
@@ -532,6 +556,7 @@ fn brains_die_in_the_middle_of_a_decision() {
         "worker:write",
         "worker:publish",
     ];
+    let mut reached = BTreeSet::new();
     for (round, point) in points.iter().cycle().take(14).enumerate() {
         let name = format!("u{round}");
         let mut room_only = user(&baton, &name, 2);
@@ -552,8 +577,12 @@ fn brains_die_in_the_middle_of_a_decision() {
         room_only.nothing();
         assert_eq!(room_only.error(json!({ "leave": "r" })), "not_joined");
         room_only.ok(json!({ "leave": "s" }));
+        if faults.is_reached(point) {
+            reached.insert(*point);
+        }
         faults.disarm(point);
     }
+    assert_eq!(reached, BTreeSet::from(points), "a brain died at each");
 }
 
 /// Connections that are on their way from one worker to another meanwhile leave as well, and are told

@@ -390,6 +390,7 @@ impl Brain {
             pid: self.pid,
             date: self.date.as_str(),
             refuse: false,
+            banned: false,
         };
         let mut answer = Vec::new();
         let reason = http::timed_out(state, &mut answer, &cx);

@@ -10,12 +10,14 @@
 //! Who is banned is in memory that the master writes ([`protocol::sanctions`]): it is looked at when
 //! somebody comes. Whether somebody may send is the master's to say.
 
+use std::net::IpAddr;
+
 use protocol::format::Data;
 use protocol::ids::{Cid, Role};
 use protocol::moderation::{Act, Scope, Whom};
 use protocol::output::{Full, Output};
 use protocol::record::{Asker, Down};
-use protocol::sanctions::Kind;
+use protocol::sanctions::{Kind, Sanctions};
 use protocol::settings::Right;
 
 use crate::auth::grant::Packed;
@@ -109,16 +111,33 @@ impl Client<'_> {
         found.is_some()
     }
 
-    /// An operator is not locked out.
     pub(crate) fn is_from_banned_address(&mut self) -> bool {
-        self.sanctions.refresh();
         let address = self.slots.peer(self.slot).ip();
-        let banned = || self.sanctions.banned_address(address, self.unix_ms);
-        self.meta.role == Role::Public && banned().is_some()
+        is_banned(self.sanctions, self.meta.role, || address, self.unix_ms)
     }
 }
 
+/// An operator is not locked out. If no address is banned, that is a load.
+fn is_banned(
+    sanctions: &mut Sanctions,
+    role: Role,
+    address: impl FnOnce() -> IpAddr,
+    unix_ms: u64,
+) -> bool {
+    sanctions.refresh();
+    sanctions.bans_addresses()
+        && role == Role::Public
+        && sanctions.banned_address(address(), unix_ms).is_some()
+}
+
 impl Brain {
+    /// As the connection's address is.
+    pub(crate) fn is_from_banned(&mut self, slot: u32, role: Role) -> bool {
+        let address = || self.slots.peer(slot).ip();
+        let now = self.date.unix_ms(self.now);
+        is_banned(&mut self.sanctions, role, address, now)
+    }
+
     /// The room that a decision is about, if it is held here.
     pub(crate) fn room_in(&self, scope: Scope) -> Option<RoomIx> {
         match scope {

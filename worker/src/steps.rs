@@ -53,6 +53,7 @@ impl Brain {
         let Some(before) = before.filter(|meta| meta.phase != Phase::Closing) else {
             return Progress::Ends;
         };
+        let banned = before.phase == Phase::Http && self.is_from_banned(slot, before.role);
         let owner = (slot, self.local(slot).generation);
         let input = buffers::unread(&self.arena, &self.slots, slot);
         let mut io = Io {
@@ -123,6 +124,7 @@ impl Brain {
                         pid: self.pid,
                         date: self.date.as_str(),
                         refuse: before.has(Flag::Refuse),
+                        banned,
                     };
                     let step =
                         http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64));

@@ -59,6 +59,7 @@ fn handshake(offers: &[&[u8]]) -> Option<Option<u8>> {
         pid: 1,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
         refuse: false,
+        banned: false,
     };
     let (mut state, mut body, mut out) = (http::State::default(), Vec::new(), Vec::new());
     let step = http::step(&mut state, &head, &mut body, &mut out, &cx).expect("a Vec has room");

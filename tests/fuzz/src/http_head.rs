@@ -30,6 +30,7 @@ pub fn http_head(data: &[u8]) {
         pid: 4242,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
         refuse: choice & 2 != 0,
+        banned: false,
     };
     let whole = play(stream, &cx, |_| usize::MAX);
     let bytes = play(stream, &cx, |_| 1);

@@ -119,6 +119,7 @@ impl Brain {
             pid: self.pid,
             date: self.date.as_str(),
             refuse: false,
+            banned: false,
         };
         let mut out = buffers::output(&self.arena, &self.slots, slot, MAX_ANSWER);
         if http::reply(&mut out, &cx, waiting.manner, &reply).is_err() {

@@ -293,6 +293,7 @@ fn words(reason: CloseReason) -> (&'static str, &'static str) {
             "403 Forbidden",
             "This origin may not open a WebSocket here.",
         ),
+        CloseReason::Banned => ("403 Forbidden", "Who comes from this address is banned."),
         CloseReason::HeadTimeout => (
             "408 Request Timeout",
             "The head of the request took too long.",

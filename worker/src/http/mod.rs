@@ -55,6 +55,9 @@ pub struct Context<'a> {
     pub date: &'a str,
     /// baton is at a limit: the first request is answered by 503, whatever it is.
     pub refuse: bool,
+    /// Who comes from there is banned: it is answered by 403, but for `/rooms`, where it is told so in
+    /// words that clients know.
+    pub banned: bool,
 }
 
 /// What a step has done.

@@ -21,6 +21,7 @@ fn context(settings: &Settings) -> Context<'_> {
         pid: 4242,
         date: DATE,
         refuse: false,
+        banned: false,
     }
 }
 

@@ -9,6 +9,7 @@ use super::head::{Length, Request};
 use super::routes::{self, Answer, Plan};
 use super::scan::Scan;
 use super::state::{Framing, Pending, Persist, Phase, State};
+use super::upgrade::Endpoint;
 use super::{Context, MAX_FIELDS, Next, Step, answer, upgrade};
 use crate::close::CloseReason;
 
@@ -82,6 +83,9 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
             Length::Chunked => Framing::Chunked(Chunks::default()),
         };
         let answer = match routes::plan(&request, self.cx.role)? {
+            Plan::Answer(_) | Plan::Open(Endpoint::Echo) if self.cx.banned => {
+                return Err(CloseReason::Banned.into());
+            }
             Plan::Answer(answer) => answer,
             Plan::Open(endpoint) => {
                 let upgrade = upgrade::open(&request, endpoint, self.cx, self.out)?;

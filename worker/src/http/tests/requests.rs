@@ -399,6 +399,30 @@ fn a_body_that_is_not_wanted_is_not_asked_for() {
 }
 
 #[test]
+fn who_is_banned_is_told_so_and_hears_it_in_words_of_rooms_there() {
+    let settings = Settings::default();
+    let cx = Context {
+        banned: true,
+        ..context(&settings)
+    };
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (target, fields, status) in [
+        ("/whoami", "", "403 Forbidden"),
+        ("/nothing", "", "403 Forbidden"),
+        ("/echo", upgrade, "403 Forbidden"),
+        ("/rooms", upgrade, "101 Switching Protocols"),
+    ] {
+        let stream = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let outcome = play_all(&stream, &cx);
+        let answer = String::from_utf8(outcome.out).unwrap();
+        assert_eq!(parts(&answer).0, status, "{target}");
+        let ends = outcome.end == End::Closed(CloseReason::Banned);
+        assert_eq!(ends, status == "403 Forbidden", "{target}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_request_for_the_api_is_said_as_the_api_does() {
     let mut settings = Settings::default();
     settings.http.max_body = 9;
