@@ -1,9 +1,9 @@
 //! Listening sockets: made by the master's process before it serves (or by systemd, see
-//! [`activation`]), and kept for good.
+//! [`activation`]), and kept for good. Those that are files are [`unix`]'s.
 
 pub mod activation;
+pub mod unix;
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
 
-use crate::config::Listen;
+use crate::config::{Address, Listen};
 use crate::readiness::Listening;
 
 /// A bound and listening socket: non-blocking, closed on exec.
@@ -21,7 +21,7 @@ pub struct Listener {
     pub fd: OwnedFd,
     pub listen: Listen,
     /// With the real port.
-    pub address: SocketAddr,
+    pub address: Address,
     /// systemd has it, too, and keeps it when we end: what shuts it down would shut it for the next
     /// master.
     pub is_shared: bool,
@@ -29,10 +29,10 @@ pub struct Listener {
 
 /// It cannot be listened there.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", explain(*.error))]
+#[error("cannot listen on {address}: {why}")]
 pub struct Error {
-    pub address: SocketAddr,
-    pub error: Errno,
+    pub address: Address,
+    pub why: String,
 }
 
 fn explain(error: Errno) -> String {
@@ -47,9 +47,13 @@ fn explain(error: Errno) -> String {
 impl Listener {
     /// Makes the socket, binds it and listens.
     pub fn bind(listen: &Listen) -> Result<Self, Error> {
-        let fd = open(listen).map_err(|error| Error {
-            address: listen.address,
-            error,
+        let fd = match &listen.address {
+            Address::Tcp(address) => open(listen, *address).map_err(explain),
+            Address::Unix(path) => unix::open(listen, path),
+        };
+        let fd = fd.map_err(|why| Error {
+            address: listen.address.clone(),
+            why,
         })?;
         Listener::new(listen, fd, false)
     }
@@ -60,29 +64,44 @@ impl Listener {
     }
 
     fn new(listen: &Listen, fd: OwnedFd, is_shared: bool) -> Result<Self, Error> {
-        let listener = TcpListener::from(fd);
-        let address = listener.local_addr().map_err(|error| Error {
-            address: listen.address,
-            error: errno(&error),
-        })?;
+        let (fd, address) = match &listen.address {
+            Address::Unix(_) => (fd, listen.address.clone()),
+            Address::Tcp(_) => {
+                let listener = TcpListener::from(fd);
+                let address = listener.local_addr().map_err(|error| Error {
+                    address: listen.address.clone(),
+                    why: error.to_string(),
+                })?;
+                (listener.into(), address.into())
+            }
+        };
         Ok(Listener {
-            fd: listener.into(),
+            fd,
             listen: listen.clone(),
             address,
             is_shared,
         })
     }
 
+    /// Nobody listens here any more: a file that is ours goes.
+    pub fn remove(&self) {
+        if let Some(path) = self.address.path()
+            && !self.is_shared
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     pub fn listening(&self) -> Listening {
         Listening {
             role: self.listen.role,
-            addr: self.address,
+            addr: self.address.clone(),
         }
     }
 }
 
-fn open(listen: &Listen) -> nix::Result<OwnedFd> {
-    let family = match listen.address {
+fn open(listen: &Listen, address: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
@@ -99,18 +118,19 @@ fn open(listen: &Listen) -> nix::Result<OwnedFd> {
     // count of what has been read, on which recovery after a crash relies.
     setsockopt(&fd, sockopt::OobInline, &true)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(listen.address))?;
-    let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
-    socket::listen(&fd, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    socket::listen(&fd, backlog(listen))?;
     Ok(fd)
 }
 
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+fn backlog(listen: &Listen) -> Backlog {
+    let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
+    Backlog::new(backlog).unwrap_or(Backlog::MAXCONN)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::net::TcpStream;
 
     use nix::sys::socket::getsockopt;
@@ -119,14 +139,19 @@ mod tests {
     use super::*;
 
     fn listen(address: &str) -> Listen {
-        Listen::new(address.parse().unwrap(), Role::Public)
+        let address: SocketAddr = address.parse().unwrap();
+        Listen::new(address, Role::Public)
+    }
+
+    fn at(listener: &Listener) -> SocketAddr {
+        listener.address.tcp().unwrap()
     }
 
     #[test]
     fn accepted_sockets_have_what_they_need() {
         let listener = Listener::bind(&listen("127.0.0.1:0")).unwrap();
-        assert_ne!(listener.address.port(), 0);
-        let _client = TcpStream::connect(listener.address).unwrap();
+        assert_ne!(at(&listener).port(), 0);
+        let _client = TcpStream::connect(at(&listener)).unwrap();
         let listener = TcpListener::from(listener.fd);
         let accepted = loop {
             match listener.accept() {
@@ -156,13 +181,10 @@ mod tests {
         let v6 = match Listener::bind(&listen("[::]:0")) {
             Ok(v6) => v6,
             // A machine without IPv6.
-            Err(Error {
-                error: Errno::EAFNOSUPPORT,
-                ..
-            }) => return,
+            Err(error) if error.why == Errno::EAFNOSUPPORT.desc() => return,
             Err(error) => panic!("{error}"),
         };
-        let v4 = listen(&format!("0.0.0.0:{}", v6.address.port()));
+        let v4 = listen(&format!("0.0.0.0:{}", at(&v6).port()));
         Listener::bind(&v4).unwrap();
 
         let both = Listen {
@@ -170,7 +192,7 @@ mod tests {
             ..listen("[::]:0")
         };
         let both = Listener::bind(&both).unwrap();
-        TcpStream::connect(("127.0.0.1", both.address.port())).unwrap();
-        TcpStream::connect(("::1", both.address.port())).unwrap();
+        TcpStream::connect(("127.0.0.1", at(&both).port())).unwrap();
+        TcpStream::connect(("::1", at(&both).port())).unwrap();
     }
 }

@@ -8,13 +8,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
 use nix::unistd::dup3;
 use protocol::ids::Role;
 use serde::{Deserialize, Serialize};
+
+use crate::config::Address;
 
 /// What is said over the pipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ pub struct Served {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listening {
     pub role: Role,
-    pub addr: SocketAddr,
+    pub addr: Address,
 }
 
 /// The master's side.
@@ -121,11 +122,12 @@ impl fmt::Display for Served {
 impl Listening {
     /// What to open in a browser. A listener on every address is reached at localhost, too.
     pub fn url(&self) -> String {
-        let ip = self.addr.ip();
-        if ip.is_unspecified() {
-            format!("http://localhost:{}/", self.addr.port())
-        } else {
-            format!("http://{}/", self.addr)
+        match &self.addr {
+            Address::Tcp(address) if address.ip().is_unspecified() => {
+                format!("http://localhost:{}/", address.port())
+            }
+            Address::Tcp(address) => format!("http://{address}/"),
+            unix @ Address::Unix(_) => unix.to_string(),
         }
     }
 }
@@ -133,19 +135,21 @@ impl Listening {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::path::Path;
 
     use super::*;
 
     fn served() -> Served {
         let listening = |role, addr: &str| Listening {
             role,
-            addr: addr.parse().unwrap(),
+            addr: Address::parse(addr, Path::new("")).unwrap(),
         };
         Served {
             pid: 42,
             workers: 2,
             listen: vec![
                 listening(Role::Admin, "127.0.0.1:8001"),
+                listening(Role::Admin, "unix:/run/baton/admin.sock"),
                 listening(Role::Public, "0.0.0.0:80"),
                 listening(Role::Public, "[::1]:8000"),
             ],
@@ -175,6 +179,7 @@ mod tests {
             "baton serves: open http://localhost:80/\n\
              \x20             open http://[::1]:8000/\n\
              \x20 admin    http://127.0.0.1:8001/\n\
+             \x20 admin    unix:/run/baton/admin.sock\n\
              \x20 workers  2 (master: pid 42)\n\
              \x20 more\n"
         );

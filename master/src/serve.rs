@@ -136,16 +136,26 @@ fn open(
 
 /// Those that systemd has opened, and the others by ourselves.
 fn listeners(wanted: &[Listen], mut activated: Activated) -> Result<Vec<Listener>, String> {
-    let make = |listen: &Listen| match activated.take(listen.address) {
+    let mut make = |listen: &Listen| match activated.take(&listen.address) {
         Some(fd) => Listener::adopt(listen, fd),
         None => Listener::bind(listen),
     };
-    let made: Result<Vec<_>, _> = wanted.iter().map(make).collect();
-    let made = made.map_err(|error| error.to_string())?;
-    match activated.left() {
-        Some(address) => Err(format!(
-            "systemd listens on {address}, but no listener has this address"
-        )),
+    let mut made: Vec<Listener> = Vec::new();
+    let failed = wanted.iter().find_map(|listen| match make(listen) {
+        Ok(listener) => {
+            made.push(listener);
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    });
+    let left = activated
+        .left()
+        .map(|address| format!("systemd listens on {address}, but no listener has this address"));
+    match failed.or(left) {
+        Some(reason) => {
+            made.iter().for_each(Listener::remove);
+            Err(reason)
+        }
         None => Ok(made),
     }
 }

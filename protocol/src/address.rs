@@ -1,10 +1,27 @@
-//! An address in a message: a byte string of the IP's 4 or 16 bytes and the port's 2, in network
+//! A client's address. In a message it is a byte string of the IP's 4 or 16 bytes and the port's 2, in network
 //! order. (serde's own form is an array of numbers, which takes several times as long.)
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::de::Error;
 use serde::{Deserializer, Serializer};
+
+/// Of who comes over a unix socket, and has none.
+pub const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// A client's address, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown(pub SocketAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            NOWHERE => f.write_str("unix"),
+            address => address.fmt(f),
+        }
+    }
+}
 
 pub fn serialize<S: Serializer>(address: &SocketAddr, to: S) -> Result<S::Ok, S::Error> {
     let port = address.port().to_be_bytes();
@@ -44,6 +61,13 @@ mod tests {
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct At(#[serde(with = "super")] SocketAddr);
+
+    #[test]
+    fn is_shown() {
+        let address = "1.2.3.4:5".parse().unwrap();
+        assert_eq!(Shown(address).to_string(), "1.2.3.4:5");
+        assert_eq!(Shown(NOWHERE).to_string(), "unix");
+    }
 
     #[test]
     fn comes_back() {

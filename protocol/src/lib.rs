@@ -2,7 +2,7 @@
 //!
 //! Read in this order:
 //!
-//! 1. [`ids`], [`format`], [`pattern`], [`cidr`] and [`settings`]: words; [`close`]: why a connection
+//! 1. [`ids`], [`format`], [`pattern`], [`cidr`], [`address`] and [`settings`]: words; [`close`]: why a connection
 //!    ends; [`clock`]: the time.
 //! 2. [`message`] and [`channel`]: what master and worker say to each other, and how fds pass.
 //! 3. [`memory`], [`journal`], [`arena`]: a process's state in shared memory, and how it changes.
@@ -17,7 +17,7 @@
 //! 7. [`output`]: where protocols put their bytes.
 //! 8. [`fault`]: deaths at a chosen place, for tests.
 
-mod address;
+pub mod address;
 pub mod api;
 pub mod arena;
 pub mod bucket;

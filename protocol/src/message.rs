@@ -68,6 +68,10 @@ pub struct Given {
     /// It came through a listener that not only this machine can reach.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub remote: bool,
+    /// It came through a unix socket: the peer has no address, and the kernel keeps no count of what
+    /// was read and written.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub unix: bool,
     #[serde(default, skip_serializing_if = "is_usual")]
     pub past: Past,
     /// As [`cookie`](crate::channel::cookie) says; 0: not asked.

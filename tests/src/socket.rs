@@ -4,9 +4,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::wait::DEADLINE;
 
@@ -35,6 +36,17 @@ pub fn connect_with(to: SocketAddr, options: Options) -> io::Result<TcpStream> {
     }
     socket.connect_timeout(&to.into(), DEADLINE)?;
     socket.set_tcp_nodelay(true)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+/// Connects to a unix socket. (What reads from and writes to a `TcpStream` does so to any stream: the
+/// clients here need not know.)
+pub fn connect_unix(to: &Path) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.connect(&SockAddr::unix(to)?)?;
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;

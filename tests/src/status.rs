@@ -43,12 +43,12 @@ impl Status {
             master_brain_pid: pid(&json["master"]["brain_pid"]),
             listen: list("listen")
                 .iter()
-                .map(|listener| {
+                .filter_map(|listener| {
                     let address = text_of(&listener["addr"]);
-                    (
-                        text_of(&listener["role"]),
-                        address.parse().expect("an address"),
-                    )
+                    // The others are unix sockets.
+                    let is_tcp = !address.starts_with("unix:");
+                    let address = is_tcp.then(|| address.parse().expect("an address"))?;
+                    Some((text_of(&listener["role"]), address))
                 })
                 .collect(),
             workers: list("workers")

@@ -97,6 +97,7 @@ impl Brain {
         meta.window = snapshot.window.and_then(Window::new);
         let meta = meta
             .with(Flag::Remote, snapshot.remote)
+            .with(Flag::Unix, snapshot.unix)
             .with(Flag::Batch, snapshot.batch)
             .with(Flag::Msgpack, snapshot.msgpack);
         let made = self.buffers_of(snapshot, &mut kept).and_then(|buffers| {

@@ -71,6 +71,10 @@ impl<'a> Access<'a> {
 /// What a connection may do that has shown no token.
 #[must_use]
 pub fn anonymous(settings: &Settings, meta: Meta) -> Anonymous {
+    // The permissions of the file have let it in.
+    if meta.has(Flag::Unix) {
+        return Anonymous::Full;
+    }
     let otherwise = match meta.has(Flag::Remote) {
         true => Anonymous::Nothing,
         false => Anonymous::Full,

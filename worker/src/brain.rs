@@ -368,6 +368,8 @@ impl Brain {
     fn become_guard(&mut self) {
         log::warn!("the guard is gone: becoming the guard");
         logs::flush();
+        // What the turn has done so far is noted.
+        self.nothing_in_hand();
         let e = recover::become_guard(self);
         log::error!("cannot become the guard: {e}");
     }

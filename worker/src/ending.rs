@@ -2,6 +2,7 @@
 
 use mio::unix::SourceFd;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use protocol::address::Shown;
 use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
@@ -224,7 +225,7 @@ impl Brain {
             return;
         };
         let reason = meta.reason.unwrap_or(reason);
-        let (cid, peer) = (self.slots.cid(slot), self.slots.peer(slot));
+        let (cid, peer) = (self.slots.cid(slot), Shown(self.slots.peer(slot)));
         if reason.is_fault() {
             log::info!("{cid} from {peer} closed: {}", reason.as_str());
         } else {

@@ -15,7 +15,7 @@
 //! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
 //! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`];
 //! [`windows`] (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
-//! [`checks`], [`poison`]. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
+//! [`checks`], [`poison`]; [`unix`]: where the kernel does not help. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
 
 pub mod api;
 pub mod arrive;
@@ -61,6 +61,7 @@ pub mod steps;
 pub mod take;
 pub mod tell;
 pub mod timers;
+pub mod unix;
 pub mod users;
 pub mod websocket;
 pub mod windows;

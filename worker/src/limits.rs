@@ -16,6 +16,7 @@ use crate::client::{Code, ToClient, Verb};
 use crate::close::CloseReason;
 use crate::passes::Spent;
 use crate::requests::{Client, Flow};
+use crate::slots::Flag;
 
 /// The time over which refusals are counted.
 const REFUSALS_MS: u64 = 10_000;
@@ -87,7 +88,8 @@ impl Client<'_> {
             let (rate, burst) = (rates.address, rates.burst_ms);
             let ip = self.slots.peer(self.slot).ip();
             // Its address has paid for what is read again, which is known for the time of a brain.
-            if rates.counts(ip) && !self.is_known() {
+            let has_address = !self.meta.has(Flag::Unix);
+            if has_address && rates.counts(ip) && !self.is_known() {
                 let of_address = &mut self.addresses;
                 of_address.take(ip, rate, burst, bytes as u64, self.now)?;
             }

@@ -196,6 +196,7 @@ impl Brain {
             },
             rooms: rooms.into_iter().map(membership).collect(),
             remote: is(Flag::Remote),
+            unix: is(Flag::Unix),
             batch: is(Flag::Batch),
             msgpack: is(Flag::Msgpack),
             window: meta.and_then(|meta| meta.window).map(Window::bits),

@@ -6,6 +6,7 @@
 //! (1011), a record of the log becomes a `gap` for the members of its room, a connection on its way
 //! in is turned away. A place that kills even while it is given up is dropped without a word.
 
+use protocol::address::Shown;
 use protocol::ids::Cid;
 use protocol::output::Buffer;
 use protocol::record::Down;
@@ -98,6 +99,11 @@ impl Brain {
         self.state.set(Head::InHand, in_hand.pack());
     }
 
+    /// What the brain before worked on when it died, until the next thing is noted.
+    pub fn in_hand(&self) -> Option<InHand> {
+        InHand::unpack(self.state.get(Head::InHand))
+    }
+
     /// A brain that dies from here on dies of nothing that it works on.
     pub fn nothing_in_hand(&self) {
         self.state.set(Head::InHand, 0);
@@ -106,7 +112,7 @@ impl Brain {
     /// For a new brain: what the last one died of.
     pub fn count_death(&self) -> Verdict {
         let state = &self.state;
-        let Some(place) = InHand::unpack(state.get(Head::InHand)) else {
+        let Some(place) = self.in_hand() else {
             state.set(Head::Deaths, 0);
             return Verdict::default();
         };
@@ -156,7 +162,7 @@ impl Brain {
 
     /// The connection is convicted: says so, and what it last sent.
     pub fn name_poison(&self, slot: u32) {
-        let (cid, peer) = (self.slots.cid(slot), self.slots.peer(slot));
+        let (cid, peer) = (self.slots.cid(slot), Shown(self.slots.peer(slot)));
         log::error!(
             "{cid} from {peer} has killed {} brains: closed; it last sent {}",
             self.verdict.deaths,

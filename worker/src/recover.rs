@@ -27,10 +27,12 @@ use crate::poison::InHand;
 use crate::skipped::Skipped;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state::Head;
+use crate::unix;
 use crate::websocket::Window;
 
 /// Takes over from the brain before.
 pub fn recover(brain: &mut Brain) {
+    brain.doubt_what_was_in_hand();
     brain.verdict = brain.count_death();
     let verdict = brain.verdict;
     let mut repaired = 0;
@@ -162,7 +164,11 @@ fn adopt(brain: &mut Brain, slot: u32) -> Result<bool, Doubt> {
         // Another worker may be reading it by now.
         return Ok(false);
     }
-    let truth = truth::truth(meta.socket()).map_err(|_| Doubt::Ends(CloseReason::SocketError))?;
+    let truth = match truth::truth(meta.socket()) {
+        Err(_) if meta.has(Flag::Unix) => return unix::adopt(brain, slot, meta),
+        Ok(_) if meta.has(Flag::Unix) => return Err(Doubt::Speaks),
+        truth => truth.map_err(|_| Doubt::Ends(CloseReason::SocketError))?,
+    };
     if fault::naive(Naive::Truth) {
         return Ok(false);
     }

@@ -111,6 +111,8 @@ pub enum Flag {
     Batch = 2048,
     /// It speaks MessagePack.
     Msgpack = 4096,
+    /// It came through a unix socket.
+    Unix = 8192,
 }
 
 /// The first word of a slot.

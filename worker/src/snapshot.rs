@@ -57,6 +57,9 @@ pub struct Snapshot {
     /// It came through a listener that not only its machine can reach.
     #[serde(default)]
     pub remote: bool,
+    /// It came through a unix socket.
+    #[serde(default)]
+    pub unix: bool,
     /// Messages that come together come in one frame.
     #[serde(default)]
     pub batch: bool,
@@ -195,6 +198,7 @@ mod tests {
                 total: 812,
             }],
             remote: true,
+            unix: false,
             batch: false,
             msgpack: true,
             window: None,

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use protocol::address::Shown;
 use protocol::channel::{self, Received, cookie};
 use protocol::fault;
 use protocol::ids::Cid;
@@ -164,7 +165,7 @@ impl Brain {
     /// Taking it has killed one brain after another. One that has lived elsewhere goes on there;
     /// a fresh one would kill the brains of the other workers, so it is nobody's any more.
     fn turn_away(&mut self, given: &Given) {
-        let (cid, peer) = (given.cid, given.peer);
+        let (cid, peer) = (given.cid, Shown(given.peer));
         log::error!("{cid} from {peer} kills whoever takes it: turned away");
         let is_fresh = matches!(given.past, Past::None);
         match is_fresh.then(|| self.slots.take()).flatten() {
@@ -191,7 +192,8 @@ impl Brain {
             .with(Flag::Unacked, true)
             .with(Flag::Refuse, given.refuse)
             .with(Flag::Return, given.proxy == Proxy::ReadAndReturn)
-            .with(Flag::Remote, given.remote);
+            .with(Flag::Remote, given.remote)
+            .with(Flag::Unix, given.unix);
         let mut record = Record::new();
         Slots::change_peer(&mut record, slot, given.peer, None);
         for (field, value) in [
@@ -265,7 +267,8 @@ impl Brain {
                 // It could not be written to before.
                 self.begin_to_lag(slot);
             }
-            log::debug!("{} from {}", self.slots.cid(slot), self.slots.peer(slot));
+            let (cid, peer) = (self.slots.cid(slot), Shown(self.slots.peer(slot)));
+            log::debug!("{cid} from {peer}");
             self.begin(slot);
         }
     }

@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
+use nix::sys::socket::{
+    AddressFamily, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname,
+};
+use protocol::address::NOWHERE;
 use protocol::bucket::{Buckets, PerSecond};
 use protocol::channel::cookie;
 use protocol::clock::monotonic_us;
@@ -17,7 +20,7 @@ use protocol::ids::{Cid, Role};
 use protocol::message::Proxy;
 
 use super::Brain;
-use crate::config::Policy;
+use crate::config::{Address, Policy};
 use crate::connections::{Connection, Holder};
 use crate::listener::Listener;
 
@@ -93,7 +96,7 @@ enum Accepted {
     NoFd(Errno),
 }
 
-impl Brain<'_> {
+impl<'a> Brain<'a> {
     /// Takes what waits at the listeners, as long as a worker has room for it.
     pub(super) fn accept(&mut self) {
         if self.stopping.is_some() {
@@ -195,20 +198,27 @@ impl Brain<'_> {
 
     /// For the sweep: a connected socket that no slot knows was accepted and not noted.
     pub(super) fn admit_unknown(&mut self, fd: OwnedFd) {
-        let listeners = &self.context.listeners;
-        let local = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok();
-        let local = local.as_ref().and_then(socket_address);
-        let listener = listeners.iter().find(|l| {
-            local.is_some_and(|local| {
-                l.address.port() == local.port()
-                    && (l.address.ip().is_unspecified() || l.address.ip() == local.ip())
-            })
-        });
         let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
         let peer = peer.as_ref().and_then(socket_address);
-        if let (Some(listener), Some(peer)) = (listener, peer) {
+        if let (Some(listener), Some(peer)) = (self.listener_of(fd.as_fd()), peer) {
             self.admit(listener, fd, peer);
         }
+    }
+
+    /// Through which a connected socket came; `None`: through none of them.
+    pub(super) fn listener_of(&self, fd: BorrowedFd<'_>) -> Option<&'a Listener> {
+        let local = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
+        let path = local.as_unix_addr().and_then(UnixAddr::path);
+        let tcp = local
+            .as_unix_addr()
+            .is_none()
+            .then(|| socket_address(&local));
+        self.context.listeners.iter().find(|l| match &l.address {
+            Address::Unix(own) => path == Some(own),
+            Address::Tcp(own) => tcp.flatten().is_some_and(|local| {
+                own.port() == local.port() && (own.ip().is_unspecified() || own.ip() == local.ip())
+            }),
+        })
     }
 }
 
@@ -256,6 +266,7 @@ fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Conne
         proxy,
         refuse: false,
         remote: !listener.listen.is_local(),
+        unix: listener.address.path().is_some(),
         from: None,
         lived: false,
         peer,
@@ -263,7 +274,9 @@ fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Conne
 }
 
 pub(super) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    address.family()?;
+    if address.family()? == AddressFamily::Unix {
+        return Some(NOWHERE);
+    }
     let v4 = address
         .as_sockaddr_in()
         .map(|v4| SocketAddr::V4((*v4).into()));

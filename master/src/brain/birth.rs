@@ -76,6 +76,7 @@ pub fn run(start: Start) -> ! {
         Ok(made) => made,
         Err(error) => {
             readiness.failed(&format!("cannot start: {error}"));
+            listeners.iter().for_each(Listener::remove);
             let _ = pid_file.remove();
             std::process::exit(1)
         }
@@ -115,6 +116,7 @@ pub(super) fn guard(context: &Context, takes_over: bool) -> ! {
     // Who waits has been told, unless every brain died before it could; then this does it.
     let reason = "the master died while it started; see its log";
     context.readiness.borrow_mut().failed(reason);
+    context.listeners.iter().for_each(Listener::remove);
     let _ = std::fs::remove_file(context.run.socket());
     let _ = context.pid_file.remove();
     std::process::exit(code)

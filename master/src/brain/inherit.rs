@@ -11,7 +11,6 @@
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::Brain;
 use super::birth::{self, Context};
 use super::upgrade::History;
-use crate::config::{Config, Listen, Source};
+use crate::config::{Address, Config, Listen, Source};
 use crate::listener::Listener;
 use crate::pid_file::PidFile;
 use crate::readiness::{Form, Readiness};
@@ -37,7 +36,7 @@ pub(super) struct Heritage {
     pub config: Config,
     pub source: Source,
     run: RunDir,
-    listeners: Vec<(Listen, SocketAddr, RawFd, bool)>,
+    listeners: Vec<(Listen, Address, RawFd, bool)>,
     pid_file: RawFd,
     control: RawFd,
     readiness: RawFd,
@@ -62,7 +61,7 @@ impl Context {
         let readiness = self.readiness.borrow();
         let listener = |l: &Listener| {
             let fd = l.fd.as_raw_fd();
-            (l.listen.clone(), l.address, fd, l.is_shared)
+            (l.listen.clone(), l.address.clone(), fd, l.is_shared)
         };
         Heritage {
             config: config.clone(),

@@ -68,7 +68,9 @@ impl Brain<'_> {
             // SAFETY: it is open, and nothing of this brain or of the state owns it.
             let owned = unsafe { OwnedFd::from_raw_fd(fd) };
             fault::point("master:sweep");
-            match cookie_of_connected(owned.as_fd()) {
+            // Whoever asks at the control socket, say, came through none.
+            let client = self.cookie_of_client(owned.as_fd());
+            match client {
                 Some(cookie) => match cookies.get(&cookie) {
                     Some(slot) => closed += u64::from(!self.adopt_returned(*slot, owned)),
                     None => {
@@ -111,6 +113,14 @@ impl Brain<'_> {
     }
 }
 
+impl Brain<'_> {
+    /// The cookie, if it is a connected socket that came through a listener.
+    fn cookie_of_client(&self, fd: BorrowedFd<'_>) -> Option<u64> {
+        let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
+        (peer.is_some() && self.listener_of(fd).is_some()).then(|| cookie(&fd))
+    }
+}
+
 pub(super) fn open_fds() -> io::Result<Vec<RawFd>> {
     let listing = std::fs::read_dir("/proc/self/fd")?;
     let names = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -119,14 +129,4 @@ pub(super) fn open_fds() -> io::Result<Vec<RawFd>> {
     // SAFETY: `fcntl(F_GETFD)` on a number that may be closed does no harm.
     let is_open = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1;
     Ok(fds.into_iter().filter(is_open).collect())
-}
-
-/// The cookie, if it is a connected TCP socket.
-fn cookie_of_connected(fd: BorrowedFd<'_>) -> Option<u64> {
-    let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
-    let is_internet = match peer {
-        Some(peer) => peer.as_sockaddr_in().is_some() || peer.as_sockaddr_in6().is_some(),
-        None => false,
-    };
-    is_internet.then(|| cookie(&fd))
 }

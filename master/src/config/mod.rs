@@ -3,14 +3,16 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), `auth` (keys), `hook` (back ends), `filter`
-//! (words).
+//! and an error is said), [`units`] (sizes and durations), [`address`] (of a listener), `auth` (keys), `hook` (back ends), `filter`
+//! (words), `listen` (listeners).
 
+pub mod address;
 mod api;
 mod auth;
 mod filter;
 mod hook;
 mod identity;
+mod listen;
 mod reader;
 mod schema;
 pub mod units;
@@ -29,6 +31,7 @@ use protocol::words::{self, HALF};
 use serde::{Deserialize, Serialize};
 
 use crate::history::Rule;
+pub use address::{Address, Rights};
 pub use identity::Identity;
 
 /// Workers at most.
@@ -103,7 +106,7 @@ pub enum Policy {
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listen {
-    pub address: SocketAddr,
+    pub address: Address,
     pub role: Role,
     /// Connections that the kernel holds for us; it bounds this by `net.core.somaxconn`.
     pub backlog: u32,
@@ -112,24 +115,29 @@ pub struct Listen {
     /// A PROXY header (v1 or v2) comes first on connections from `proxy_trusted`.
     pub proxy_protocol: bool,
     pub proxy_trusted: Vec<Cidr>,
+    /// Of a unix socket.
+    #[serde(default)]
+    pub rights: Rights,
 }
 
 impl Listen {
-    pub fn new(address: SocketAddr, role: Role) -> Self {
+    pub fn new(address: impl Into<Address>, role: Role) -> Self {
         Listen {
-            address,
+            address: address.into(),
             role,
             backlog: 4096,
             ipv6_only: true,
             proxy_protocol: false,
             proxy_trusted: Vec::new(),
+            rights: Rights::default(),
         }
     }
 
     /// Only who is on this machine comes in here.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.address.ip().is_loopback() && !self.proxy_protocol
+        let is_near = |address: SocketAddr| address.ip().is_loopback();
+        self.address.tcp().is_none_or(is_near) && !self.proxy_protocol
     }
 }
 
@@ -313,7 +321,7 @@ impl Config {
         let is_open = |listen: &&Listen| listen.role == Role::Public && !listen.is_local();
         let open = self.listen.iter().filter(is_open);
         let warn = |listen: &Listen| {
-            let address = listen.address;
+            let address = &listen.address;
             match (auth.anonymous, auth.keys.is_empty()) {
                 (Some(Anonymous::Full), _) => Some(format!(
                     "everybody who can reach {address} may join, read and write every room, \

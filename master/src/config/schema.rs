@@ -1,11 +1,8 @@
 //! Every key of the file, what is allowed for it, and what contradicts what.
 
-use std::net::{IpAddr, SocketAddr};
-
 use log::LevelFilter;
 use protocol::bucket::PerSecond;
 use protocol::cidr::Cidr;
-use protocol::ids::Role;
 use protocol::pattern::Pattern;
 use protocol::sanctions;
 use protocol::settings::{
@@ -17,9 +14,10 @@ use super::auth::auth;
 use super::filter::filters;
 use super::hook::{MAX_HOOKS, hook};
 use super::identity::Identity;
+use super::listen::{Listening, listen, listeners_agree, put_on_top};
 use super::reader::{Report, Section};
 use super::units::show_size;
-use super::{Config, Errors, Format, Limits, Listen, Log, Memory, Overrides, Policy, Timeouts};
+use super::{Config, Errors, Format, Limits, Log, Memory, Overrides, Policy, Timeouts};
 use crate::history::Rule;
 use crate::state::{MAX_KEYS, MAX_USERS, USER_WORDS};
 
@@ -150,51 +148,6 @@ fn identity(s: &mut Section<'_, '_>) -> Option<Identity> {
             s.wrong(key, message);
             None
         }
-    }
-}
-
-/// A listener, and where it was said.
-struct Listening {
-    listen: Listen,
-    line: Option<usize>,
-    /// Key or flag.
-    said: String,
-}
-
-fn listen(s: &mut Section<'_, '_>) -> Listening {
-    let line = s.line_of("address").unwrap_or(s.line());
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let example = "an address such as \"127.0.0.1:8000\" or \"[::1]:8000\"";
-    let address = s.parsed("address", example, |text| text.parse().ok());
-    if !s.has("address") {
-        s.wrong("address", "is missing, such as \"127.0.0.1:8000\"");
-    }
-    let d = Listen::new(address.unwrap_or(nowhere), Role::Public);
-    let roles = [("public", Role::Public), ("admin", Role::Admin)];
-    let listen = Listen {
-        address: d.address,
-        role: s.choice("role", d.role, &roles),
-        backlog: s.number("backlog", d.backlog, 1..=65_535),
-        ipv6_only: s.flag("ipv6_only", d.ipv6_only),
-        proxy_protocol: s.flag("proxy_protocol", d.proxy_protocol),
-        proxy_trusted: s.list("proxy_trusted", d.proxy_trusted, str::parse::<Cidr>),
-    };
-    if s.has("ipv6_only") && address.is_some_and(|address| address.is_ipv4()) {
-        s.wrong("ipv6_only", "means nothing for an IPv4 address");
-    }
-    if listen.proxy_protocol && !s.has("proxy_trusted") {
-        s.wrong(
-            "proxy_protocol",
-            "needs proxy_trusted, a list of the addresses that may say who a client is",
-        );
-    }
-    if !listen.proxy_protocol && s.has("proxy_trusted") {
-        s.wrong("proxy_trusted", "needs proxy_protocol = true");
-    }
-    Listening {
-        listen,
-        line: Some(line),
-        said: "listen.address".to_owned(),
     }
 }
 
@@ -447,63 +400,6 @@ fn log(s: &mut Section<'_, '_>) -> Log {
         level: s.choice("level", d.level, &levels),
         format: s.choice("format", d.format, &formats),
     }
-}
-
-/// Flags take the place of all listeners of their role.
-fn put_on_top(listeners: Vec<Listening>, overrides: &Overrides) -> Vec<Listening> {
-    let mut all = Vec::new();
-    for (role, flag, addresses) in [
-        (Role::Public, "--listen", &overrides.listen),
-        (Role::Admin, "--admin", &overrides.admin),
-    ] {
-        all.extend(addresses.iter().map(|address| Listening {
-            listen: Listen::new(*address, role),
-            line: None,
-            said: flag.to_owned(),
-        }));
-    }
-    let stays = |one: &Listening| match one.listen.role {
-        Role::Public => overrides.listen.is_empty(),
-        Role::Admin => overrides.admin.is_empty(),
-    };
-    let mut listeners: Vec<_> = listeners.into_iter().filter(stays).collect();
-    listeners.extend(all);
-    listeners
-}
-
-/// One at least is public, and no two want the same port of the same address.
-fn listeners_agree(report: &mut Report<'_>, listeners: &[Listening]) {
-    if !listeners.iter().any(|one| one.listen.role == Role::Public) {
-        report.wrong(&["listen"], "one listener must have role = \"public\"");
-    }
-    for (i, one) in listeners.iter().enumerate() {
-        let before = &listeners[..i];
-        if let Some(other) = before
-            .iter()
-            .find(|other| overlap(&one.listen, &other.listen))
-        {
-            let message = if one.listen.address == other.listen.address {
-                format!("{} is listened on twice", one.listen.address)
-            } else {
-                let (this, that) = (one.listen.address, other.listen.address);
-                format!("{this} overlaps {that}, another listener's")
-            };
-            report.wrong_at(one.line, &one.said, message);
-        }
-    }
-}
-
-/// Can the two not be listened on at once?
-fn overlap(a: &Listen, b: &Listen) -> bool {
-    if a.address.port() != b.address.port() || a.address.port() == 0 {
-        return false;
-    }
-    let all_of = |listen: &Listen, ip: IpAddr| match listen.address.ip() {
-        IpAddr::V4(own) => own.is_unspecified() && ip.is_ipv4(),
-        IpAddr::V6(own) => own.is_unspecified() && (ip.is_ipv6() || !listen.ipv6_only),
-    };
-    let (ip_a, ip_b) = (a.address.ip(), b.address.ip());
-    ip_a == ip_b || all_of(a, ip_b) || all_of(b, ip_a)
 }
 
 /// Each of these is allowed, but not with the other.

@@ -43,6 +43,8 @@ pub struct Connection {
     pub refuse: bool,
     /// It came through a listener that not only this machine can reach.
     pub remote: bool,
+    /// It came through a unix socket.
+    pub unix: bool,
     /// The worker that gave it away, touches nothing of it, and has not been told what has become
     /// of it.
     pub from: Option<u16>,
@@ -69,6 +71,7 @@ impl Connection {
             proxy: self.proxy,
             refuse: self.refuse,
             remote: self.remote,
+            unix: self.unix,
             past,
             cookie: self.cookie,
         }
@@ -110,7 +113,7 @@ impl Connection {
 }
 
 // META: fd + 1 (22 bits: 4 million) · remote · admin · ring (8) · ring that it is from, + 1 (8)
-// · holder (3) · proxy (2) · refuse · peer is IPv4 · lived · the peer's port (16)
+// · holder (3) · proxy, or unix, where there is none (2) · refuse · peer is IPv4 · lived · the peer's port (16)
 const FD: u64 = (1 << 22) - 1;
 const REMOTE: u64 = 1 << 22;
 const ADMIN: u64 = 1 << 23;
@@ -118,6 +121,8 @@ const RING: u32 = 24;
 const FROM: u32 = 32;
 const HOLDER: u32 = 40;
 const PROXY: u32 = 43;
+/// In the place of a proxy.
+const UNIX: u64 = 3;
 const REFUSE: u64 = 1 << 45;
 const PEER_V4: u64 = 1 << 46;
 const LIVED: u64 = 1 << 47;
@@ -134,6 +139,7 @@ pub(super) fn pack_meta(c: &Connection) -> u64 {
         Holder::Closed => (5, 0),
     };
     let proxy = match c.proxy {
+        _ if c.unix => UNIX,
         Proxy::None => 0,
         Proxy::Read => 1,
         Proxy::ReadAndReturn => 2,
@@ -200,10 +206,12 @@ pub(super) fn read(state: &State, slot: u32) -> Option<Connection> {
         proxy: match meta >> PROXY & 3 {
             0 => Proxy::None,
             1 => Proxy::Read,
-            _ => Proxy::ReadAndReturn,
+            2 => Proxy::ReadAndReturn,
+            _ => Proxy::None,
         },
         refuse: meta & REFUSE != 0,
         remote: meta & REMOTE != 0,
+        unix: meta >> PROXY & 3 == UNIX,
         from: ((meta >> FROM) as u8).checked_sub(1).map(u16::from),
         lived: meta & LIVED != 0,
         peer: SocketAddr::new(ip, (meta >> PORT) as u16),

@@ -11,6 +11,7 @@ fn connection(peer: &str) -> Connection {
         proxy: Proxy::None,
         refuse: false,
         remote: true,
+        unix: false,
         from: None,
         lived: false,
         peer: peer.parse().unwrap(),
@@ -43,6 +44,10 @@ fn a_connection_of_any_kind_comes_back_as_it_was() {
                 let mut c = connection(peer);
                 (c.proxy, c.role, c.refuse) = (proxy, role, refuse);
                 (c.from, c.lived) = (Some(127), refuse);
+                let slot = connections.add(&state, c).unwrap();
+                c.cid = Cid(u64::from(slot) + 1);
+                assert_eq!(connections.get(&state, slot), Some(c));
+                (c.proxy, c.unix) = (Proxy::None, true);
                 let slot = connections.add(&state, c).unwrap();
                 c.cid = Cid(u64::from(slot) + 1);
                 assert_eq!(connections.get(&state, slot), Some(c));

@@ -3,11 +3,14 @@
 //! refused while it restarts.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt};
+
+use crate::config::Address;
 
 /// In the environment of the master that `start` runs: how many fds it was passed. (`LISTEN_PID`
 /// names `start` itself.)
@@ -18,7 +21,7 @@ pub const FIRST: i32 = 3;
 
 /// Sockets of systemd that no listener has taken yet.
 #[derive(Debug, Default)]
-pub struct Activated(Vec<(SocketAddr, OwnedFd)>);
+pub struct Activated(Vec<(Address, OwnedFd)>);
 
 /// How many fds systemd has passed to this very process.
 pub fn passed() -> Option<i32> {
@@ -49,14 +52,14 @@ impl Activated {
     }
 
     /// The socket that listens on `address`.
-    pub fn take(&mut self, address: SocketAddr) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|(own, _)| *own == address)?;
+    pub fn take(&mut self, address: &Address) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(own, _)| own == address)?;
         Some(self.0.swap_remove(at).1)
     }
 
     /// One that is left over.
-    pub fn left(&self) -> Option<SocketAddr> {
-        self.0.first().map(|(address, _)| *address)
+    pub fn left(&self) -> Option<&Address> {
+        self.0.first().map(|(address, _)| address)
     }
 }
 
@@ -66,16 +69,23 @@ fn is_open(fd: i32) -> bool {
 }
 
 /// Gives it what a socket of our own has. Connections that came before this go without.
-fn adopt(fd: OwnedFd) -> io::Result<(SocketAddr, OwnedFd)> {
+fn adopt(fd: OwnedFd) -> io::Result<(Address, OwnedFd)> {
     if !getsockopt(&fd, sockopt::AcceptConn)? {
         return Err(io::Error::other("is not a listening socket"));
     }
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+    if let Some(path) = name.as_unix_addr().and_then(|name| name.path()) {
+        let path = path.to_owned();
+        let listener = UnixListener::from(fd);
+        listener.set_nonblocking(true)?;
+        return Ok((Address::Unix(path), listener.into()));
+    }
     setsockopt(&fd, sockopt::OobInline, &true)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     let listener = TcpListener::from(fd);
     listener.set_nonblocking(true)?;
-    Ok((listener.local_addr()?, listener.into()))
+    Ok((listener.local_addr()?.into(), listener.into()))
 }
 
 #[cfg(test)]
@@ -87,11 +97,12 @@ mod tests {
     #[test]
     fn a_listening_socket_is_adopted() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
         let mut activated = Activated(vec![adopt(socket.into()).unwrap()]);
-        assert_eq!(activated.left(), Some(address));
-        assert!(activated.take("127.0.0.1:1".parse().unwrap()).is_none());
-        let fd = activated.take(address).unwrap();
+        assert_eq!(activated.left(), Some(&address));
+        let other = "127.0.0.1:1".parse().map(Address::Tcp).unwrap();
+        assert!(activated.take(&other).is_none());
+        let fd = activated.take(&address).unwrap();
         assert!(getsockopt(&fd, sockopt::OobInline).unwrap());
         assert_eq!(activated.left(), None);
     }

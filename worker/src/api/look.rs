@@ -1,5 +1,6 @@
 //! What only a worker knows: its connections. The master asks for it, and passes the answer on.
 
+use protocol::address::Shown;
 use protocol::api::{Ask, error};
 use protocol::ids::Cid;
 use protocol::record::{Asker, Up};
@@ -127,7 +128,7 @@ impl Brain {
         let mut shown = json!({
             "cid": self.slots.cid(slot).to_string(),
             "worker": self.seat.0,
-            "address": self.slots.peer(slot).to_string(),
+            "address": Shown(self.slots.peer(slot)).to_string(),
             "user": user,
             "protocol": match meta.phase {
                 Phase::Proxy | Phase::Http => "http",

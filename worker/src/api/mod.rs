@@ -25,6 +25,7 @@ use crate::http::{self, Context, Manner, Reply};
 use crate::requests::{Client, Flow};
 use crate::slots::Flag;
 
+use self::access::Access;
 use self::request::Outcome;
 
 /// The request that a connection waits for the answer of: the word in its slot, and the `id` of the
@@ -89,7 +90,11 @@ impl Client<'_> {
             return Ok((Flow::Close(CloseReason::Internal), None));
         };
         let origin = access::origin(head, &self.settings.api);
-        let access = access::access(head, &self.settings.api, self.meta.has(Flag::Remote));
+        let access = match self.meta.has(Flag::Unix) {
+            // The permissions of the file have let it in.
+            true => Access::All,
+            false => access::access(head, &self.settings.api, self.meta.has(Flag::Remote)),
+        };
         let asked = request::read(head, body, self.settings, access);
         let Some(asked) = say::judged(asked, self.filters) else {
             return Ok((Flow::RingFull, None));

@@ -352,6 +352,7 @@ impl Master {
             proxy: Proxy::None,
             refuse: false,
             remote: false,
+            unix: false,
             past: Past::None,
             cookie: 0,
         };
@@ -380,6 +381,7 @@ impl Master {
             proxy: Proxy::None,
             refuse: false,
             remote: false,
+            unix: false,
             past: parted.past,
             cookie: 0,
         };

@@ -1,3 +1,4 @@
+use protocol::ids::Role;
 use protocol::settings::{Event, Fail, RoomOptions, Server};
 
 use super::*;
@@ -328,7 +329,7 @@ fn unknown_keys() {
         (
             "[[listen]]\naddress = \"127.0.0.1:1\"\nport = 3",
             "b.toml:3: listen.port: unknown key; allowed here: address, role, backlog, ipv6_only, \
-             proxy_protocol, proxy_trusted",
+             proxy_protocol, proxy_trusted, mode, owner, group",
         ),
     ]);
 }
@@ -433,8 +434,8 @@ fn listeners() {
         ),
         (
             "[[listen]]\naddress = \"localhost:80\"",
-            "b.toml:2: listen.address: must be an address such as \"127.0.0.1:8000\" or \"[::1]:8000\", not \
-             \"localhost:80\"",
+            "b.toml:2: listen.address: must be an address such as \"127.0.0.1:8000\", \"[::1]:8000\" or \
+             \"unix:admin.sock\", not \"localhost:80\"",
         ),
         (
             "listen = []",
@@ -557,7 +558,11 @@ fn flags_go_before_the_file() {
     })
     .unwrap();
     assert_eq!(config.workers, 5);
-    let addresses: Vec<_> = config.listen.iter().map(|l| l.address.port()).collect();
+    let addresses: Vec<_> = config
+        .listen
+        .iter()
+        .map(|l| l.address.tcp().unwrap().port())
+        .collect();
     assert_eq!(addresses, [2, 7]);
 
     let error = with(Overrides {
@@ -682,4 +687,62 @@ fn who_lets_everybody_in_is_warned() {
         let said = warnings("0.0.0.0:80", auth);
         assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
     }
+}
+
+#[test]
+fn unix_sockets() {
+    let unix = |more: &str| {
+        format!(
+            "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"unix:/r/a.sock\"\n{more}"
+        )
+    };
+    let name = std::path::Path::new("/etc/b.toml").display().to_string();
+    let text = "[[listen]]\naddress = \"127.0.0.1:1\"\n[[listen]]\naddress = \"unix:a.sock\"\n\
+                role = \"admin\"\nmode = \"0660\"\ngroup = \"root\"";
+    let listen = check(&name, text, &Overrides::default()).unwrap().listen;
+    assert_eq!(listen[1].address.to_string(), "unix:/etc/a.sock");
+    assert_eq!(
+        (
+            listen[1].rights.mode,
+            listen[1].rights.owner,
+            listen[1].rights.group
+        ),
+        (0o660, None, Some(0))
+    );
+    assert!(listen[1].is_local());
+    let default = load(&unix("role = \"admin\"")).unwrap().listen;
+    assert_eq!(default[1].rights.mode, 0o600);
+    let admin = unix("role = \"admin\"\n");
+    let error = |more: &str| load(&format!("{admin}{more}")).unwrap_err().join("; ");
+    assert_eq!(
+        load(&unix("")).unwrap_err(),
+        [
+            "b.toml:4: listen.address: a unix socket is for role = \"admin\" only; a proxy on this \
+             machine reaches clients' listeners at 127.0.0.1, with proxy_protocol"
+        ]
+    );
+    assert_eq!(
+        error("ipv6_only = true"),
+        "b.toml:6: listen.ipv6_only: means nothing for a unix socket"
+    );
+    assert_eq!(
+        error("mode = \"rw\""),
+        "b.toml:6: listen.mode: must be octal digits such as \"0660\", not \"rw\""
+    );
+    assert_eq!(
+        error("mode = \"4755\""),
+        "b.toml:6: listen.mode: must be octal digits such as \"0660\", not \"4755\""
+    );
+    assert_eq!(
+        error("owner = \"nobody-of-that-name\""),
+        "b.toml:6: listen.owner: there is no user \"nobody-of-that-name\" on this machine"
+    );
+    assert_eq!(
+        error("[[listen]]\naddress = \"unix:/r/a.sock\"\nrole = \"admin\""),
+        "b.toml:7: listen.address: unix:/r/a.sock is listened on twice"
+    );
+    refused(&[(
+        "[[listen]]\naddress = \"127.0.0.1:1\"\nmode = \"0600\"",
+        "b.toml:3: listen.mode: means nothing but for a unix socket",
+    )]);
 }
