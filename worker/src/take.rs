@@ -30,6 +30,8 @@ use crate::websocket::deflate::{Deflater, Level};
 impl Brain {
     /// Reads the channel to its end.
     pub fn take(&mut self) {
+        // Whoever had its turn before has nothing to do with what comes.
+        self.nothing_in_hand();
         loop {
             match self.channel.receive::<ToWorker>() {
                 Ok(Received::Message { message, fds }) => self.on_message(message, fds),
