@@ -3,7 +3,6 @@
 //! No count goes back. A worker's outlive its brains; when the worker itself is gone, what it had
 //! counted is added to what its seat has, in the state.
 
-use protocol::histogram;
 use protocol::ids::Seat;
 use protocol::journal::Record;
 use protocol::row::{self, COUNTERS, Figure};
@@ -82,25 +81,6 @@ pub fn sum<'a>(rows: impl Iterator<Item = &'a Row>) -> Row {
 #[must_use]
 pub fn words(row: &Row, from: Figure, count: usize) -> &[u64] {
     &row[from as usize..from as usize + count]
-}
-
-/// How long hand-offs took, from the acceptance to the acknowledgement.
-#[must_use]
-pub fn handoffs(state: &State) -> Vec<u64> {
-    let words = state
-        .segment()
-        .words(state::HANDOFFS.start, histogram::WORDS);
-    let load =
-        |word: &std::sync::atomic::AtomicU64| word.load(std::sync::atomic::Ordering::Relaxed);
-    words.iter().map(load).collect()
-}
-
-/// One was acknowledged so long after it had been accepted.
-pub fn handed_off(state: &State, us: u64) {
-    let words = state
-        .segment()
-        .words(state::HANDOFFS.start, histogram::WORDS);
-    histogram::observe(words, us);
 }
 
 /// Counts one more.

@@ -40,8 +40,6 @@ pub struct Measured {
     pub master_memory: u64,
     /// That were ever written to the log.
     pub log_bytes: u64,
-    /// Words of a [histogram].
-    pub handoffs: Vec<u64>,
     pub seats: Vec<(Seat, Row)>,
     /// Connections given and not acknowledged.
     pub pending: BTreeMap<Seat, u64>,
@@ -278,13 +276,7 @@ impl Collector for Measured {
             .map(|(seat, bytes)| (vec![("process", format!("worker-{}", seat.0))], *bytes));
         let all = std::iter::once(master).chain(workers);
         page.gauges(("memory", memory, Some(Unit::Bytes)), all)?;
-        self.of_workers(&mut page)?;
-        let handoff = "From accepting a connection to its acknowledgement; some are measured";
-        page.histograms(
-            "handoff_latency",
-            handoff,
-            [(Vec::new(), self.handoffs.clone())],
-        )
+        self.of_workers(&mut page)
     }
 }
 
@@ -342,12 +334,25 @@ impl Measured {
                 .map(|(seat, lag)| (vec![of(*seat)], lag[at]));
             page.gauges((name, help, Some(Unit::Bytes)), lags)?;
         }
-        let delivery = "From a message's place in the log to the sockets; some are measured";
-        let deliveries = self.seats.iter().map(|(seat, row)| {
-            let words = figures::words(row, Figure::Delivery, histogram::WORDS);
-            (vec![of(*seat)], words.to_vec())
-        });
-        page.histograms("delivery_latency", delivery, deliveries)
+        for (name, help, figure) in [
+            (
+                "delivery_latency",
+                "From a message's place in the log to the sockets; some are measured",
+                Figure::Delivery,
+            ),
+            (
+                "handoff_latency",
+                "From accepting a connection until the worker has taken it; some are measured",
+                Figure::Handoff,
+            ),
+        ] {
+            let all = self.seats.iter().map(|(seat, row)| {
+                let words = figures::words(row, figure, histogram::WORDS);
+                (vec![of(*seat)], words.to_vec())
+            });
+            page.histograms(name, help, all)?;
+        }
+        Ok(())
     }
 }
 
@@ -362,11 +367,11 @@ mod tests {
         row[Figure::Deliveries as usize] = 7;
         row[Figure::Gaps as usize + 1] = 3;
         row[Figure::Closes as usize + CloseReason::TooSlow as usize] = 2;
-        row[Figure::Delivery as usize + 1] = 5;
+        row[Figure::Delivery as usize + 3] = 5;
+        row[Figure::Handoff as usize] = 6;
         row[Figure::Delivery as usize + histogram::SUM] = 400;
         let measured = Measured {
             connections: 9,
-            handoffs: vec![0; histogram::WORDS],
             seats: vec![(Seat(3), row)],
             ..Measured::default()
         };
@@ -383,6 +388,7 @@ mod tests {
             "baton_delivery_latency_seconds_bucket{worker=\"3\",le=\"+Inf\"} 5",
             "baton_delivery_latency_seconds_sum{worker=\"3\"} 0.0004",
             "baton_delivery_latency_seconds_count{worker=\"3\"} 5",
+            "baton_handoff_latency_seconds_bucket{worker=\"3\",le=\"1e-05\"} 6",
         ] {
             assert!(
                 text.lines().any(|is| is == line),

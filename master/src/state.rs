@@ -25,7 +25,6 @@ use std::sync::atomic::Ordering;
 
 use protocol::api;
 use protocol::guard::Page;
-use protocol::histogram;
 use protocol::history::{self, Blocks, Field};
 use protocol::journal::{self, Corrupt, Journal, Record, Word};
 use protocol::memory::{Access, Segment};
@@ -58,7 +57,7 @@ const SPOKEN_WORDS: usize = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"batonmst");
 /// Raised when a master of the version before could not go on from this: when the layout changes,
 /// here or in what a master maps besides (log, rings, the guard's page).
-const VERSION: u64 = 6;
+const VERSION: u64 = 7;
 
 const PAGE: usize = 128;
 const JOURNAL: usize = 512;
@@ -78,8 +77,7 @@ const USERS: usize = KEYS + MAX_KEYS as usize * KEY_WORDS;
 const SPOKEN: usize = USERS + MAX_USERS as usize * USER_WORDS;
 const FIGURES: usize = SPOKEN + MAX_SPOKEN as usize * SPOKEN_WORDS;
 const EVENTS: usize = FIGURES + SEATS * row::FIGURES;
-const HANDOFF: usize = EVENTS + MAX_EVENTS as usize * EVENT_WORDS;
-const ASKED: usize = HANDOFF + histogram::WORDS;
+const ASKED: usize = EVENTS + MAX_EVENTS as usize * EVENT_WORDS;
 const SIZE: usize = (ASKED + MAX_RINGS as usize * ASKED_WORDS) * 8;
 
 /// Of what is asked with one record and done in several steps, for each ring.
@@ -401,9 +399,6 @@ pub const fn figure(seat: u16, figure: usize) -> Word {
 pub const fn event(number: u64, field: usize) -> Word {
     word(EVENTS + (number % MAX_EVENTS) as usize * EVENT_WORDS + field)
 }
-
-/// The [histogram] of how long hand-offs took: words of the state's own segment.
-pub const HANDOFFS: std::ops::Range<usize> = HANDOFF..HANDOFF + histogram::WORDS;
 
 /// Word `field` of what has been done of a request of this ring's.
 #[must_use]

@@ -74,6 +74,10 @@ pub struct Given {
     pub unix: bool,
     #[serde(default, skip_serializing_if = "is_usual")]
     pub past: Past,
+    /// When it was accepted ([`monotonic_us`](crate::clock::monotonic_us)), of one whose hand-off is
+    /// measured; 0: it is not.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub accepted_us: u64,
     /// As [`cookie`](crate::channel::cookie) says; 0: not asked.
     #[serde(default)]
     pub cookie: u64,

@@ -47,6 +47,8 @@ pub enum Figure {
     Closes = Figure::Gaps as usize + GAPS,
     /// The first word of a [histogram]: from a message's place in the log to the sockets.
     Delivery = Figure::Closes as usize + CLOSES,
+    /// The same: from the acceptance of a connection until it was taken.
+    Handoff = Figure::Delivery as usize + histogram::WORDS,
 }
 
 /// Words of gaps: there are fewer reasons.
@@ -54,7 +56,7 @@ pub const GAPS: usize = 8;
 /// Words of closes: there are fewer reasons.
 pub const CLOSES: usize = 80;
 /// Where the figures end.
-pub const FIGURES: usize = Figure::Delivery as usize + histogram::WORDS;
+pub const FIGURES: usize = Figure::Handoff as usize + histogram::WORDS;
 /// The first that counts.
 pub const COUNTERS: usize = Figure::MessagesIn as usize;
 

@@ -79,6 +79,14 @@ impl Brain {
         }
     }
 
+    /// A connection is taken that was accepted then.
+    pub(crate) fn has_taken_over(&self, accepted_us: u64) {
+        let words = self
+            .ring_segment
+            .words(Figure::Handoff.word(), histogram::WORDS);
+        histogram::observe(words, monotonic_us().saturating_sub(accepted_us));
+    }
+
     /// What was read of the log in this turn has gone to the sockets, or waits for them.
     pub(crate) fn has_delivered(&mut self) {
         if let Some((_, when)) = self.stamp.take_if(|(at, _)| *at < self.turn.read) {

@@ -149,6 +149,9 @@ impl Brain {
         fault::point("worker:take");
         if snapshot.is_none() {
             self.count(Figure::Taken);
+            if given.accepted_us > 0 {
+                self.has_taken_over(given.accepted_us);
+            }
         }
         // From here on the slot owns the fd.
         let _ = fd.into_raw_fd();

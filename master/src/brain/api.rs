@@ -239,7 +239,6 @@ impl Brain<'_> {
             master_recoveries: self.life.number.saturating_sub(1),
             master_memory: super::feed::memory(std::process::id().cast_signed()).unwrap_or(0),
             log_bytes: log_head,
-            handoffs: crate::figures::handoffs(self.state),
             seats: self.seats(),
             pending,
             memory,

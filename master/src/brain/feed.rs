@@ -150,10 +150,8 @@ impl Brain<'_> {
     }
 
     fn latencies(&mut self, all: &Row) -> Value {
-        let now = [
-            figures::words(all, Figure::Delivery, histogram::WORDS).to_vec(),
-            figures::handoffs(self.state),
-        ];
+        let now = [Figure::Delivery, Figure::Handoff]
+            .map(|figure| figures::words(all, figure, histogram::WORDS).to_vec());
         let then = self.feed.0.front().unwrap_or(&now).clone();
         self.feed.0.push_back(now.clone());
         if self.feed.0.len() > SECONDS {
@@ -162,7 +160,8 @@ impl Brain<'_> {
         let [delivery, handoff] = [0, 1].map(|i| {
             let pairs = now[i].iter().zip(&then[i]);
             let lately: Vec<u64> = pairs.map(|(now, then)| now.saturating_sub(*then)).collect();
-            let ms = |q| histogram::quantile(&lately, q).map(|us| us as f64 / 1_000.0);
+            // In whole microseconds: more is not known.
+            let ms = |q| histogram::quantile(&lately, q).map(|us| us.round() / 1_000.0);
             json!({"count": histogram::count(&lately), "p50_ms": ms(0.5), "p99_ms": ms(0.99)})
         });
         json!({"delivery": delivery, "handoff": handoff})

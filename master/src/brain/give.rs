@@ -7,14 +7,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use protocol::clock::monotonic_us;
 use protocol::fault;
 use protocol::ids::{Cid, Role};
-use protocol::message::{MAX_BATCH, Past, Proxy, ToWorker};
+use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connections, Holder};
-use crate::figures;
 use crate::link::Link;
 use crate::pasts::Pasts;
 use crate::schedule::{Candidate, Occasion, choose};
@@ -178,7 +176,7 @@ impl Brain<'_> {
             // It may have these, and then nobody else can: they stay given, and are sent when the
             // channel takes them.
             let now = &link.repeats[..count];
-            match send(self.state, &self.connections, &self.pasts, link, now) {
+            match send(self.state, &self.connections, &self.pasts, None, link, now) {
                 Ok(true) => _ = link.repeats.drain(..count),
                 Ok(false) | Err(_) => break,
             }
@@ -190,7 +188,14 @@ impl Brain<'_> {
             fault::point("master:give");
             let sent = match is_behind {
                 true => Ok(false),
-                false => send(self.state, &self.connections, &self.pasts, link, &now),
+                false => send(
+                    self.state,
+                    &self.connections,
+                    &self.pasts,
+                    self.sample,
+                    link,
+                    &now,
+                ),
             };
             match sent {
                 Ok(true) => fault::point("master:given"),
@@ -237,9 +242,7 @@ impl Brain<'_> {
             };
             let connection = self.connections.get(self.state, slot);
             let from = connection.and_then(|c| c.from);
-            if let Some((_, at)) = self.sample.take_if(|(sample, _)| sample == cid) {
-                figures::handed_off(self.state, monotonic_us().saturating_sub(at));
-            }
+            self.sample.take_if(|(sample, _)| sample == cid);
             fault::point("master:ack");
             // Dropping it closes the master's copy.
             drop(self.connections.acknowledged(self.state, *cid, ring));
@@ -373,11 +376,13 @@ fn fit(pasts: &Pasts, slots: &[u32]) -> usize {
     count.max(1).min(slots.len())
 }
 
-/// One message that gives these slots' connections.
+/// One message that gives these slots' connections. `sample`: one that is measured, and when it was
+/// accepted.
 fn send(
     state: &State,
     connections: &Connections,
     pasts: &Pasts,
+    sample: Option<(Cid, u64)>,
     link: &Link,
     slots: &[u32],
 ) -> io::Result<bool> {
@@ -389,7 +394,12 @@ fn send(
             continue;
         };
         let arrived = pasts.get(*slot).filter(|_| connection.lived);
-        given.push(connection.given(arrived.map_or(Past::None, |arrived| arrived.past.clone())));
+        let past = arrived.map_or(Past::None, |arrived| arrived.past.clone());
+        let accepted = sample.filter(|(cid, _)| *cid == connection.cid);
+        given.push(Given {
+            accepted_us: accepted.map_or(0, |(_, us)| us),
+            ..connection.given(past)
+        });
         // SAFETY: its slot owns it, and does not give it up before this returns.
         fds.push(unsafe { BorrowedFd::borrow_raw(fd) });
         fds.extend(arrived.and_then(|arrived| arrived.file()));

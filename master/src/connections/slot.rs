@@ -73,6 +73,7 @@ impl Connection {
             remote: self.remote,
             unix: self.unix,
             past,
+            accepted_us: 0,
             cookie: self.cookie,
         }
     }

@@ -108,6 +108,15 @@ mod tests {
     }
 
     #[test]
+    fn so_is_one_that_is_a_file() {
+        let path = std::env::temp_dir().join(format!("baton-sd-{}", std::process::id()));
+        let socket = UnixListener::bind(&path).unwrap();
+        let mut activated = Activated(vec![adopt(socket.into()).unwrap()]);
+        assert!(activated.take(&Address::Unix(path.clone())).is_some());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
     fn others_are_not() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let error = adopt(socket.into()).unwrap_err();

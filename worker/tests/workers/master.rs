@@ -354,6 +354,7 @@ impl Master {
             remote: false,
             unix: false,
             past: Past::None,
+            accepted_us: 0,
             cookie: 0,
         };
         self.workers[0].give(given, server.into(), None);
@@ -383,6 +384,7 @@ impl Master {
             remote: false,
             unix: false,
             past: parted.past,
+            accepted_us: 0,
             cookie: 0,
         };
         self.workers[to].acked.clear();
