@@ -8,8 +8,9 @@
 //! The table is bounded. A room that some worker holds is never evicted; of the others, the one
 //! that was longest out of use goes first, and should it return, it has a new epoch.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+mod ranking;
+
+use std::collections::HashMap;
 
 use protocol::history::Field;
 use protocol::ids::Position;
@@ -20,6 +21,7 @@ use crate::lru::Lru;
 use crate::present;
 use crate::ring_set::RingSet;
 use crate::state::{self, Head, State};
+use ranking::Ranking;
 
 /// Bytes of a room's name at most.
 pub const MAX_NAME: usize = 200;
@@ -60,6 +62,7 @@ pub struct Rooms {
     holders: Vec<RingSet>,
     /// Evicted lately.
     evicted: Vec<u32>,
+    ranking: Ranking,
 }
 
 impl Rooms {
@@ -75,6 +78,7 @@ impl Rooms {
             is_changed: Vec::new(),
             holders: Vec::new(),
             evicted: Vec::new(),
+            ranking: Ranking::recover(state),
         };
 
         for index in 0..used(state) {
@@ -221,24 +225,16 @@ impl Rooms {
         watchers
     }
 
-    /// The rooms with the most connections, the largest first, with how many these are; but for those
-    /// of users, and of baton itself.
-    #[must_use]
-    pub fn largest(&self, state: &State, most: usize) -> Vec<(Box<[u8]>, u32)> {
-        let mut largest = BinaryHeap::new();
-        for (name, room) in &self.by_name {
-            let count = self.total(state, *room);
-            if count > 0 && !name.starts_with(b"$") && !name.starts_with(b"@") {
-                largest.push(Reverse((count, Reverse(name))));
-                if largest.len() > most {
-                    largest.pop();
-                }
-            }
-        }
-        let sorted = largest.into_sorted_vec().into_iter();
-        sorted
-            .map(|Reverse((count, Reverse(name)))| (name.clone(), count))
-            .collect()
+    /// The rooms with the most connections, the largest first, with how many these were when it was told
+    /// last; but for the first `from`, and those of users and of baton itself.
+    pub fn largest(
+        &self,
+        state: &State,
+        from: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (Box<[u8]>, u32)> {
+        let largest = self.ranking.largest(from).take(most);
+        largest.map(|(room, members)| (name(state, room), members))
     }
 
     /// Workers that have members in the room, or will have: they are to hear what is said there.
@@ -311,7 +307,8 @@ impl Rooms {
         !self.changed.is_empty()
     }
 
-    pub fn told(&self, record: &mut Record, room: u32, members: u32) {
+    pub fn told(&mut self, state: &State, record: &mut Record, room: u32, members: u32) {
+        self.ranking.change(state, room, members);
         record.set(state::room(room, TOLD), members.into());
     }
 
@@ -388,6 +385,8 @@ impl Rooms {
             record.set(Head::Epoch.word(), epoch + 1);
         }
         record.set(epoch_of(room), 0);
+        self.ranking.change(state, room, 0);
+        record.set(state::room(room, TOLD), 0);
         let name = name(state, room);
         state.commit(&mut record);
         self.by_name.remove(&name);
@@ -493,7 +492,7 @@ mod tests {
         fn changed(&mut self) -> Vec<(u32, u32)> {
             let mut changed = self.rooms.take_changed(&self.state, 100);
             for (room, members) in &changed {
-                self.rooms.told(&mut self.record, *room, *members);
+                (self.rooms).told(&self.state, &mut self.record, *room, *members);
                 self.state.commit(&mut self.record);
             }
             changed.sort_unstable();
@@ -577,6 +576,56 @@ mod tests {
         );
         assert!(t.members(1, room, 5) && t.members(1, room, 6));
         assert_eq!(t.changed(), [], "back where it was");
+    }
+
+    fn largest(t: &Table, from: usize, most: usize) -> Vec<(String, u32)> {
+        let largest = t.rooms.largest(&t.state, from, most);
+        let text = |name: Box<[u8]>| String::from_utf8(name.into()).unwrap();
+        largest.map(|(name, count)| (text(name), count)).collect()
+    }
+
+    /// Against all rooms that there are, sorted.
+    #[test]
+    fn the_largest_are_known_without_a_look_at_all() {
+        let mut t = table(12);
+        let mut seed = 7_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let mut names = std::collections::BTreeSet::new();
+        for step in 0..3_000 {
+            // More than the table holds: some are evicted, with what was not told.
+            let name = format!("{}{}", ["r", "@", "$"][random(3) as usize], random(9));
+            if let Ok(room) = t.open(&name) {
+                names.insert(name);
+                let ring = random(2) as u16;
+                t.hold(ring, room);
+                assert!(t.members(ring, room, random(4) as u32 * random(5) as u32));
+            }
+            if random(3) == 0 {
+                t.changed();
+            }
+            if random(100) == 0 {
+                t.next_brain(12);
+            }
+            if step % 10 == 0 {
+                t.changed();
+                let listed = names.iter().filter(|name| name.starts_with('r'));
+                let rooms = listed.filter_map(|name| Some((name, t.rooms.find(name.as_bytes())?)));
+                let mut all: Vec<(u32, u32, String)> = rooms
+                    .map(|(name, room)| (t.rooms.total(&t.state, room), room, name.clone()))
+                    .filter(|(count, ..)| *count > 0)
+                    .collect();
+                all.sort_by_key(|(count, room, _)| (std::cmp::Reverse(*count), *room));
+                let all: Vec<_> = all.into_iter().map(|(n, _, name)| (name, n)).collect();
+                assert_eq!(largest(&t, 0, 100), all);
+                assert_eq!(
+                    largest(&t, 2, 3),
+                    all.iter().skip(2).take(3).cloned().collect::<Vec<_>>()
+                );
+            }
+        }
     }
 
     #[test]

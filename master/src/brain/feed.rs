@@ -69,7 +69,8 @@ impl Brain<'_> {
         let head = |head| self.state.head(head);
         let recoveries = all[Figure::Recoveries as usize];
         let status = self.status();
-        let largest = self.sequencer.rooms().largest(self.state, ROOMS);
+        let rooms = self.sequencer.rooms();
+        let largest: Vec<_> = rooms.largest(self.state, 0, ROOMS).collect();
         let lag = self.links.values().map(|link| link.figure(Figure::LogRead));
         let lag = lag
             .min()

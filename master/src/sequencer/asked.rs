@@ -498,12 +498,12 @@ impl Sequencer {
 
     fn list_rooms(&self, state: &State, from: u32, limit: u32) -> Vec<u8> {
         let (from, limit) = (from as usize, limit as usize);
-        let largest = self.rooms.largest(state, from + limit + 1);
-        let is_more = largest.len() > from + limit;
-        let page = largest.iter().skip(from).take(limit);
-        let rooms: Vec<Value> = page
-            .map(|(name, count)| json!({"room": String::from_utf8_lossy(name), "count": count}))
+        let largest = self.rooms.largest(state, from, limit + 1);
+        let mut rooms: Vec<Value> = largest
+            .map(|(name, count)| json!({"room": String::from_utf8_lossy(&name), "count": count}))
             .collect();
+        let is_more = rooms.len() > limit;
+        rooms.truncate(limit);
         let next = is_more.then_some(from + limit);
         let all = self.rooms.len();
         json!({"rooms": rooms, "next": next, "total": all})

@@ -19,7 +19,7 @@ impl Sequencer {
     /// are drawn together. True: there is more.
     pub fn tell_presence(&mut self, state: &State) -> bool {
         for (room, total) in self.rooms.take_changed(state, TURN) {
-            self.rooms.told(&mut self.record, room, total);
+            self.rooms.told(state, &mut self.record, room, total);
             let told = append(
                 &mut self.log,
                 &mut self.answer,
