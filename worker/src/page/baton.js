@@ -74,9 +74,9 @@ class Events {
    * @returns {() => void} ends it
    */
   on(name, listener) {
-    if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
-    this.#listeners.get(name).add(listener);
-    return () => this.#listeners.get(name).delete(listener);
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
+    return () => { listeners.delete(listener); };
   }
 
   /** @param {string} name @param {any} [value] */

@@ -79,7 +79,7 @@ function openTab(name) {
   leave.setAttribute('aria-label', `leave ${name}`);
   leave.onclick = () => closeTab(name);
   $('tabs').append(element);
-  const tab = /** @type {Tab} */ ({ name, lines: [], unread: 0, element, closed: '', muted: 0 });
+  const tab = /** @type {Tab} */ (/** @type {Partial<Tab>} */ ({ name, lines: [], unread: 0, element, closed: '', muted: 0 }));
   tabs.set(name, tab);
   listen(tab);
   return tab;
@@ -384,7 +384,7 @@ $('show-people').onclick = () => panel(true);
 
 // ---- Moderation, for whose token says that they may. ----
 
-let token = remember(sessionStorage, 'token') || undefined;
+let token = remember(sessionStorage, 'token') || '';
 
 /** What the token allows, as far as it says so itself: whether that is true, the server knows. */
 function claims() {
@@ -548,9 +548,9 @@ $('retry').onclick = () => baton.closed ? anew() : baton.connect();
 $('who').onclick = async () => {
   const what = await asked($('sign-in'));
   if (!what) return;
-  token = what === 'use' && $('token').value.trim() || undefined;
+  token = what === 'use' ? $('token').value.trim() : '';
   $('token').value = '';
-  remember(sessionStorage, 'token', token ?? '');
+  remember(sessionStorage, 'token', token);
   anew();
 };
 

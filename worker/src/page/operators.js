@@ -66,7 +66,7 @@ function take(now) {
     delivery: latency.delivery,
     handoff: latency.handoff,
     closes,
-    closed: before ? Object.values(closes).reduce((all, one) => all + (one ?? 0), 0) : null,
+    closed: before ? Object.values(closes).reduce((/** @type {number} */ all, one) => all + (one ?? 0), 0) : null,
   });
   if (samples.length > SAMPLES_MAX) samples = samples.slice(-SAMPLES_MAX);
   events = now.events;
