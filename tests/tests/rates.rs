@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use harness::rooms::{Client, SUBPROTOCOL};
 use harness::tokens::{Key, claims};
-use harness::websocket::WebSocket;
+use harness::websocket::{Message, WebSocket};
 use harness::{Baton, baton, eventually, http, process, socket};
 use serde_json::{Value, json};
 
@@ -159,6 +159,35 @@ fn who_does_not_heed_it_is_closed() {
         client.tell(json!({"send": "r", "data": n}));
     }
     assert_eq!(client.close_code(), 4100);
+}
+
+/// Whatever was asked is answered before the end, also what was one too many.
+#[test]
+fn who_is_closed_for_it_has_its_answers_first() {
+    let config = "[rates]\nrefusals = 30\n[rates.room]\nmessages = 5\n";
+    let baton = builder(config).start();
+    for _ in 0..5 {
+        let mut client = Client::connect(baton.public);
+        for n in 0..200 {
+            client.tell(json!({"id": n, "send": "r", "data": n}));
+        }
+        let (mut refused, mut said) = (0, 0);
+        let code = loop {
+            match client.socket.receive() {
+                Ok(Message::Text(text)) => {
+                    let reply: Value = serde_json::from_str(&text).unwrap();
+                    assert_eq!(reply["id"], said, "{reply}");
+                    said += 1;
+                    refused += u64::from(reply["error"]["code"] == "rate");
+                }
+                Ok(Message::Close(frame)) => break u16::from(frame.expect("a reason").code),
+                Ok(_) => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(code, 4100);
+        assert!(refused > 30, "{refused} of {said} were refused");
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Brain {
             credits: Credits::default(),
             sanctions: Sanctions::new(retained.clone(), history::SANCTIONS),
             retained: retained.clone(),
-            newcomers: Vec::new(),
+            leavers: Vec::new(),
             met: None,
             history: history::Reader::new(retained.clone()),
             now,

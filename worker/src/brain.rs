@@ -41,7 +41,7 @@ use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
 use crate::lists::Making;
-use crate::moderation::{Leaves, Newcomer};
+use crate::moderation::{Leaver, Leaves};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
 use crate::passes::Passes;
@@ -139,7 +139,7 @@ pub struct Brain {
     /// What of the master's memory a worker reads.
     pub(crate) retained: Arc<Segment>,
     /// Who has come, in this turn, to where it is banned.
-    pub(crate) newcomers: Vec<Newcomer>,
+    pub(crate) leavers: Vec<Leaver>,
     /// What a connection has to leave, by the record of the log that it was given last.
     pub(crate) met: Option<Leaves>,
     pub(crate) log_segment: Arc<Segment>,

@@ -14,6 +14,7 @@ use protocol::settings::Rates;
 use crate::brain::Brain;
 use crate::client::{Code, ToClient, Verb};
 use crate::close::CloseReason;
+use crate::moderation::Leaves;
 use crate::passes::Spent;
 use crate::requests::{Client, Flow};
 use crate::slots::Flag;
@@ -141,7 +142,8 @@ impl Brain {
                 self.passes.change_spent(&mut record, pass, spent);
                 self.journal.commit(&mut record);
             }
-            None => self.begin_close(slot, CloseReason::Overloaded),
+            // Behind the answers that this turn has for it.
+            None => self.is_to_leave(slot, Leaves::Baton(CloseReason::Overloaded)),
         }
     }
 }

@@ -47,9 +47,9 @@ pub enum Leaves {
     Baton(CloseReason),
 }
 
-/// Somebody has come to where it is banned.
+/// Somebody who is to leave at the end of the turn, say because it has come to where it is banned.
 #[derive(Clone, Copy, Debug)]
-pub struct Newcomer {
+pub struct Leaver {
     slot: u32,
     cid: Cid,
     leaves: Leaves,
@@ -377,15 +377,19 @@ impl Brain {
         };
         let now = self.date.unix_ms(self.now);
         if self.sanctions.find(Kind::Ban, place, &who, now).is_some() {
-            let (slot, cid) = (asker.slot, asker.cid);
-            self.newcomers.push(Newcomer { slot, cid, leaves });
+            self.is_to_leave(asker.slot, leaves);
         }
     }
 
-    /// Those who have come to where they are banned leave again, with everything that this turn has for
-    /// them.
+    /// It leaves at the end of the turn.
+    pub(crate) fn is_to_leave(&mut self, slot: u32, leaves: Leaves) {
+        let cid = self.slots.cid(slot);
+        self.leavers.push(Leaver { slot, cid, leaves });
+    }
+
+    /// Those who are to leave do, with everything that this turn has for them.
     pub(crate) fn turn_back(&mut self) {
-        for Newcomer { slot, cid, leaves } in std::mem::take(&mut self.newcomers) {
+        for Leaver { slot, cid, leaves } in std::mem::take(&mut self.leavers) {
             let meta = self.slots.meta(slot);
             let Some(meta) = meta.filter(|meta| meta.reason.is_none()) else {
                 continue;
