@@ -118,7 +118,7 @@ impl Connections {
         self.loads[usize::from(ring)]
     }
 
-    /// How many nobody has.
+    /// How many nobody has: they were just accepted, or move from one worker to another.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len() + self.moving.len()

@@ -3,6 +3,9 @@
 
 use std::net::SocketAddr;
 
+use harness::api::{TOKEN, with_api};
+use harness::crowd::Crowd;
+use harness::faults::Faults;
 use harness::rooms::Client;
 use harness::{Baton, eventually, http, process};
 use serde_json::{Value, json};
@@ -157,6 +160,63 @@ fn counts_go_on_over_deaths_and_reloads() {
         said["totals"]["deliveries"].as_u64()
             >= recovered["totals"]["deliveries"].as_u64().map(|n| n + 10)
     });
+}
+
+/// A new worker that stands still takes none of those that the old one gives away.
+#[test]
+fn who_is_on_the_move_is_counted() {
+    let faults = Faults::new();
+    let config =
+        "[limits]\nwindow = 16\n[timeouts]\nmove = \"1m\"\nhung = \"1m\"\nready = \"1m\"\n";
+    let baton = faults.builder().config(config).start();
+    // Worker 1 is replaced first.
+    let mut operator = Client::on_worker(baton.admin, 2);
+    operator.join(FEED);
+    let mut crowd = Crowd::gather(&baton, 400);
+    let number = |value: &Value| value.as_u64().unwrap();
+    next(&mut operator);
+    faults.arm_as("worker:arrive", "1 stop");
+    let mut reload = baton.command(&["reload"]).spawn().unwrap();
+    faults.wait_for("worker:arrive");
+    let status = baton.status();
+    let stopped = |pid: &i32| process::state(*pid) == Some('T');
+    let new = status.brains().into_iter().find(stopped);
+    for _ in 0..3 {
+        let said = next(&mut operator);
+        let (totals, workers) = (&said["totals"], said["workers"].as_array().unwrap());
+        let held: u64 = workers.iter().map(|row| number(&row["connections"])).sum();
+        let all = number(&totals["connections"]);
+        assert_eq!(held + number(&totals["moving"]), all, "{said:#}");
+        assert!(all > 400, "{said:#}");
+    }
+    process::go_on(new.expect("one that stands still"));
+    assert!(reload.wait().unwrap().success());
+    crowd.ask();
+}
+
+/// Who shows a token of the API sees what baton does where others need one for anything.
+#[test]
+fn a_token_of_the_api_lets_in() {
+    let config = "[auth]\nanonymous = \"none\"\n";
+    let baton = with_api(config).start();
+    let mut guest = Client::connect(baton.admin);
+    guest.tell(json!({"id": 1, "join": FEED}));
+    assert_eq!(guest.close_code(), 4000);
+    let mut one = Client::connect(baton.admin);
+    assert_eq!(one.ok(json!({"auth": TOKEN})), json!({"user": "api"}));
+    one.join(FEED);
+    next(&mut one);
+    // It does not expire, and goes along.
+    baton.expect(&["reload"], 0);
+    one.publish("r", json!(1));
+    next(&mut one);
+    let mut wrong = Client::connect(baton.admin);
+    wrong.tell(json!({"id": 1, "auth": TOKEN.replace('0', "1")}));
+    assert_eq!(wrong.close_code(), 4000);
+    // For clients it is none.
+    let mut public = Client::connect(baton.public);
+    public.tell(json!({"id": 1, "auth": TOKEN}));
+    assert_eq!(public.close_code(), 4000);
 }
 
 #[test]

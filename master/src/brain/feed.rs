@@ -89,6 +89,7 @@ impl Brain<'_> {
             "workers": self.worker_rows(),
             "totals": {
                 "connections": self.connections.len(),
+                "moving": self.connections.waiting(),
                 "rooms": self.sequencer.rooms().len(),
                 "accepted": head(Head::NextCid).saturating_sub(1),
                 "moved": head(Head::Moved),

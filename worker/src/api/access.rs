@@ -34,16 +34,21 @@ pub fn access(head: &[u8], api: &Api, is_remote: bool) -> Access {
             let token = one
                 .split_once(' ')
                 .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-            // What is compared are hashes: how much of them is equal says nothing of a token.
-            let hash = token.map(|(_, token)| Sha256::digest(token.trim().as_bytes()));
-            let is = |known: &[u8; 32]| hash.is_some_and(|hash| hash[..] == known[..]);
-            match api.tokens.iter().any(is) {
+            match token.is_some_and(|(_, token)| is_token(token.trim(), api)) {
                 true => Access::All,
                 false => Access::Nothing,
             }
         }
         _ => Access::Nothing,
     }
+}
+
+/// Is it one of the API's tokens?
+#[must_use]
+pub fn is_token(token: &str, api: &Api) -> bool {
+    // What is compared are hashes: how much of them is equal says nothing of a token.
+    let hash = Sha256::digest(token.as_bytes());
+    api.tokens.iter().any(|known| hash[..] == known[..])
 }
 
 /// Which of the origins that may read answers has asked.

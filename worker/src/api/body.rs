@@ -15,7 +15,7 @@ use crate::http::{self, Reply};
 const MAX_KEY: usize = 64;
 
 /// As who the API publishes, unless it says so.
-const FROM: &str = "api";
+pub const FROM: &str = "api";
 
 #[derive(Deserialize)]
 struct Publish<'a> {

@@ -9,7 +9,7 @@
 
 pub mod access;
 pub mod answer;
-mod body;
+pub mod body;
 mod line;
 pub mod look;
 pub mod reply;

@@ -2,6 +2,7 @@
 
 use protocol::settings::{Right, Rights};
 
+use crate::api::body::FROM;
 use crate::client::request::MAX_ROOM;
 
 /// What a connection may do that has shown a token.
@@ -41,6 +42,17 @@ impl Rule {
 }
 
 impl Grant {
+    /// Of who has shown a token of the API: it is called as what the API publishes is.
+    #[must_use]
+    pub fn of_api() -> Grant {
+        let all: Rights = Right::ALL.into_iter().collect();
+        Grant {
+            user: FROM.to_owned(),
+            expires_ms: 0,
+            rules: vec![Rule::everywhere(all)],
+        }
+    }
+
     /// All but the time: the user's name and the rules, each behind its length.
     #[must_use]
     pub fn pack(&self) -> Vec<u8> {

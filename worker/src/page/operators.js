@@ -45,11 +45,8 @@ function take(now) {
   /** @type {Record<string, number>} */
   const seats = {};
   for (const { worker, connections } of workers) seats[`worker ${worker}`] = (seats[`worker ${worker}`] ?? 0) + connections;
-  // Given by one worker and not taken by another yet: they are still there.
-  const ended = Object.values(totals.closes).reduce((all, /** @type {any} */ one) => all + one, 0);
-  const away = totals.accepted - ended - totals.connections;
-  const moves = now.reload.running || workers.some((/** @type {any} */ { state }) => state === 'moving');
-  if (moves && away > 0) seats['on the move'] = away;
+  // Accepted, or given away by one worker, and not given to another yet.
+  if (totals.moving) seats['on the move'] = totals.moving;
   /** @type {Record<string, number | null>} */
   const closes = {};
   for (const [reason, count] of Object.entries(totals.closes)) {
@@ -59,7 +56,7 @@ function take(now) {
   }
   samples.push({
     t: now.at_ms,
-    connections: totals.connections + (seats['on the move'] ?? 0),
+    connections: totals.connections,
     seats: Object.keys(seats).length > SEATS_MAX ? { connections: totals.connections } : seats,
     messages: before ? rate(totals.messages_in, before.messages_in) : null,
     deliveries: before ? rate(totals.deliveries, before.deliveries) : null,
@@ -283,13 +280,16 @@ $('sign-in').onclose = () => {
 /** @type {Baton | undefined} */
 let baton;
 
-function connect() {
+/** With this token; if it is none, without: who is on this machine may look on all the same. */
+function connect(shown = token) {
   baton?.close();
-  // What the API asks for may be no JWT, and then nothing that the rooms know.
-  const isJwt = /^ey[\w-]+(\.[\w-]+){2}$/.test(token);
-  const mine = baton = new Baton(isJwt ? { token: () => token } : {});
+  const mine = baton = new Baton(shown ? { token: shown } : {});
   mine.on('state', state => {
     if (mine !== baton) return;
+    if (shown && ['unauthorized', 'expired'].includes(mine.closed?.code ?? '')) {
+      note(`This token is not known here: ${mine.closed?.message}`, 'bad');
+      return connect('');
+    }
     $('state').dataset.state = state;
     $('said').textContent = { connecting: 'connecting', open: 'connected', waiting: 'disconnected', closed: mine.closed?.message }[/** @type {'open'} */ (state)] ?? '';
   });
