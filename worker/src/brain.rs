@@ -157,7 +157,7 @@ pub struct Brain {
     pub(crate) again: Vec<u32>,
     /// Connections that have begun and are to be watched, if they outlive the turn.
     pub(crate) unwatched: Vec<u32>,
-    /// Publishers that found the ring full, or whose words cannot be judged yet.
+    /// Publishers that found the ring full.
     pub(crate) ring_waiters: Vec<u32>,
     /// How far the master had read of it in the last turn.
     pub(crate) ring_seen: u64,
@@ -399,6 +399,9 @@ impl Brain {
             ..Local::default()
         };
         self.credits.clear(slot);
+        if let Some(making) = &mut self.making {
+            making.waiting.remove(&slot);
+        }
     }
 
     /// To be flushed at the end of this turn.

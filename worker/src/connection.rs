@@ -127,7 +127,7 @@ impl Brain {
         } else if meta.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(meta.phase)
         {
             Some(Progress::Waits)
-        } else if meta.has(Flag::Opening) || self.is_asked(slot) {
+        } else if meta.has(Flag::Opening) || self.is_asked(slot) || self.is_unready(slot) {
             Some(Progress::WaitsForOthers)
         } else if meta.phase == Phase::Rooms && self.is_ahead(slot) {
             Some(Progress::Yields)

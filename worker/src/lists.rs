@@ -1,6 +1,6 @@
 //! Lists of words are made ready in a thread: that takes a second for 100,000 of them, and only what is
-//! sent to rooms with a [filter](crate::filter) waits for it. It waits where what finds no room in the
-//! ring does, so in order and in the connections' own bounds; all else goes on.
+//! sent to rooms with a [filter](crate::filter) waits for it, unread in its connection, and so in order and
+//! bounded; all else goes on.
 
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -10,19 +10,25 @@ use protocol::memory::Segment;
 use protocol::roles;
 use protocol::settings::{Filter, Words};
 use protocol::words;
+use rustc_hash::FxHashSet;
 
 use crate::birth::borrowed;
 use crate::brain::Brain;
 use crate::filter::Filters;
 
 /// Filters that are being made ready.
-pub struct Making(Receiver<Filters>);
+#[derive(Debug)]
+pub struct Making {
+    made: Receiver<Filters>,
+    /// Connections with a message that cannot be judged yet.
+    pub waiting: FxHashSet<u32>,
+}
 
 impl Making {
     /// Begins with it; the loop is woken when it is done.
     #[must_use]
     pub fn begin(filters: &[Filter], retained: &Segment) -> Making {
-        let (done, making) = mpsc::sync_channel(1);
+        let (done, made) = mpsc::sync_channel(1);
         // What is in the memory may be another list by the time it is looked at.
         let read = |f: &Filter| (f.words, words::read(retained, history::WORDS, f.words));
         let lists: Vec<(Words, Vec<u8>)> = filters.iter().map(read).collect();
@@ -40,26 +46,39 @@ impl Making {
             log::warn!("words are made ready without a thread: {e}");
             make();
         }
-        Making(making)
+        Making {
+            made,
+            waiting: FxHashSet::default(),
+        }
     }
 }
 
 impl Brain {
-    /// What is said is judged by other lists, once they are ready.
+    /// What is said is judged by other lists, once they are ready. Until then it is by those of before.
     pub(crate) fn make_filters(&mut self) {
-        self.making = Some(Making::begin(&self.settings.filters, &self.retained));
+        let waiting = self.making.take().map(|making| making.waiting);
+        let making = Making::begin(&self.settings.filters, &self.retained);
+        self.making = Some(Making {
+            waiting: waiting.unwrap_or_default(),
+            ..making
+        });
     }
 
     /// Those who wait for them go on.
     pub(crate) fn take_filters(&mut self) {
-        let made = self
-            .making
-            .as_ref()
-            .and_then(|making| making.0.try_recv().ok());
-        if let Some(filters) = made {
+        let Some(making) = &mut self.making else {
+            return;
+        };
+        if let Ok(filters) = making.made.try_recv() {
             self.filters = filters;
+            self.again.extend(making.waiting.drain());
             self.making = None;
-            self.again.append(&mut self.ring_waiters);
         }
+    }
+
+    /// Its input is held back until they are.
+    pub(crate) fn is_unready(&self, slot: u32) -> bool {
+        let making = self.making.as_ref();
+        making.is_some_and(|making| making.waiting.contains(&slot))
     }
 }

@@ -51,8 +51,10 @@ pub enum Flow {
     Opening,
     /// Nothing was done; again when this worker holds the room.
     Holding,
-    /// Nothing was done; again when the ring has room, or the words that are looked for are ready.
+    /// Nothing was done; again when the ring has room.
     RingFull,
+    /// Nothing was done; again when the words that are looked for are ready.
+    Unready,
     /// Nothing was done; again when a back end has answered.
     Asking,
     Close(CloseReason),
@@ -251,7 +253,7 @@ impl Client<'_> {
         };
         match flow {
             // It is asked again, and paid for then.
-            Flow::RingFull | Flow::Holding => *self.spent = spent,
+            Flow::RingFull | Flow::Holding | Flow::Unready => *self.spent = spent,
             _ => {
                 self.forget_answer();
                 *self.messages_in += 1;
@@ -281,7 +283,7 @@ impl Client<'_> {
                     ..data
                 }
             }
-            filter::Verdict::Waits => return Ok(Flow::RingFull),
+            filter::Verdict::Waits => return Ok(Flow::Unready),
             filter::Verdict::Rejected => {
                 self.error(out, asker.id, Code::Rejected, NOT_SAID)?;
                 return Ok(Flow::Next);

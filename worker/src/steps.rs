@@ -38,8 +38,8 @@ pub(crate) enum Progress {
     Yields,
     /// Nothing more before its output has gone.
     Waits,
-    /// Nothing more before the master has opened its room or read of the ring, or a back end has
-    /// answered.
+    /// Nothing more before the master has opened its room or read of the ring, a back end has answered
+    /// or the words that are looked for are ready.
     WaitsForOthers,
     /// It is being closed.
     Ends,
@@ -198,6 +198,14 @@ impl Brain {
                     fault::point("worker:asking");
                     progress = Progress::WaitsForOthers;
                 }
+                Took::Unready => {
+                    io.out.rollback(marks.0);
+                    io.message.rollback(marks.1);
+                    if let Some(making) = &mut self.making {
+                        making.waiting.insert(slot);
+                    }
+                    progress = Progress::WaitsForOthers;
+                }
                 Took::RingFull => {
                     io.out.rollback(marks.0);
                     io.message.rollback(marks.1);
@@ -303,6 +311,7 @@ enum Took {
     Opening,
     Holding,
     RingFull,
+    Unready,
     Asking,
     Ends(CloseReason),
 }
@@ -327,8 +336,10 @@ fn http_step(
             let behind = client.offset + step.consumed as u64;
             let body = io.message.bytes();
             let (flow, waiting) = client.ask_api(body, behind, manner, &mut io.out, cx)?;
-            if flow == Flow::RingFull {
-                return Ok((0, Took::RingFull));
+            match flow {
+                Flow::RingFull => return Ok((0, Took::RingFull)),
+                Flow::Unready => return Ok((0, Took::Unready)),
+                _ => {}
             }
             io.message.clear();
             let took = match flow {
@@ -485,6 +496,7 @@ fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Fu
         }
         Flow::Holding => Took::Holding,
         Flow::RingFull => Took::RingFull,
+        Flow::Unready => Took::Unready,
         Flow::Asking => Took::Asking,
         Flow::Close(reason) => {
             session.close(&mut io.out, reason)?;
@@ -520,11 +532,12 @@ fn frame_step(
                 Ok(message) => client.request(message, &mut io.out, &mut io.record)?,
                 Err(reason) => Flow::Close(reason),
             };
-            // The step is taken again when the room is held, the ring has room or a back end has
-            // answered.
+            // The step is taken again when the room is held, the ring has room, words are ready or a
+            // back end has answered.
             match flow {
                 Flow::Holding => return Ok((0, Took::Holding)),
                 Flow::RingFull => return Ok((0, Took::RingFull)),
+                Flow::Unready => return Ok((0, Took::Unready)),
                 Flow::Asking => return Ok((0, Took::Asking)),
                 _ => {}
             }

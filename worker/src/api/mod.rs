@@ -97,7 +97,7 @@ impl Client<'_> {
         };
         let asked = request::read(head, body, self.settings, access);
         let Some(asked) = say::judged(asked, self.filters) else {
-            return Ok((Flow::RingFull, None));
+            return Ok((Flow::Unready, None));
         };
         let (what, data, is_slow) = match asked {
             Outcome::Reply(mut reply) => {
