@@ -3,7 +3,7 @@
 
 use harness::api::{Api, with_api};
 use harness::rooms::Client;
-use harness::tokens::{Key, claims, now};
+use harness::tokens::{Key, claims};
 use harness::{Baton, eventually, process};
 use serde_json::{Value, json};
 
@@ -113,28 +113,6 @@ fn who_is_muted_and_banned_is_listed() {
         );
     }
     assert_eq!(api.post("/api/v1/sanctions", &json!({})).status, 405);
-}
-
-/// The next brain finds it in the ring, and knows what time it is.
-#[test]
-fn what_is_decided_while_the_master_is_away_ends_when_it_should() {
-    let baton = baton();
-    let mut moderator = with_rights(&baton, "m1", &["moderate"]);
-    let mut u7 = with_rights(&baton, "u7", &["send"]);
-    for room in ["r", "s", "t"] {
-        process::kill(baton.status().master_brain_pid);
-        let ok = moderator.ok(json!({ "mute": "u7", "room": room, "for_ms": 600_000 }));
-        let now_ms = now() * 1_000;
-        let until_ms = ok["until_ms"].as_u64().unwrap();
-        assert!(
-            (now_ms + 300_000..now_ms + 700_000).contains(&until_ms),
-            "{until_ms}"
-        );
-        process::kill(baton.status().master_brain_pid);
-        let reply = u7.ask(json!({ "send": room, "data": 1 }));
-        let after_ms = reply["error"]["retry_after_ms"].as_u64();
-        assert!(after_ms.is_some_and(|ms| ms <= 600_000), "{reply}");
-    }
 }
 
 /// What was held back, as `client` is shown it.

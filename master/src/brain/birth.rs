@@ -254,8 +254,6 @@ impl<'a> Brain<'a> {
         };
         let rates = brain.config.settings.rates.clone();
         brain.sequencer.set_rates(&rates);
-        // What waits in the rings is sequenced before the loop begins.
-        brain.sequencer.set_unix(unix_ms());
         brain.register()?;
         if life.number == 1 {
             brain.warn();
