@@ -420,7 +420,15 @@ fn echo_steps(input: &[u8], io: &mut Io<'_>, rules: Rules, mut by: Echoer<'_>) -
         let rest = &input[at..];
         let before = session;
         let (message, out) = (&mut io.message, &mut io.out);
-        let step = websocket::step(&mut session, rest, message, out, &rules);
+        let (left, enough) = (by.most - steps, by.high_water.saturating_sub(out.len()));
+        let (step, count) = match websocket::echo_run(&mut session, rest, out, &rules, left, enough)
+        {
+            Some(run) => (Ok(run.step), run.messages),
+            None => {
+                let step = websocket::step(&mut session, rest, message, out, &rules);
+                (step, 1)
+            }
+        };
         let taken = step.and_then(|step| match step.next {
             websocket::Next::Compressed(kind) => echo(kind, &mut session, io, &rules, &mut by),
             next => {
@@ -442,7 +450,7 @@ fn echo_steps(input: &[u8], io: &mut Io<'_>, rules: Rules, mut by: Echoer<'_>) -
         if !matches!(progress, Took::More) || io.out.len() > by.high_water {
             break;
         }
-        steps += 1;
+        steps += count;
     }
     io.words = session.pack();
     Ok((at, progress))

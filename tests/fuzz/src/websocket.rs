@@ -12,7 +12,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 use worker::close::CloseReason;
-use worker::websocket::{Kind, Next, PIECE, Rules, Session, step};
+use worker::websocket::{Kind, Next, PIECE, Rules, Session, echo_run, step};
 
 /// What a client's bytes lead to must depend on nothing but them.
 pub fn websocket(data: &[u8]) {
@@ -34,12 +34,21 @@ pub fn websocket(data: &[u8]) {
     let rules = rules.deflating(choice & 8 != 0);
     let we_close = choice & 4 != 0;
 
-    let whole = play(stream, &rules, we_close, |_| usize::MAX);
-    let bytes = play(stream, &rules, we_close, |_| 1);
+    let whole = play(stream, &rules, we_close, 0, |_| usize::MAX);
+    let bytes = play(stream, &rules, we_close, 0, |_| 1);
     assert!(bytes == whole, "byte by byte");
     let seed = usize::from(*seed);
-    let pieces = play(stream, &rules, we_close, |n| (seed + 1) * (n + 7) % 37 + 1);
+    let size = |n| (seed + 1) * (n + 7) % 37 + 1;
+    let pieces = play(stream, &rules, we_close, 0, size);
     assert!(pieces == whole, "in pieces");
+    if choice & 1 == 0 {
+        let most = seed % 5 + 1;
+        assert!(
+            play(stream, &rules, we_close, most, |_| usize::MAX) == whole
+                && play(stream, &rules, we_close, most, size) == whole,
+            "in runs"
+        );
+    }
 
     let mut ours = answers(&whole);
     if choice & 1 == 1 {
@@ -67,8 +76,15 @@ struct Outcome {
     end: Option<Next>,
 }
 
-/// Plays a connection whose `n`th read brings `size(n)` bytes.
-fn play(stream: &[u8], rules: &Rules, we_close: bool, size: impl Fn(usize) -> usize) -> Outcome {
+/// Plays a connection whose `n`th read brings `size(n)` bytes, and that echoes up to `run` messages at
+/// once.
+fn play(
+    stream: &[u8],
+    rules: &Rules,
+    we_close: bool,
+    run: usize,
+    size: impl Fn(usize) -> usize,
+) -> Outcome {
     let mut session = Session::default();
     let (mut message, mut out, mut messages) = (Vec::new(), Vec::new(), Messages::new());
     let mut compressed = Messages::new();
@@ -81,6 +97,10 @@ fn play(stream: &[u8], rules: &Rules, we_close: bool, size: impl Fn(usize) -> us
         seen = stream.len().min(size(reads).saturating_add(seen));
         reads += 1;
         loop {
+            if let Some(run) = echo_run(&mut session, &stream[at..seen], &mut out, rules, run, 300) {
+                assert!(run.messages > 0 && run.step.consumed > 0);
+                at += run.step.consumed;
+            }
             let input = &stream[at..seen];
             let before = (session, message.clone(), out.len());
             let done = step(&mut session, input, &mut message, &mut out, rules);

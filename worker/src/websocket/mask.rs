@@ -13,8 +13,8 @@ pub fn rotate(mask: [u8; 4], n: usize) -> [u8; 4] {
 }
 
 fn word(mask: [u8; 4]) -> u64 {
-    let [a, b, c, d] = mask;
-    u64::from_ne_bytes([a, b, c, d, a, b, c, d])
+    let half = u64::from(u32::from_ne_bytes(mask));
+    half << 32 | half
 }
 
 /// Writes `input`, unmasked, to `out`, which is as long.
@@ -22,12 +22,24 @@ pub fn unmask(input: &[u8], mask: [u8; 4], out: &mut [u8]) {
     debug_assert_eq!(input.len(), out.len());
     let key = word(mask);
     let (words, tail) = input.as_chunks::<WORD>();
-    let (out_words, out_tail) = out.as_chunks_mut::<WORD>();
+    let (out_words, _) = out.as_chunks_mut::<WORD>();
     for (to, from) in out_words.iter_mut().zip(words) {
         *to = (u64::from_ne_bytes(*from) ^ key).to_ne_bytes();
     }
-    for (i, (to, from)) in out_tail.iter_mut().zip(tail).enumerate() {
-        *to = from ^ mask[i & 3];
+    if tail.is_empty() {
+        return;
+    }
+    match (input.last_chunk::<WORD>(), out.last_chunk_mut::<WORD>()) {
+        // What is left ends a word, whose begin is done once more.
+        (Some(from), Some(to)) => {
+            let key = word(rotate(mask, input.len()));
+            *to = (u64::from_ne_bytes(*from) ^ key).to_ne_bytes();
+        }
+        _ => {
+            for (i, (to, from)) in out.iter_mut().zip(tail).enumerate() {
+                *to = from ^ mask[i & 3];
+            }
+        }
     }
 }
 
@@ -40,8 +52,15 @@ pub fn is_ascii(input: &[u8], mask: [u8; 4]) -> bool {
     for from in words {
         seen |= u64::from_ne_bytes(*from) ^ key;
     }
-    for (i, from) in tail.iter().enumerate() {
-        seen |= u64::from(from ^ mask[i & 3]);
+    match input.last_chunk::<WORD>() {
+        _ if tail.is_empty() => {}
+        // As in `unmask`.
+        Some(from) => seen |= u64::from_ne_bytes(*from) ^ word(rotate(mask, input.len())),
+        None => {
+            for (i, from) in tail.iter().enumerate() {
+                seen |= u64::from(from ^ mask[i & 3]);
+            }
+        }
     }
     seen & 0x8080_8080_8080_8080 == 0
 }

@@ -2,7 +2,7 @@
 //! out. It knows no socket and no clock, and all that it remembers is a [`Session`], three words.
 //!
 //! Read in this order: [`session`] (what is remembered, and how a connection begins and ends to
-//! close), [`step`] (one frame at a time), [`header`] (what a frame says of itself), [`mask`] and
+//! close), [`step`] (one frame at a time), [`run`] (many, where each is whole and is only echoed), [`header`] (what a frame says of itself), [`mask`] and
 //! [`utf8`] (what is done to every byte), [`frame`] (what the server sends), [`deflate`] (messages
 //! that are compressed: they are put together as they come, and inflated by the caller).
 //!
@@ -21,6 +21,7 @@ pub mod deflate;
 pub mod frame;
 pub mod header;
 pub mod mask;
+pub mod run;
 pub mod session;
 pub mod step;
 pub mod utf8;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use deflate::{Deflater, Inflated, Inflater, Window};
 pub use frame::{Head, MAX_HEAD, binary, ping, put_frame, text};
+pub use run::{Run, echo_run};
 pub use session::{Mode, Rules, Session};
 pub use step::{Next, PIECE, Step, step};
 

@@ -145,6 +145,15 @@ impl Session {
         self.phase == Phase::Open
     }
 
+    /// Is nothing known of what comes next? No frame has begun and no message.
+    pub(super) fn is_between_messages(&self) -> bool {
+        let new = Session {
+            pings: self.pings,
+            ..Session::default()
+        };
+        *self == new
+    }
+
     /// Is the message compressed that has begun?
     #[must_use]
     pub fn is_compressed(&self) -> bool {

@@ -323,7 +323,7 @@ impl Session {
     }
 
     /// A frame or a piece of one has been taken.
-    fn taken(&self, input: &[u8], consumed: usize) -> Step {
+    pub(super) fn taken(&self, input: &[u8], consumed: usize) -> Step {
         let next = if consumed < input.len() {
             Next::Again
         } else {

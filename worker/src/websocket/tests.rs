@@ -62,6 +62,8 @@ fn messages() -> Rules {
 
 /// A connection: its session and the buffers around it.
 struct Peer {
+    /// What is whole is echoed at once.
+    runs: bool,
     session: Session,
     rules: Rules,
     input: Vec<u8>,
@@ -75,6 +77,7 @@ struct Peer {
 impl Peer {
     fn new(rules: Rules) -> Peer {
         Peer {
+            runs: false,
             session: Session::default(),
             rules,
             input: Vec::new(),
@@ -90,14 +93,8 @@ impl Peer {
     fn receive(&mut self, bytes: &[u8]) {
         self.input.extend(bytes);
         loop {
-            let step = step(
-                &mut self.session,
-                &self.input,
-                &mut self.message,
-                &mut self.out,
-                &self.rules,
-            )
-            .unwrap();
+            let run = self.runs.then(|| self.echo_run()).flatten();
+            let step = run.map_or_else(|| self.step(), |run| run.step);
             // What a slot keeps is enough to go on.
             self.session = Session::unpack(self.session.pack()).unwrap();
             self.input.drain(..step.consumed);
@@ -123,6 +120,38 @@ impl Peer {
                 }
             }
         }
+    }
+
+    fn step(&mut self) -> Step {
+        let (message, out) = (&mut self.message, &mut self.out);
+        step(&mut self.session, &self.input, message, out, &self.rules).unwrap()
+    }
+
+    fn echo_run(&mut self) -> Option<Run> {
+        let (before, said) = (self.session, self.out.len());
+        let out = &mut self.out;
+        let run = echo_run(&mut self.session, &self.input, out, &self.rules, 3, 200)?;
+        // As many steps, but for the last, would not have put more than that.
+        let answered = self.out.split_off(said);
+        let after = std::mem::replace(&mut self.session, before);
+        let mut input = self.input.clone();
+        for left in (0..run.messages).rev() {
+            assert!(self.out.len() - said <= 200);
+            let step = self.step();
+            self.input.drain(..step.consumed);
+            let next = if left == 0 {
+                run.step.next
+            } else {
+                Next::Again
+            };
+            assert_eq!(step.next, next);
+        }
+        assert_eq!(self.session, after);
+        assert_eq!(self.out.split_off(said), answered);
+        self.out.extend(answered);
+        std::mem::swap(&mut self.input, &mut input);
+        assert_eq!(self.input.len() - input.len(), run.step.consumed);
+        Some(run)
     }
 
     fn result(self) -> Outcome {
@@ -157,6 +186,14 @@ fn run_split(rules: Rules, input: &[u8]) -> Outcome {
     let whole = run(rules, input, input.len().max(1));
     for size in [1, 2, 3, 5, 7, 64, 1000] {
         assert_eq!(run(rules, input, size), whole, "in parts of {size}");
+    }
+    if rules.mode == Mode::Echo {
+        for size in [30, 300, input.len()] {
+            let mut peer = Peer::new(rules);
+            peer.runs = true;
+            input.chunks(size).for_each(|part| peer.receive(part));
+            assert_eq!(peer.result(), whole, "in runs, in parts of {size}");
+        }
     }
     if input.len() < 200 {
         for at in 1..input.len() {
