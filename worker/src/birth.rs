@@ -42,7 +42,7 @@ use crate::slots::Slots;
 use crate::state::{self, Head, MAX_ARENA, State};
 use crate::timers::Timers;
 use crate::websocket::deflate::{Deflater, Level};
-use crate::{logs, recover};
+use crate::{http, logs, recover};
 
 /// What a brain inherits from its guard.
 pub struct Birth {
@@ -106,11 +106,13 @@ impl Brain {
         let mut clock = Clock::new(clock::monotonic_ms(), state.get(Head::Skipped));
         let now = clock.now_ms(clock::monotonic_ms());
         let evacuates = short_lives >= u64::from(settings.short_lives);
+        let pid = std::process::id() as i32;
         let mut brain = Brain {
             args: birth.args.clone(),
             seat: birth.args.seat,
             ring_number: birth.args.ring,
-            pid: std::process::id() as i32,
+            pid,
+            whoami: http::whoami(birth.args.seat, pid),
             arena: Arena::new(state.segment().clone(), state::ARENA, arena_len),
             asked: Writer::new(ring_segment.clone()).head(),
             ring: Writer::new(ring_segment.clone()),

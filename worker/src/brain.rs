@@ -118,6 +118,8 @@ pub struct Brain {
     pub(crate) trimmed_at: u32,
     pub(crate) verdict: Verdict,
     pub(crate) pid: i32,
+    /// What `/whoami` is answered.
+    pub(crate) whoami: String,
     pub(crate) state: State,
     pub(crate) journal: Journal,
     pub(crate) slots: Slots,

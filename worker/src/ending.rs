@@ -387,8 +387,7 @@ impl Brain {
         let cx = http::Context {
             settings: &self.settings,
             role: meta.role,
-            worker: self.seat,
-            pid: self.pid,
+            whoami: &self.whoami,
             date: self.date.as_str(),
             refuse: false,
             banned: false,

@@ -120,8 +120,7 @@ impl Brain {
                     let cx = http::Context {
                         settings: &self.settings,
                         role: before.role,
-                        worker: self.seat,
-                        pid: self.pid,
+                        whoami: &self.whoami,
                         date: self.date.as_str(),
                         refuse: before.has(Flag::Refuse),
                         banned,
@@ -277,12 +276,10 @@ impl Io<'_> {
             let parsed = slots.get(slot, Field::Parsed) + parsed as u64;
             Slots::change(record, slot, Field::Parsed, parsed);
         }
-        // A head that drips in has one deadline, from its first byte; another request another.
-        let wait =
-            |words: [u64; 3]| http::State::unpack([words[0], words[1]]).map(http::State::waiting);
         let words = SESSION.map(|field| slots.get(slot, field));
         let deadline_moves = self.meta.phase != before.phase
-            || self.meta.phase == Phase::Http && (parsed > 0 || wait(words) != wait(self.words));
+            || self.meta.phase == Phase::Http
+                && (self.meta != before || waits_anew(words, self.words, parsed));
         for ((field, old), new) in SESSION.into_iter().zip(words).zip(self.words) {
             if old != new {
                 Slots::change(record, slot, field, new);
@@ -298,6 +295,17 @@ impl Io<'_> {
         buffers::change_message(&mut self.message, slots, slot, record);
         deadline_moves
     }
+}
+
+/// Of a request: a head that drips in has one deadline, from its first byte; another request another. Who
+/// waited for a request and does so again has one that is counted from what it has said last.
+fn waits_anew(before: [u64; 3], now: [u64; 3], parsed: usize) -> bool {
+    let wait = |words: [u64; 3]| {
+        let state = http::State::unpack([words[0], words[1]]);
+        state.map(http::State::waiting)
+    };
+    let (before, now) = (wait(before), wait(now));
+    before != now || parsed > 0 && now != Some(http::Wait::Idle)
 }
 
 /// What one step took.

@@ -1,7 +1,7 @@
 //! Compression: the same bytes as an offer of it, as a compressed message and as a plain one.
 
 use flate2::{Decompress, FlushDecompress};
-use protocol::ids::{Role, Seat};
+use protocol::ids::Role;
 use protocol::settings::Settings;
 use worker::http::{self, Context, Next};
 use worker::websocket::deflate::Level;
@@ -55,8 +55,7 @@ fn handshake(offers: &[&[u8]]) -> Option<Option<u8>> {
     let cx = Context {
         settings: &settings,
         role: Role::Public,
-        worker: Seat(1),
-        pid: 1,
+        whoami: "handled by worker 1 (pid 1)\n",
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
         refuse: false,
         banned: false,

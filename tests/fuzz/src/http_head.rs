@@ -1,7 +1,7 @@
 //! A stream of HTTP, whole and in pieces. The first byte chooses the listener and the limits, the
 //! second how the stream is cut.
 
-use protocol::ids::{Role, Seat};
+use protocol::ids::Role;
 use protocol::settings::Settings;
 use worker::api::{self, access::Access};
 use worker::http::{Context, Next, State, head_and_body, step, timed_out};
@@ -26,8 +26,7 @@ pub fn http_head(data: &[u8]) {
         } else {
             Role::Admin
         },
-        worker: Seat(2),
-        pid: 4242,
+        whoami: "handled by worker 2 (pid 4242)\n",
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
         refuse: choice & 2 != 0,
         banned: false,

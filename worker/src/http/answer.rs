@@ -1,5 +1,6 @@
 //! Answers as bytes.
 
+use protocol::ids::Seat;
 use protocol::output::{Full, Output};
 
 use super::Context;
@@ -86,6 +87,12 @@ impl Response<'_> {
     }
 }
 
+/// What a worker's brain answers to `/whoami`.
+#[must_use]
+pub fn whoami(worker: Seat, pid: i32) -> String {
+    format!("handled by worker {} (pid {pid})\n", worker.0)
+}
+
 /// Gives the answer to a complete request. `kind` and `body` are the request's own.
 pub(super) fn give(
     out: &mut impl Output,
@@ -108,17 +115,7 @@ pub(super) fn give(
             response.manner.head_only = true;
             file(out, cx, response, number)
         }
-        Answer::Serve(Route::Whoami) => {
-            let (mut worker, mut pid) = ([0; 20], [0; 20]);
-            let content: [&[u8]; 5] = [
-                b"handled by worker ",
-                decimal(u64::from(cx.worker.0), &mut worker),
-                b" (pid ",
-                decimal(u64::from(cx.pid.unsigned_abs()), &mut pid),
-                b")\n",
-            ];
-            response.write(out, cx, &content)
-        }
+        Answer::Serve(Route::Whoami) => response.write(out, cx, &[cx.whoami.as_bytes()]),
         Answer::Serve(Route::Health) => response.write(out, cx, &[b"ok\n"]),
         Answer::Serve(Route::Echo) => {
             response.content_type = match kind {

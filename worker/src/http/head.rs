@@ -2,7 +2,6 @@
 //! refused here.
 
 use std::mem::MaybeUninit;
-use std::str;
 
 use httparse::Header;
 
@@ -16,7 +15,7 @@ pub(super) struct Request<'a> {
     pub method: Method,
     pub path: &'a str,
     /// The authority that it is for; none in HTTP/1.0 without `Host`.
-    pub host: Option<&'a str>,
+    pub host: Option<Host<'a>>,
     pub manner: Manner,
     pub length: Length,
     /// The body comes when we say so.
@@ -308,15 +307,11 @@ impl<'a> Known<'a> {
     }
 
     /// RFC 9112, 3.2: exactly one `Host`, and a sound one, even where the target replaces it.
-    fn host(&self, line: &Line<'a>) -> Result<Option<&'a str>, CloseReason> {
+    fn host(&self, line: &Line<'a>) -> Result<Option<Host<'a>>, CloseReason> {
         let host = match self.host {
             None if line.minor == 0 => None,
             None => return Err(CloseReason::BadHost),
-            Some(value) => Some(
-                (str::from_utf8(value).ok())
-                    .filter(|text| Host::parse(text).is_some())
-                    .ok_or(CloseReason::BadHost)?,
-            ),
+            Some(value) => Some(Host::parse(value).ok_or(CloseReason::BadHost)?),
         };
         Ok(line.target.authority.or(host))
     }

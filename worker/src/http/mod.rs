@@ -28,11 +28,11 @@ mod tests;
 
 use std::mem::MaybeUninit;
 
-use protocol::ids::{Role, Seat};
+use protocol::ids::Role;
 use protocol::output::{Buffer, Full, Output};
 use protocol::settings::Settings;
 
-pub use self::answer::{Reply, reply};
+pub use self::answer::{Reply, reply, whoami};
 pub use self::state::{Manner, State, Wait};
 use self::turn::{Stop, Turn};
 pub use self::upgrade::{Endpoint, Subprotocol, Upgrade};
@@ -47,10 +47,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     /// Of the listener that the connection came through.
     pub role: Role,
-    /// Who answers `/whoami`.
-    pub worker: Seat,
-    /// The pid of this brain.
-    pub pid: i32,
+    /// What `/whoami` is answered.
+    pub whoami: &'a str,
     /// For the `Date` field: `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub date: &'a str,
     /// baton is at a limit: the first request is answered by 503, whatever it is.

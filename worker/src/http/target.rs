@@ -1,7 +1,7 @@
 //! Request targets and hosts (RFC 9112, 3.2; RFC 3986, 3.2.2).
 
 use std::net::Ipv6Addr;
-use std::str::FromStr;
+use std::str::{self, FromStr};
 
 use super::head::Method;
 use crate::close::CloseReason;
@@ -10,7 +10,7 @@ use crate::close::CloseReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target<'a> {
     /// Of the absolute form: it takes the place of `Host`.
-    pub authority: Option<&'a str>,
+    pub authority: Option<Host<'a>>,
     /// Without the query. `*` is the server as a whole.
     pub path: &'a str,
 }
@@ -23,7 +23,7 @@ impl<'a> Target<'a> {
         }
         if method == Method::Connect {
             // The authority form; the port is required (RFC 9110, 9.3.6).
-            return Err(match Host::parse(text) {
+            return Err(match Host::parse(text.as_bytes()) {
                 Some(host) if host.port.is_some() => CloseReason::NoTunnel,
                 _ => CloseReason::BadTarget,
             });
@@ -47,9 +47,7 @@ impl<'a> Target<'a> {
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
-        if Host::parse(authority).is_none() {
-            return Err(CloseReason::BadTarget);
-        }
+        let authority = Host::parse(authority.as_bytes()).ok_or(CloseReason::BadTarget)?;
         Ok(Target {
             authority: Some(authority),
             path: match without_query(rest) {
@@ -63,60 +61,73 @@ impl<'a> Target<'a> {
 }
 
 fn without_query(text: &str) -> &str {
-    &text[..place(text, b'?').unwrap_or(text.len())]
+    &text[..place(text.as_bytes(), b'?').unwrap_or(text.len())]
 }
 
 /// Where an ASCII character is: in texts this short, sooner found than a search has begun.
-fn place(text: &str, byte: u8) -> Option<usize> {
-    text.bytes().position(|b| b == byte)
+fn place(text: &[u8], byte: u8) -> Option<usize> {
+    text.iter().position(|b| *b == byte)
 }
 
 /// `uri-host [ ":" port ]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Host<'a> {
-    pub name: &'a str,
+    pub name: &'a [u8],
     pub port: Option<u16>,
 }
 
 impl<'a> Host<'a> {
-    pub fn parse(text: &'a str) -> Option<Host<'a>> {
-        let end = if text.starts_with('[') {
-            let end = text.find(']')?;
-            Ipv6Addr::from_str(&text[1..end]).ok()?;
+    pub fn parse(text: &'a [u8]) -> Option<Host<'a>> {
+        let end = if text.first() == Some(&b'[') {
+            let end = place(text, b']')?;
+            Ipv6Addr::from_str(str::from_utf8(&text[1..end]).ok()?).ok()?;
             end + 1
         } else {
-            let end = place(text, b':').unwrap_or(text.len());
-            if !is_name(&text.as_bytes()[..end]) {
-                return None;
-            }
-            end
+            // Not empty (RFC 9110, 4.2.1).
+            name_len(text).filter(|len| *len > 0)?
         };
         let (name, rest) = text.split_at(end);
-        let port = match rest.strip_prefix(':') {
-            None if rest.is_empty() => None,
-            None => return None,
-            Some("") => None,
-            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => Some(port.parse().ok()?),
-            Some(_) => return None,
+        let port = match rest {
+            [] | [b':'] => None,
+            [b':', digits @ ..] => Some(port(digits)?),
+            _ => return None,
         };
         Some(Host { name, port })
     }
 }
 
-/// `reg-name` and IPv4, but not empty (RFC 9110, 4.2.1).
-fn is_name(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let [first, tail @ ..] = rest {
-        rest = match first {
-            b'%' => match tail {
-                [a, b, tail @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => tail,
-                _ => return false,
-            },
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
-            | b',' | b';' | b'=' => tail,
-            _ if first.is_ascii_alphanumeric() => tail,
-            _ => return false,
-        };
-    }
-    !name.is_empty()
+fn port(digits: &[u8]) -> Option<u16> {
+    digits.iter().try_fold(0u16, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
 }
+
+/// Bytes of the `reg-name` or IPv4 address at the start of `text`; `None`: what is there is none.
+fn name_len(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let plain = text[at..].iter().take_while(|b| NAME[usize::from(**b)]);
+        at += plain.count();
+        match text[at..] {
+            [b'%', a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => at += 3,
+            [b'%', ..] => return None,
+            _ => return Some(at),
+        }
+    }
+}
+
+/// The bytes of a `reg-name` that stand for themselves.
+const NAME: [bool; 256] = {
+    let mut name = [false; 256];
+    let mut byte = 0;
+    while byte < name.len() {
+        name[byte] = match byte as u8 {
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+'
+            | b',' | b';' | b'=' => true,
+            other => other.is_ascii_alphanumeric(),
+        };
+        byte += 1;
+    }
+    name
+};

@@ -6,7 +6,7 @@ mod requests;
 mod splits;
 mod upgrades;
 
-use protocol::ids::{Role, Seat};
+use protocol::ids::Role;
 use protocol::settings::Settings;
 
 use super::*;
@@ -17,8 +17,7 @@ fn context(settings: &Settings) -> Context<'_> {
     Context {
         settings,
         role: Role::Public,
-        worker: Seat(2),
-        pid: 4242,
+        whoami: "handled by worker 2 (pid 4242)\n",
         date: DATE,
         refuse: false,
         banned: false,

@@ -170,7 +170,7 @@ fn check_origin(request: &Request, allowed: &[String]) -> Result<(), CloseReason
 
 /// Whether `origin` is a site of `host`. TLS may end in front of us, so the scheme is not ours to
 /// compare, but it says which port is meant where none is named.
-fn is_same_host(origin: &str, host: &str) -> bool {
+fn is_same_host(origin: &str, host: Host) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
     };
@@ -179,9 +179,8 @@ fn is_same_host(origin: &str, host: &str) -> bool {
         "https" => 443,
         _ => return false,
     };
-    let (Some(origin), Some(host)) = (Host::parse(authority), Host::parse(host)) else {
-        return false;
-    };
-    origin.name.eq_ignore_ascii_case(host.name)
-        && origin.port.unwrap_or(default) == host.port.unwrap_or(default)
+    Host::parse(authority.as_bytes()).is_some_and(|origin| {
+        origin.name.eq_ignore_ascii_case(host.name)
+            && origin.port.unwrap_or(default) == host.port.unwrap_or(default)
+    })
 }
