@@ -56,7 +56,10 @@ impl Extent {
     /// The smallest order whose extent holds `bytes`, if one does.
     #[must_use]
     pub fn order_for(bytes: usize) -> Option<u8> {
-        let blocks = bytes.div_ceil(BLOCK).max(1).next_power_of_two();
+        if bytes <= BLOCK {
+            return Some(0);
+        }
+        let blocks = bytes.div_ceil(BLOCK).next_power_of_two();
         let order = blocks.trailing_zeros() as u8;
         (order <= MAX_ORDER).then_some(order)
     }

@@ -7,12 +7,12 @@ use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
 
-use crate::brain::Brain;
+use crate::brain::{Brain, Local};
 use crate::buffers;
 use crate::close::CloseReason;
 use crate::poison::InHand;
 use crate::proxy;
-use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::slots::{Field, Flag, Meta, MetaWord, Phase, Slots};
 use crate::state::Head;
 use crate::steps::{Progress, SESSION};
 use crate::websocket::Session;
@@ -25,7 +25,7 @@ const READS: usize = 8;
 impl Brain {
     /// Goes on with a connection as far as its turn allows.
     pub fn drive(&mut self, slot: u32) {
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.known(slot) else {
             return;
         };
         if meta.has(Flag::Unacked) || meta.has(Flag::Given) {
@@ -33,27 +33,27 @@ impl Brain {
         }
         self.note_in_hand(InHand::Connection(slot));
         self.inflate.begin_turn();
-        match meta.phase {
+        match meta.phase() {
             // It is about to be given away.
             _ if self.local(slot).parting => {}
             Phase::Closing => self.drain(slot),
-            Phase::Proxy => self.read_proxy_header(slot, meta),
+            Phase::Proxy => self.read_proxy_header(slot, meta.meta()),
             Phase::Http | Phase::Echo | Phase::Rooms => {
-                self.serve(slot);
+                self.serve(slot, meta);
                 buffers::shrink_input(&self.arena, &self.slots, &self.journal, slot);
             }
         }
         // Whatever waits goes out in this turn, and a socket that was full may have room now: at once,
         // while it is in the processor's cache, unless the log may have something for it, too.
-        match meta.phase {
+        match meta.phase() {
             Phase::Rooms => self.touch(slot),
             _ => self.flush_one(slot),
         }
     }
 
-    fn serve(&mut self, slot: u32) {
+    fn serve(&mut self, slot: u32, meta: MetaWord) {
         let mut reads = 0;
-        let mut progress = self.first(slot);
+        let mut progress = self.first(slot, meta);
         loop {
             match progress {
                 Progress::More => {
@@ -97,39 +97,37 @@ impl Brain {
     }
 
     /// With nothing unread there is no step to be taken before a read.
-    fn first(&mut self, slot: u32) -> Progress {
-        let local = *self.local(slot);
+    fn first(&mut self, slot: u32, meta: MetaWord) -> Progress {
+        let Local { readable, want, .. } = *self.local(slot);
         let has_read_all =
             self.slots.get(slot, Field::Parsed) == self.slots.get(slot, Field::Consumed);
-        match self.held_back(slot) {
+        match self.held_back(slot, meta) {
             Some(why) => why,
-            None if self.holds_message(slot) => self.steps(slot),
-            None if has_read_all && local.readable => Progress::NeedInput(local.want as usize),
+            None if readable && has_read_all && !self.holds_message(slot, meta) => {
+                Progress::NeedInput(want as usize)
+            }
             None => self.steps(slot),
         }
     }
 
     /// There is a message, compressed, whose step was not taken in its turn.
-    fn holds_message(&self, slot: u32) -> bool {
-        let may =
-            |meta: Meta| meta.window.is_some() && matches!(meta.phase, Phase::Echo | Phase::Rooms);
-        self.slots.meta(slot).is_some_and(may)
+    fn holds_message(&self, slot: u32, meta: MetaWord) -> bool {
+        meta.window().is_some()
+            && matches!(meta.phase(), Phase::Echo | Phase::Rooms)
             && Session::holds_message(SESSION.map(|field| self.slots.get(slot, field)))
     }
 
     /// Why no steps are taken now, whatever is unread.
-    pub(crate) fn held_back(&self, slot: u32) -> Option<Progress> {
-        let Some(meta) = self.slots.meta(slot) else {
-            return Some(Progress::Ends);
-        };
-        if meta.phase == Phase::Closing {
+    fn held_back(&self, slot: u32, meta: MetaWord) -> Option<Progress> {
+        if meta.phase() == Phase::Closing {
             Some(Progress::Ends)
-        } else if meta.has(Flag::Lagging) || self.slots.pending(slot) > self.high_water(meta.phase)
+        } else if meta.has(Flag::Lagging)
+            || self.slots.pending(slot) > self.high_water(meta.phase())
         {
             Some(Progress::Waits)
         } else if meta.has(Flag::Opening) || self.is_asked(slot) || self.is_unready(slot) {
             Some(Progress::WaitsForOthers)
-        } else if meta.phase == Phase::Rooms && self.is_ahead(slot) {
+        } else if meta.phase() == Phase::Rooms && self.is_ahead(slot) {
             Some(Progress::Yields)
         } else {
             None
@@ -144,13 +142,13 @@ impl Brain {
 
     /// Reads once. `false`: nothing has come, or the connection ends.
     fn read(&mut self, slot: u32, want: usize) -> bool {
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.known(slot) else {
             return false;
         };
         let mut asked = 0;
         let read = |room: &mut [u8]| {
             asked = room.len();
-            recv(meta.fd, room, MsgFlags::empty())
+            recv(meta.fd(), room, MsgFlags::empty())
         };
         let Ok(read) =
             buffers::fill_input(&self.arena, &self.slots, &self.journal, slot, want, read)
@@ -161,7 +159,8 @@ impl Brain {
         match read {
             Ok(0) => {
                 self.local(slot).readable = false;
-                self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true));
+                self.slots
+                    .set_meta(slot, meta.meta().with(Flag::PeerEnded, true));
                 self.on_peer_end(slot);
                 false
             }
@@ -189,10 +188,11 @@ impl Brain {
     }
 
     /// The peer lives.
-    fn heard(&mut self, slot: u32, meta: Meta) {
+    fn heard(&mut self, slot: u32, meta: MetaWord) {
         self.slots.set(slot, Field::Heard, self.now);
         if meta.has(Flag::Pinged) {
-            self.slots.set_meta(slot, meta.with(Flag::Pinged, false));
+            self.slots
+                .set_meta(slot, meta.meta().with(Flag::Pinged, false));
         }
     }
 
@@ -264,6 +264,8 @@ impl Brain {
             return self.part_with(slot);
         }
         self.local(slot).readable = true;
-        self.serve(slot);
+        if let Some(meta) = self.slots.known(slot) {
+            self.serve(slot, meta);
+        }
     }
 }

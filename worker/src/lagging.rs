@@ -49,7 +49,7 @@ impl Brain {
                     return;
                 };
                 let asked = pending.len();
-                match write(meta, &[IoSlice::new(pending)]) {
+                match write(meta.fd, &[IoSlice::new(pending)]) {
                     Ok(n) => {
                         fault::point("worker:catch-up");
                         let written = self.slots.get(slot, Field::Written) + n as u64;

@@ -6,6 +6,7 @@
 //! nothing, until the socket has room. A connection that lags is not read.
 
 use std::io::IoSlice;
+use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
 use nix::sys::socket::{MsgFlags, send, sendmsg};
@@ -21,7 +22,7 @@ use crate::encoding::{Each, Encoding};
 use crate::frames;
 use crate::poison::InHand;
 use crate::rooms::{Member, RoomIx};
-use crate::slots::{Field, Flag, Meta, Phase, Slots};
+use crate::slots::{Field, Flag, Meta, MetaWord, Phase, Slots};
 use crate::state::Head;
 use crate::websocket::Window;
 
@@ -414,12 +415,12 @@ impl Brain {
 
 /// One write, which is asked of the kernel again if a signal comes in between. (`send` is a shorter way
 /// through the kernel than `write`, which is for files of any kind.)
-pub(crate) fn write(meta: Meta, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
+pub(crate) fn write(fd: RawFd, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
     loop {
         let written = match parts {
             [] => Ok(0),
-            [one] => send(meta.fd, one, MsgFlags::MSG_NOSIGNAL),
-            _ => sendmsg::<()>(meta.fd, parts, &[], MsgFlags::MSG_NOSIGNAL, None),
+            [one] => send(fd, one, MsgFlags::MSG_NOSIGNAL),
+            _ => sendmsg::<()>(fd, parts, &[], MsgFlags::MSG_NOSIGNAL, None),
         };
         if written != Err(nix::Error::EINTR) {
             return written;
@@ -457,7 +458,7 @@ impl Brain {
     /// What waits for this one.
     pub(crate) fn flush_one(&mut self, slot: u32) {
         let (first, whole) = self.credits.take(slot);
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.known(slot) else {
             return;
         };
         if meta.has(Flag::Unacked) || meta.has(Flag::Given) {
@@ -471,7 +472,7 @@ impl Brain {
         let is_held =
             !whole && self.rooms.is_holding() && self.rooms.held_from(&self.slots, slot) < u64::MAX;
         if first != 0 && (is_held || meta.has(Flag::Batch)) {
-            self.owe_by_log(slot, meta);
+            self.owe_by_log(slot, meta.meta());
             return self.catch_up(slot);
         }
         let cursor = match whole {
@@ -487,13 +488,13 @@ impl Brain {
             parts.push(IoSlice::new(pending));
         }
         for piece in self.turn.pieces(first) {
-            let bytes = self.turn.bytes(piece, meta.encoding());
+            let bytes = self.turn.bytes(piece, meta.meta().encoding());
             owed += bytes.len();
             if parts.try_push(IoSlice::new(bytes)).is_ok() {
                 offered += bytes.len();
             }
         }
-        let written = write(meta, &parts);
+        let written = write(meta.fd(), &parts);
         drop(parts);
         let n = match written {
             Ok(n) => n,
@@ -533,7 +534,7 @@ impl Brain {
     fn note_written(
         &mut self,
         slot: u32,
-        meta: Meta,
+        meta: MetaWord,
         (first, cursor): (u32, u64),
         waiting: usize,
         owed: usize,
@@ -560,7 +561,7 @@ impl Brain {
                 self.journal.commit(&mut record);
             }
         } else {
-            self.note_cut(slot, meta, first, waiting, n);
+            self.note_cut(slot, meta.meta(), first, waiting, n);
         }
         self.settle(slot, n);
     }
@@ -614,7 +615,7 @@ impl Brain {
 
     /// After a write: does something still wait, and since when?
     pub(crate) fn settle(&mut self, slot: u32, n: usize) {
-        let Some(meta) = self.slots.meta(slot) else {
+        let Some(meta) = self.slots.known(slot) else {
             return;
         };
         let waits = self.slots.pending(slot) > 0 || meta.has(Flag::Lagging);
@@ -627,7 +628,7 @@ impl Brain {
                 self.again.push(slot);
             }
             buffers::release_empty(&self.arena, &self.slots, slot);
-            if meta.phase == Phase::Closing {
+            if meta.phase() == Phase::Closing {
                 self.end_if_all_is_said(slot);
             }
         } else if stalled == 0 || n > 0 {

@@ -58,7 +58,8 @@ impl InHand {
 /// Where the last brain died, and how many have in a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verdict {
-    place: Option<InHand>,
+    /// Packed; 0: nowhere.
+    place: u64,
     deaths: u64,
 }
 
@@ -66,7 +67,7 @@ impl Verdict {
     /// The last brain died there: go carefully.
     #[must_use]
     pub fn suspects(self, place: InHand) -> bool {
-        self.place == Some(place)
+        self.place == place.pack()
     }
 
     /// It is to be given up.
@@ -78,7 +79,7 @@ impl Verdict {
     /// The record of the log that is to be given up, if it is one.
     #[must_use]
     pub fn convicted_record(self) -> Option<u64> {
-        match self.place {
+        match InHand::unpack(self.place) {
             Some(place @ InHand::Log(at)) if self.convicts(place) => Some(at),
             _ => None,
         }
@@ -133,7 +134,7 @@ impl Brain {
             state.set(Head::ShortLives, 1);
         }
         Verdict {
-            place: Some(place),
+            place: place.pack(),
             deaths,
         }
     }

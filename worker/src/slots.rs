@@ -193,44 +193,11 @@ impl Meta {
             | u64::from(self.flags) << 48
     }
 
+    /// The word that [`pack`](Meta::pack) made; `None`: it did not make it.
     #[must_use]
     pub fn unpack(word: u64) -> Option<Meta> {
-        let fd = ((word & 0x7fff_ffff) as RawFd)
-            .checked_sub(1)
-            .filter(|fd| *fd >= 0)?;
-        let phase = match word >> 32 & 15 {
-            1 => Phase::Proxy,
-            2 => Phase::Http,
-            3 => Phase::Echo,
-            4 => Phase::Rooms,
-            5 => Phase::Closing,
-            _ => return None,
-        };
-        let role = if word >> 31 & 1 == 1 {
-            Role::Admin
-        } else {
-            Role::Public
-        };
-        let reason = match (word >> 40) as u8 {
-            0 => None,
-            r => Some(CloseReason::from_u8(r - 1)?),
-        };
-        let window = match (word >> 36 & 15) as u8 {
-            0 => None,
-            bits => Some(Window::new(bits)?),
-        };
-        Some(Meta {
-            fd,
-            phase,
-            role,
-            reason,
-            window,
-            flags: Meta::flags(word),
-        })
-    }
-
-    fn flags(word: u64) -> u16 {
-        (word >> 48) as u16
+        let meta = MetaWord::new(word)?.meta();
+        (meta.fd >= 0 && meta.pack() == word).then_some(meta)
     }
 
     /// Its socket. The slot owns it; it is closed through [`Slots::release`] only.
@@ -238,6 +205,66 @@ impl Meta {
     pub fn socket(&self) -> BorrowedFd<'_> {
         // SAFETY: the slot owns this open fd for as long as it names it.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+/// The first word of a slot as it is, of which nothing is decoded but what is asked for: what a connection
+/// is, is asked several times for each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetaWord(u64);
+
+impl MetaWord {
+    /// `None`: the slot is free.
+    fn new(word: u64) -> Option<MetaWord> {
+        (word != 0).then_some(MetaWord(word))
+    }
+
+    #[must_use]
+    pub fn has(self, flag: Flag) -> bool {
+        self.flags() & flag as u16 != 0
+    }
+
+    #[must_use]
+    pub fn phase(self) -> Phase {
+        match self.0 >> 32 & 15 {
+            1 => Phase::Proxy,
+            2 => Phase::Http,
+            3 => Phase::Echo,
+            4 => Phase::Rooms,
+            _ => Phase::Closing,
+        }
+    }
+
+    #[must_use]
+    pub fn fd(self) -> RawFd {
+        (self.0 & 0x7fff_ffff) as RawFd - 1
+    }
+
+    #[must_use]
+    pub fn window(self) -> Option<Window> {
+        Window::new((self.0 >> 36 & 15) as u8)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn meta(self) -> Meta {
+        Meta {
+            fd: self.fd(),
+            phase: self.phase(),
+            role: match self.0 >> 31 & 1 {
+                0 => Role::Public,
+                _ => Role::Admin,
+            },
+            reason: ((self.0 >> 40) as u8)
+                .checked_sub(1)
+                .and_then(CloseReason::from_u8),
+            window: self.window(),
+            flags: self.flags(),
+        }
+    }
+
+    fn flags(self) -> u16 {
+        (self.0 >> 48) as u16
     }
 }
 
@@ -428,6 +455,12 @@ impl Slots {
         Meta::unpack(self.get(slot, Field::Meta))
     }
 
+    /// As [`meta`](Slots::meta), of a slot that this brain has taken or found to be sound.
+    #[must_use]
+    pub fn known(&self, slot: u32) -> Option<MetaWord> {
+        MetaWord::new(self.get(slot, Field::Meta))
+    }
+
     #[must_use]
     pub fn encoding(&self, slot: u32) -> Encoding {
         self.meta(slot).map(Meta::encoding).unwrap_or_default()
@@ -436,7 +469,7 @@ impl Slots {
     /// As its `Meta` says, of which nothing else is looked at.
     #[must_use]
     pub fn has(&self, slot: u32, flag: Flag) -> bool {
-        Meta::flags(self.get(slot, Field::Meta)) & flag as u16 != 0
+        self.known(slot).is_some_and(|meta| meta.has(flag))
     }
 
     pub fn set_meta(&self, slot: u32, meta: Meta) {

@@ -49,10 +49,11 @@ impl Brain {
     /// Takes steps on the unread input, and commits them. Nothing holds the connection back.
     pub(crate) fn steps(&mut self, slot: u32) -> Progress {
         self.hear_first(slot);
-        let before = self.slots.meta(slot);
-        let Some(before) = before.filter(|meta| meta.phase != Phase::Closing) else {
+        let before = self.slots.known(slot);
+        let Some(before) = before.filter(|meta| meta.phase() != Phase::Closing) else {
             return Progress::Ends;
         };
+        let before = before.meta();
         let banned = before.phase == Phase::Http && self.is_from_banned(slot, before.role);
         let owner = (slot, self.local(slot).generation);
         let input = buffers::unread(&self.arena, &self.slots, slot);
