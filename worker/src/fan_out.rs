@@ -317,7 +317,6 @@ impl Brain {
         self.deliveries += self.end_run();
         let before = self.rooms.position(room);
         let name = self.rooms.name(room);
-        self.gaps[Why::Overrun as usize] += to - before.offset;
         let offset = |offset| Position { offset, ..before };
         for member in self.rooms.members(room).to_vec() {
             if self.slots.get(member.slot, Field::Cursor) > at {
@@ -327,6 +326,7 @@ impl Brain {
             let encoding = member.encoding();
             let from = before.offset.max(member.after) + 1;
             if from <= to {
+                self.gaps[Why::Overrun as usize] += to + 1 - from;
                 let gap = ToClient::Gap {
                     room: &name,
                     from: offset(from),

@@ -1,5 +1,6 @@
 //! What a record of the log means to one connection, as frames.
 
+use protocol::fault;
 use protocol::ids::Position;
 use protocol::record::{Asker, Down, Refusal};
 use protocol::settings::Rates;
@@ -62,7 +63,10 @@ impl Brain {
                         data: *data,
                     };
                     match self.is_given_up(at) {
-                        false => put(message),
+                        false => {
+                            fault::poison("worker:poison-log", data.bytes);
+                            put(message);
+                        }
                         true => put(given_up(&name, *position)),
                     }
                     return Some((room, *position));

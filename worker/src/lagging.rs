@@ -224,6 +224,12 @@ impl Brain {
                 }
                 continue;
             }
+            // A message that kills is to be found, and not those whom it is for.
+            let in_hand = self.in_hand();
+            let is_message = matches!(down, Down::Message { .. });
+            if is_message {
+                self.note_in_hand(InHand::Log(at));
+            }
             let mut owed = Owed::default();
             owed.message = self.frames_for(slot, at, &down, &mut rest.skipped, &mut owed.bytes);
             owed.answer = match owed.message {
@@ -232,6 +238,12 @@ impl Brain {
             };
             if self.slots.encoding(slot).inflated().is_some() {
                 owed.deflate(&mut self.deflater);
+            }
+            if is_message {
+                self.have_in_hand(in_hand);
+            }
+            if owed.message.is_some() && self.is_given_up(at) {
+                self.gaps[Lost::Internal as usize] += 1;
             }
             if !owed.bytes.is_empty() && !rest.skipped.is_empty() {
                 owed.skipped = std::mem::take(&mut rest.skipped);

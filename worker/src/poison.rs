@@ -100,9 +100,14 @@ impl Brain {
         self.state.set(Head::InHand, in_hand.pack());
     }
 
-    /// What the brain before worked on when it died, until the next thing is noted.
+    /// What is in hand; of a new brain, what the last one worked on when it died, until the next thing is noted.
     pub fn in_hand(&self) -> Option<InHand> {
         InHand::unpack(self.state.get(Head::InHand))
+    }
+
+    pub fn have_in_hand(&self, in_hand: Option<InHand>) {
+        self.state
+            .set(Head::InHand, in_hand.map_or(0, InHand::pack));
     }
 
     /// A brain that dies from here on dies of nothing that it works on.
