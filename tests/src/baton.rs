@@ -14,7 +14,7 @@ use crate::process::{self, Signal};
 use crate::status::Status;
 use crate::temp::TempDir;
 use crate::wait::{self, DEADLINE};
-use crate::{eventually, programs};
+use crate::{eventually, orphans, programs};
 
 /// What a daemon is started with. Two workers unless said otherwise.
 #[derive(Debug)]
@@ -88,8 +88,10 @@ impl Builder {
         for (name, content) in &self.files {
             temp.file(name, content);
         }
+        let mark = format!("BATON_TEST={}", temp.path().display());
+        orphans::watch(&mark);
         Baton {
-            mark: format!("BATON_TEST={}", temp.path().display()),
+            mark,
             public: ([127, 0, 0, 1], 0).into(),
             admin: ([127, 0, 0, 1], 0).into(),
             panics_expected: false,
@@ -438,6 +440,7 @@ fn read_log(path: &Path) -> String {
 impl Drop for Baton {
     fn drop(&mut self) {
         let ended = self.end();
+        orphans::forget(&self.mark);
         let logs = self.logs();
         if std::thread::panicking() {
             // Captured with the test's output, and shown as it has failed.

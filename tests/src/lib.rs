@@ -1,7 +1,8 @@
 //! Runs the real processes, talks to them over real sockets and waits for conditions.
 //!
 //! 1. [`baton`]: a daemon of the test's own, in a run directory of its own, on ports that the
-//!    kernel chose. When it is dropped, every process of it must be gone.
+//!    kernel chose. When it is dropped, every process of it must be gone ([`orphans`]:
+//!    after a panic, too).
 //! 2. [`status`] and [`process`]: what it says of itself, and what `/proc` says.
 //! 3. [`http`], [`websocket`] ([`deflate`]: compressed), [`rooms`]: clients, each with a deadline on
 //!    every read; [`tokens`], that they show; [`presence`]: what they know of who is in a room;
@@ -30,6 +31,7 @@ pub mod evening;
 pub mod faults;
 pub mod http;
 pub mod load;
+pub mod orphans;
 pub mod presence;
 pub mod process;
 pub mod programs;
