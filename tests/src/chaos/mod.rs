@@ -275,6 +275,10 @@ impl Run<'_> {
             while (Instant::now() < end || !is_enough() && Instant::now() < latest)
                 && self.is_well()
             {
+                // Where all takes long, no command is carried out as long as somebody dies all the time.
+                let is_late = Instant::now() > end;
+                let killed = shared.kills.load(Ordering::Relaxed) >= options.min_kills;
+                shared.rest.store(is_late && killed, Ordering::Relaxed);
                 self.turn();
             }
             shared.stop.store(true, Ordering::Relaxed);

@@ -20,6 +20,8 @@ pub struct Shared {
     /// In the environment of all processes of the baton.
     pub mark: String,
     pub stop: AtomicBool,
+    /// Nobody is to be killed for now.
+    pub rest: AtomicBool,
     /// So far.
     pub kills: AtomicU64,
     pub reloads: AtomicU64,
@@ -35,6 +37,7 @@ impl Shared {
         Shared {
             mark: mark.to_owned(),
             stop: AtomicBool::new(false),
+            rest: AtomicBool::new(false),
             kills: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
             wave: AtomicU64::new(0),
@@ -169,6 +172,7 @@ pub fn run(shared: &Shared, random: Random, every: Duration, aim: Option<&Aim>) 
         thread::sleep(Duration::from_micros(pause));
         monkey.go_on();
         match monkey.aim {
+            _ if shared.rest.load(Ordering::Relaxed) => {}
             Some(aim) if monkey.random.percent(50) => monkey.snipe(aim),
             _ => monkey.strike(),
         }
