@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::client::{Request, Response};
@@ -12,6 +13,7 @@ pub use tungstenite::{Error, Message};
 
 use crate::deflate::{self, Deflated, OFFER};
 use crate::socket::{self, Options};
+use crate::wait::DEADLINE;
 
 #[derive(Debug)]
 enum Stream {
@@ -139,9 +141,15 @@ impl WebSocket {
 
     /// The next message of any kind, pings left out.
     pub fn receive(&mut self) -> Result<Message, Box<Error>> {
+        // A server that only pings says nothing.
+        let begin = Instant::now();
         loop {
             match self.inner.read().map_err(Box::new)? {
-                Message::Ping(_) => {}
+                Message::Ping(_) if begin.elapsed() < DEADLINE => {}
+                Message::Ping(_) => {
+                    let error = io::Error::from(io::ErrorKind::TimedOut);
+                    return Err(Box::new(Error::Io(error)));
+                }
                 message => return Ok(message),
             }
         }

@@ -33,7 +33,11 @@ fn publishes_to_one_and_to_many() {
     );
     let many = json!({"rooms": ["r", "s", "t"], "from": "u9", "data": "all"});
     let said = api.ok("/api/v1/publish", Some(&many));
-    assert_eq!(said["published"].as_array().unwrap().len(), 3);
+    let published = said["published"].as_array().unwrap();
+    for (entry, room) in published.iter().zip(["r", "s", "t"]) {
+        assert!(entry["room"] == room && entry["pos"].is_string(), "{said}");
+    }
+    assert_eq!(published.len(), 3);
     let got: BTreeSet<String> = (0..2)
         .map(|_| {
             let message = member.message();
@@ -431,6 +435,9 @@ fn a_reload_is_answered_though_the_masters_brain_dies() {
     let before = baton.status();
     api.send("POST", "/api/v1/reload", "", Some(&json!({})))
         .unwrap();
+    baton.status_when("the reload is under way", |status| {
+        status.json["reload"]["running"] == true
+    });
     process::kill(before.master_brain_pid);
     let answer = api.answer().unwrap();
     assert_eq!(

@@ -638,6 +638,46 @@ fn who_moves_while_it_is_banned_leaves() {
     }
 }
 
+/// Its worker has noted what it has been given, and not sent it yet. The next one has read the log already
+/// when it comes, and finds there what was decided meanwhile.
+#[test]
+fn who_is_on_its_way_when_it_is_banned_leaves() {
+    let faults = Faults::new();
+    let baton = with_key(faults.builder(), CONFIG).start();
+    let mut rights = json!({ "*": MEMBER });
+    rights["*"].as_array_mut().unwrap().push("moderate".into());
+    let mut moderator = shown(Client::on_worker(baton.public, 2), "m1", rights);
+    moderator.join("r");
+    let mut users = ["u0", "u1", "u2"].map(|name| user(&baton, name, 1));
+    for client in &mut users {
+        client.join("r");
+        client.join("s");
+    }
+    faults.arm_as("worker:give", "1 stop");
+    let reload = baton.command(&["reload"]).spawn().expect("it can be run");
+    faults.wait_for("worker:give");
+    let is_stopped = |pid: &i32| process::state(*pid) == Some('T');
+    let stopped = baton.processes().into_iter().find(is_stopped);
+    moderator.ok(json!({ "ban": "u0", "room": "r" }));
+    moderator.ok(json!({ "ban": "u1" }));
+    moderator.ok(json!({ "kick": "u2", "room": "r" }));
+    moderator.publish("r", json!("behind it all"));
+    process::go_on(stopped.expect("the one that is at the point"));
+    let reloaded = reload.wait_with_output().expect("a child of ours");
+    assert!(reloaded.status.success());
+    let banned = json!({ "room": "r", "banned": "u0" });
+    let kicked = json!({ "room": "r", "kicked": "u2" });
+    let [u0, u1, u2] = &mut users;
+    assert_eq!(u0.event(), banned);
+    assert_eq!(u1.close_code(), 4004);
+    assert_eq!([u2.event(), u2.event()], [banned, kicked]);
+    for client in [u0, u2] {
+        client.nothing();
+        assert_eq!(client.error(json!({ "leave": "r" })), "not_joined");
+        client.ok(json!({ "leave": "s" }));
+    }
+}
+
 #[test]
 fn what_is_in_force_is_so_after_a_restart() {
     let mut baton = baton();
