@@ -1,6 +1,6 @@
 //! The members of a fan-out that one thread speaks for.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
 
 use super::clients::Got;
 use super::dialect::{Opening, Room as Words, Until};
@@ -292,6 +293,8 @@ impl Thread {
         member.openings.pop();
         member.said = false;
         if member.openings.is_empty() {
+            acknowledge_what_is_read(&member.stream)
+                .map_err(|error| format!("a member has no TCP_QUICKACK: {error}"))?;
             if member.publishes {
                 let stream = member.stream.as_fd().try_clone_to_owned();
                 let stream = stream.map_err(|error| format!("a publisher: {error}"))?;
@@ -370,6 +373,15 @@ fn server_frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, what)
+}
+
+/// From here on it listens, as viewers do. A client that has just asked something holds its
+/// acknowledgements back, to send them with what it says next; if it says nothing, every second one is
+/// sent while the server writes, in the time of the server's process, and not in that of the client,
+/// which reads. Servers differ in what is asked before one is a member, and must not differ in that
+/// (tcp(7), `TCP_QUICKACK`).
+fn acknowledge_what_is_read(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_quickack(true)
 }
 
 /// Segments with data that it has received. On loopback a write that is smaller than a segment, and
