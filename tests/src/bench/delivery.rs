@@ -2,7 +2,8 @@
 //! beside an echo, which needs the one worker alone.
 //!
 //! One thread says and hears all, one message at a time, and each time a publish and an echo: whatever
-//! the machine needs to wake up and to fall asleep, both need it.
+//! the machine needs to wake up and to fall asleep, both need it. How much that is says the floor
+//! ([`relay`](super::relay)): a delivery wakes the worker, the master and the other worker.
 
 use std::io;
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::gauge::{Gauge, quantile, verdict};
 use super::plain::{Plain, TEXT, offset};
+use super::relay::Relay;
 use super::{Cell, Options, Subject, Table};
 use crate::Baton;
 use crate::websocket::frame;
@@ -30,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 fn run(options: &Options) -> Result<Vec<Table>, String> {
     let baton = Baton::builder().workers(options.workers.max(2)).start();
     let before = Gauge::now(&baton);
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; 5];
     for _ in 0..options.rounds {
         let end = Instant::now() + Duration::from_secs(options.seconds);
         round(&baton, end, &mut times).map_err(|error| error.to_string())?;
@@ -47,6 +49,8 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         "echo",
         "publish to a subscriber at the same worker",
         "publish to a subscriber at another worker",
+        "floor of an echo: one thread that only writes back",
+        "floor of the last: three threads that only wake each other",
     ];
     let echo = quantile(&times[0], 0.5);
     for (name, times) in names.into_iter().zip(&times) {
@@ -57,9 +61,9 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
             Cell::number(quantile(times, 0.9), 0),
             Cell::number(p99, 0),
             Cell::number(quantile(times, 1.0), 0),
-            match name {
-                "echo" => Cell::text(""),
-                _ => verdict(
+            match name.starts_with("publish") {
+                false => Cell::text(""),
+                true => verdict(
                     "p50 ≤ echo + 60 µs, p99 ≤ 1 ms",
                     p50 <= echo + GOAL_US && p99 <= GOAL_P99_US,
                 ),
@@ -69,9 +73,9 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
     Ok(vec![table])
 }
 
-/// Echoes, publishes to the same worker and to another one, in turn.
-fn round(baton: &Baton, end: Instant, times: &mut [Vec<f64>; 3]) -> io::Result<()> {
-    let [echoes, near, far] = times;
+/// Echoes, publishes to the same worker and to another one, and the floors, in turn.
+fn round(baton: &Baton, end: Instant, times: &mut [Vec<f64>; 5]) -> io::Result<()> {
+    let [echoes, near, far, one, three] = times;
     let mut echo = Plain::connect(baton.public, "/echo")?;
     let message = frame(TEXT, b"a message of some length");
     let (mut publisher, here) = Plain::greeted(baton.public)?;
@@ -79,6 +83,7 @@ fn round(baton: &Baton, end: Instant, times: &mut [Vec<f64>; 3]) -> io::Result<(
         (Room::join(baton, "near", |worker| worker == here)?, near),
         (Room::join(baton, "far", |worker| worker != here)?, far),
     ];
+    let mut floors = [(Relay::start(0)?, one), (Relay::start(2)?, three)];
     while Instant::now() < end {
         thread::sleep(PAUSE);
         echoes.push(micros(|| {
@@ -91,6 +96,10 @@ fn round(baton: &Baton, end: Instant, times: &mut [Vec<f64>; 3]) -> io::Result<(
                 publisher.say(&room.publish)?;
                 room.hear()
             })?);
+        }
+        for (relay, times) in &mut floors {
+            thread::sleep(PAUSE);
+            times.push(micros(|| relay.ask())?);
         }
     }
     Ok(())

@@ -39,6 +39,7 @@ pub mod peers;
 mod plain;
 mod publish;
 mod pulse;
+mod relay;
 mod reload;
 mod sequencing;
 mod start;
