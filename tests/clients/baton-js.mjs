@@ -276,6 +276,22 @@ await check('moderators act, and everybody is told', async () => {
   for (const baton of [mod, ann]) baton.close();
 });
 
+await check('what is held back is said by its author when a moderator lets it pass, and once', async () => {
+  const everything = { '*': ['join', 'send', 'presence', 'history', 'moderate'] };
+  const [mod, ann] = [['mod', everything], ['ann']].map(who => new Baton({ url: url('/rooms'), token: token(...who), WebSocket }));
+  const [theirs, mine] = [mod, ann].map(baton => baton.join('kept moderated'));
+  await Promise.all([theirs.ready, mine.ready]);
+  const [shown, heard] = [event(theirs, 'held'), event(mine, 'message')];
+  assert.equal(await mine.send('what a turnip'), null);
+  const { held } = await shown;
+  assert.deepEqual([held.from, held.data], ['ann', 'what a turnip']);
+  await assert.rejects(mine.release(held), { code: 'forbidden' });
+  const { pos } = await theirs.release(held);
+  assert.equal((await theirs.release(held)).pos, pos);
+  assert.deepEqual(await heard, { room: 'kept moderated', pos, from: 'ann', data: 'what a turnip' });
+  for (const baton of [mod, ann]) baton.close();
+});
+
 await check('a token is renewed before it expires, and the connection stays', async () => {
   let asked = 0;
   const baton = new Baton({ url: url('/rooms'), token: async () => { asked++; return token('ann', undefined, asked > 2 ? 60 : 2); }, ...HASTY });

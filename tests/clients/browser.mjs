@@ -312,6 +312,16 @@ if (BATON_SECRET) {
     await tell(viewer, 'thank you', moderator);
   });
 
+  await check('what is held back is said when a moderator lets it pass', async () => {
+    await say(viewer, 'what a turnip');
+    await until(viewer, '#note', /will look at it/);
+    const held = line(moderator, 'held back, from');
+    await held.getByRole('button').click();
+    for (const page of [viewer, moderator]) await page.locator('#log li:not(.event)', { hasText: 'what a turnip' }).waitFor();
+    await held.getByRole('button').waitFor({ state: 'detached' });
+    assert((await viewer.locator('#log li.mine', { hasText: 'what a turnip' }).count()) === 1, 'it is not said by its author');
+  });
+
   await check('a cleared room is empty, and goes on', async () => {
     await moderator.click('#clear');
     for (const page of [viewer, moderator]) {

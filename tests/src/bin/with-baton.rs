@@ -1,12 +1,13 @@
 //! Runs a program against a daemon of its own, and ends as it ended.
 //!
 //! ```sh
-//! with-baton [--workers N] [--config FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT…]
+//! with-baton [--workers N] [--config FILE] [--file FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT…]
 //! ```
 //!
 //! The program finds in its environment `BATON_URL` (`http://127.0.0.1:PORT`), `BATON_ADMIN_URL`,
 //! `BATON_WORKERS` (how many there are), `BATON_RUN_DIR`, `BATON_MASTER`, the program to give
 //! it orders with, and with `--key` `BATON_SECRET`, which signs tokens (HS256) of this key;
+//! `--file` lays a file that the configuration names beside it;
 //! with `--api` (the name of a file) `BATON_API_TOKEN`, which the HTTP API takes.
 
 use std::env;
@@ -30,8 +31,12 @@ fn main() -> ExitCode {
                 Ok(number) => workers = number,
                 Err(_) => return usage(),
             },
-            "--config" => match fs::read_to_string(&value) {
-                Ok(text) => config += &text,
+            "--config" | "--file" => match fs::read_to_string(&value) {
+                Ok(text) if flag == "--config" => config += &text,
+                Ok(text) => {
+                    let name = value.rsplit('/').next().unwrap_or(&value);
+                    builder = builder.file(name, &text);
+                }
                 Err(error) => {
                     eprintln!("with-baton: {value}: {error}");
                     return ExitCode::from(2);
@@ -79,7 +84,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: with-baton [--workers N] [--config FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT...]"
+        "usage: with-baton [--workers N] [--config FILE] [--file FILE] [--key KID] [--api FILE] PROGRAM [ARGUMENT...]"
     );
     ExitCode::from(2)
 }

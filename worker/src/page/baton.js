@@ -622,6 +622,11 @@ export class Room extends Events {
   unban(user) { return this.baton.ask({ unban: user, room: this.name }); }
   /** Puts out of the room who may come back. @param {string} user */
   kick(user) { return this.baton.ask({ kick: user, room: this.name }); }
+  /**
+   * Lets pass what was held back: it is said by its author, and once, whoever lets it pass.
+   * @param {{key: string, from: string, data: any}} held as the event `held` has it
+   */
+  release({ key, from, data }) { return this.baton.ask({ send: this.name, as: from, key, data }); }
   /** @param {string} pos of the message that is to go */
   delete(pos) { return this.baton.ask({ delete: pos, room: this.name }); }
   /** All messages so far are to go. */

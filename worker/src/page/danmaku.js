@@ -210,7 +210,10 @@ function listen(tab, presence = true) {
   room.on('banned', ({ banned, until_ms }) => tell(tab, `${called(banned)} is banned from this room${till(until_ms)}`));
   room.on('unbanned', ({ unbanned }) => tell(tab, `${called(unbanned)} may come back`));
   room.on('kicked', ({ kicked }) => tell(tab, `${called(kicked)} was put out of this room`));
-  room.on('held', ({ held }) => tell(tab, `held back, from ${called(held.from)}: ${worded(held).text}`));
+  room.on('held', ({ held }) => keep(tab, {
+    ...happened(`held back, from ${called(held.from)}: ${worded(held).text}`),
+    release: () => room.release(held),
+  }));
 }
 
 /** @param {string} user */
@@ -296,7 +299,10 @@ $('pause').onclick = () => {
 
 // ---- The log: the latest comments as a list, for reading back and for screen readers. ----
 
-/** @typedef {{pos: string | null, from: string, nick: string, text: string, own: boolean, event: boolean}} Line */
+/**
+ * @typedef {{pos: string | null, from: string, nick: string, text: string, own: boolean, event: boolean,
+ *   release?: () => Promise<any>}} Line `release` lets it pass, if it is held back
+ */
 
 /** @type {Line[]} lines of the shown room that are not in the document yet */
 let fresh = [];
@@ -311,8 +317,11 @@ function keep(tab, line) {
   soon(write);
 }
 
-/** Something that happened. @param {Tab} tab @param {string} text */
-const tell = (tab, text) => keep(tab, { pos: null, from: '', nick: '', text, own: false, event: true });
+/** Something that happened. @param {string} text @returns {Line} */
+const happened = text => ({ pos: null, from: '', nick: '', text, own: false, event: true });
+
+/** @param {Tab} tab @param {string} text */
+const tell = (tab, text) => keep(tab, happened(text));
 
 /** To all rooms. @param {string} text */
 const tellAll = text => { for (const tab of tabs.values()) tell(tab, text); };
@@ -334,6 +343,12 @@ function element(line) {
     button.textContent = '⋯';
     button.setAttribute('aria-label', `moderate this comment of ${line.nick}`);
     button.onclick = () => moderate(line);
+  }
+  if (line.release) {
+    const button = item.appendChild(document.createElement('button'));
+    button.type = 'button';
+    button.textContent = 'let it pass';
+    button.onclick = () => release(line, button);
   }
   return item;
 }
@@ -419,6 +434,19 @@ async function moderate(line) {
     unban: () => room.unban(line.from),
   };
   await /** @type {any} */ (verbs)[what]?.().catch((/** @type {Error} */ error) => note(`Not done: ${error.message}`));
+}
+
+/** @param {Line} line @param {HTMLButtonElement} button */
+async function release(line, button) {
+  button.disabled = true;
+  try {
+    await line.release?.();
+    delete line.release;
+    button.remove();
+  } catch (/** @type {any} */ error) {
+    button.disabled = false;
+    note(`Not done: ${error.message}`);
+  }
 }
 
 $('clear').onclick = () => shown.room.clear().catch((/** @type {Error} */ error) => note(`Not done: ${error.message}`));
