@@ -367,6 +367,16 @@ impl Baton {
         guards.map(|pid| count(pid).count()).collect()
     }
 
+    /// The process of it that stands still, at a point where a test wanted it to: that it has come there is
+    /// said a moment before.
+    #[track_caller]
+    pub fn stopped(&self) -> i32 {
+        let is_stopped = |pid: &i32| process::state(*pid) == Some('T');
+        wait::until("one stands still", DEADLINE, || {
+            self.processes().into_iter().find(is_stopped)
+        })
+    }
+
     /// Every process of it that lives.
     pub fn processes(&self) -> Vec<i32> {
         process::with_environment(&self.mark).into_iter().collect()

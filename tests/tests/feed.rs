@@ -178,9 +178,7 @@ fn who_is_on_the_move_is_counted() {
     faults.arm_as("worker:arrive", "1 stop");
     let mut reload = baton.command(&["reload"]).spawn().unwrap();
     faults.wait_for("worker:arrive");
-    let status = baton.status();
-    let stopped = |pid: &i32| process::state(*pid) == Some('T');
-    let new = status.brains().into_iter().find(stopped);
+    let new = baton.stopped();
     for _ in 0..3 {
         let said = next(&mut operator);
         let (totals, workers) = (&said["totals"], said["workers"].as_array().unwrap());
@@ -189,7 +187,7 @@ fn who_is_on_the_move_is_counted() {
         assert_eq!(held + number(&totals["moving"]), all, "{said:#}");
         assert!(all > 400, "{said:#}");
     }
-    process::go_on(new.expect("one that stands still"));
+    process::go_on(new);
     assert!(reload.wait().unwrap().success());
     crowd.ask();
 }

@@ -656,13 +656,12 @@ fn who_is_on_its_way_when_it_is_banned_leaves() {
     faults.arm_as("worker:give", "1 stop");
     let reload = baton.command(&["reload"]).spawn().expect("it can be run");
     faults.wait_for("worker:give");
-    let is_stopped = |pid: &i32| process::state(*pid) == Some('T');
-    let stopped = baton.processes().into_iter().find(is_stopped);
+    let stopped = baton.stopped();
     moderator.ok(json!({ "ban": "u0", "room": "r" }));
     moderator.ok(json!({ "ban": "u1" }));
     moderator.ok(json!({ "kick": "u2", "room": "r" }));
     moderator.publish("r", json!("behind it all"));
-    process::go_on(stopped.expect("the one that is at the point"));
+    process::go_on(stopped);
     let reloaded = reload.wait_with_output().expect("a child of ours");
     assert!(reloaded.status.success());
     let banned = json!({ "room": "r", "banned": "u0" });

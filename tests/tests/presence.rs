@@ -392,9 +392,7 @@ fn who_is_given_twice_neither_leaves_nor_joins() {
     faults.arm_as("worker:receive", "1 stop");
     let reload = baton.command(&["reload"]).spawn().expect("it can be run");
     faults.wait_for("worker:receive");
-    let is_stopped = |pid: &i32| process::state(*pid) == Some('T');
-    let stopped = baton.processes().into_iter().find(is_stopped);
-    let receiver = stopped.expect("the one that is at the point");
+    let receiver = baton.stopped();
     process::kill(baton.status().master_brain_pid);
     baton.wait_for_log("master", "taking over");
     // It has come round, and so given what its predecessor gave.
