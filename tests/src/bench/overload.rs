@@ -3,8 +3,8 @@
 //!
 //! First the best, by clients that wait for their answers; then open loops, which send half of it, as
 //! much, and twice as much, whatever comes back. A connection costs its client as much as its server:
-//! so that two cores are enough for twice of what baton can do, it has one of them, which it shares
-//! with a thread that does nothing, and the clients have the other. With messages, of which a client's
+//! so that two cores are enough for twice of what baton can do, it has a tenth of one of them, the rest of
+//! which a thread takes that does nothing, and the clients have the other. With messages, of which a client's
 //! part is less, all share both.
 //!
 //! And a server that is full, to which many more come: who is refused early, and what those notice who
@@ -53,7 +53,7 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
 
 fn connections(options: &Options) -> io::Result<Table> {
     let title = format!(
-        "overload: connect, GET, close; {} workers on half a core, {} s each",
+        "overload: connect, GET, close; {} workers on a tenth of a core, {} s each",
         options.workers, options.seconds
     );
     let columns = [
@@ -77,6 +77,7 @@ fn connections(options: &Options) -> io::Result<Table> {
     for offer in paces {
         let builder = Baton::builder().workers(options.workers);
         let baton = process::on_core(SERVERS_CORE, || builder.start());
+        process::be_nice(baton.status().master_pid)?;
         let _burden = Burden::on(SERVERS_CORE);
         let offered = offer.map(|times| times * best);
         let pace = offered.map_or(Pace::Clients(CLIENTS), Pace::Rate);
