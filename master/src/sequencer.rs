@@ -10,23 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::api::{Ask, Kind, error};
-use protocol::bucket::{Buckets, Wait};
+use protocol::bucket::Buckets;
 use protocol::clock::monotonic_us;
 use protocol::fault;
-use protocol::format::Data;
-use protocol::history::Retained;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
-use protocol::record::{Asker, Cids, Down, Lane, Refusal, Up};
+use protocol::record::{Asker, Down, Lane, Refusal, Up};
 use protocol::row;
 use protocol::settings::{Options, Presence, Rates};
-use protocol::shown::shown;
 use protocol::stream::{self, Reader, Writer};
 
 use crate::history::{History, Rule};
-use crate::keys::{self, Keys};
-use crate::pace::{self, Pace};
+use crate::keys::Keys;
+use crate::pace::Pace;
 use crate::poison::{self, DEATHS, InHand, Verdict};
 use crate::present::Present;
 use crate::ring_set::RingSet;
@@ -35,13 +32,17 @@ use crate::sanctions::Table;
 use crate::state::{self, LOG_SEGMENT, State};
 
 pub mod asked;
+mod describe;
 mod moderate;
 mod own;
 mod presence;
+mod publish;
 mod say;
 
 use asked::Asked;
 pub use asked::Asking;
+use describe::describe;
+use publish::Message;
 
 /// Records, and bytes, of one ring in one turn; then it is the next one's turn.
 const TURN_RECORDS: usize = 256;
@@ -106,20 +107,6 @@ impl Ring {
 pub enum Said {
     Ack(Vec<Cid>),
     Closed(Vec<Cid>),
-}
-
-/// A message that is to be published.
-#[derive(Clone, Copy)]
-struct Message<'a> {
-    asker: Asker<'a>,
-    room: &'a [u8],
-    /// Who sends it: for whom it is decided whether it may.
-    by: &'a [u8],
-    /// In whose name.
-    from: &'a [u8],
-    key: Option<keys::Hash>,
-    lane: Lane,
-    data: Data<'a>,
 }
 
 /// What a turn with a ring has come to.
@@ -428,46 +415,10 @@ impl Sequencer {
         up: &Up<'a>,
     ) -> Result<(), (Refusal, Asker<'a>)> {
         match *up {
-            Up::Publish {
-                asker,
-                room,
-                from,
-                key,
-                lane,
-                data,
-            } => {
-                let key = (!key.is_empty()).then(|| keys::hash(room, from, key));
-                let said = Message {
-                    asker,
-                    room,
-                    by: from,
-                    from,
-                    key,
-                    lane,
-                    data,
-                };
-                self.publish(state, ring, &said)?;
-            }
-            Up::Release {
-                asker,
-                room,
-                by,
-                from,
-                key,
-                lane,
-                data,
-            } => {
-                let key = (!key.is_empty()).then(|| keys::hash(room, from, &released_key(key)));
-                let said = Message {
-                    asker,
-                    room,
-                    by,
-                    from,
-                    key,
-                    lane,
-                    data,
-                };
-                self.publish(state, ring, &said)?;
+            Up::Publish { .. } | Up::Release { .. } => {
+                if let Some(said) = Message::of(up) {
+                    self.publish(state, ring, &said)?;
+                }
             }
             Up::Open { asker, room: name } | Up::Hold { asker, room: name } => {
                 let room = self.open(state, name, asker)?;
@@ -588,118 +539,6 @@ impl Sequencer {
         Ok(())
     }
 
-    /// A message gets its place, or has one already.
-    fn publish<'a>(
-        &mut self,
-        state: &State,
-        ring: u16,
-        said: &Message<'a>,
-    ) -> Result<(), (Refusal, Asker<'a>)> {
-        let Message {
-            asker,
-            room: name,
-            by,
-            from,
-            key,
-            lane,
-            data,
-        } = *said;
-        if let Some(position) = key.and_then(|key| self.keys.find(state, key, self.now_ms)) {
-            let sent = Down::Sent { position, asker };
-            let _ = append(&mut self.log, &mut self.answer, &sent);
-            self.news.insert(ring);
-            return Ok(());
-        }
-        let (now, bytes) = (self.now_ms, data.bytes.len() as u64);
-        let (room, said) = self.accept(state, asker, name, by, lane, bytes)?;
-        if self.rooms.holders(room) != RingSet::NONE {
-            self.stamp(state);
-        }
-        let mut position = self.rooms.position(state, &self.record, room);
-        position.offset += 1;
-        let message = Down::Message {
-            room,
-            position,
-            asker,
-            from,
-            share: self.pace.share(room, name, lane, now),
-            data,
-        };
-        if !append(&mut self.log, &mut self.answer, &message) {
-            return Err((Refusal::Internal, asker));
-        }
-        let message = Retained {
-            offset: position.offset,
-            at_ms: self.now_ms,
-            from,
-            data,
-        };
-        // A worker that sees the new position sees what is retained up to it: in this order.
-        self.history
-            .append(state, &mut self.record, room, name, &message);
-        self.rooms.advance(&mut self.record, room, position.offset);
-        self.pace.remember(state, &mut self.record, said, now);
-        if let Some(key) = key {
-            self.keys
-                .remember(state, &mut self.record, key, position, self.now_ms);
-        }
-        self.news.extend(self.rooms.holders(room));
-        // Without an id it wants no answer.
-        if !asker.id.is_empty() {
-            self.news.insert(ring);
-        }
-        if by != from {
-            let [by, from, name] = [by, from, name].map(String::from_utf8_lossy);
-            log::info!("{by} says {position} in \"{name}\" as {from}");
-        }
-        Ok(())
-    }
-
-    /// The room that something is said in, if the sender may say it now.
-    fn accept<'a>(
-        &mut self,
-        state: &State,
-        asker: Asker<'a>,
-        name: &[u8],
-        from: &[u8],
-        lane: Lane,
-        bytes: u64,
-    ) -> Result<(u32, pace::Said), (Refusal, Asker<'a>)> {
-        // The API is no user.
-        let user = (asker.cid != own::NOBODY.cid).then_some(from);
-        let is_refused = |user| self.sanctions.refuses(name, user, self.unix_ms);
-        if let Some(reason) = user.and_then(is_refused) {
-            return Err((reason, asker));
-        }
-        let room = self.open(state, name, asker)?;
-        let now = self.now_ms;
-        let may = self.pace.may_speak(state, room, name, from, lane, now);
-        let said = may.and_then(|said| self.limit(room, user, bytes).map(|()| said));
-        let said = said.map_err(|Wait(ms)| {
-            let after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
-            (Refusal::Rate { after_ms }, asker)
-        })?;
-        Ok((room, said))
-    }
-
-    /// Here, and only here, all that a user sends comes by, and all that is sent to a room.
-    fn limit(&mut self, room: u32, from: Option<&[u8]>, bytes: u64) -> Result<(), Wait> {
-        let Rates {
-            user,
-            room: to_room,
-            burst_ms,
-            ..
-        } = self.rates;
-        if user.is_any()
-            && let Some(from) = from.filter(|from| !is_cid(from))
-        {
-            self.users
-                .take(from.into(), user, burst_ms, bytes, self.now_ms)?;
-        }
-        self.to_rooms
-            .take(room, to_room, burst_ms, bytes, self.now_ms)
-    }
-
     fn open<'a>(
         &mut self,
         state: &State,
@@ -717,16 +556,6 @@ impl Sequencer {
         }
         opened.map_err(|_| (Refusal::Limit, asker))
     }
-}
-
-/// Longer than any key of a client's, and not as the API's: so it is never the same.
-fn released_key(key: &[u8]) -> Vec<u8> {
-    [&[1; 65], key].concat()
-}
-
-/// The sender has shown no token, and is called as its connection is.
-fn is_cid(from: &[u8]) -> bool {
-    matches!(from, [b'c', number @ ..] if number.iter().all(u8::is_ascii_digit))
 }
 
 /// Who asked, if an answer is due.
@@ -758,64 +587,6 @@ fn said(bytes: &[u8]) -> Option<Said> {
         Up::Closed { cids } => Said::Closed(cids.iter().collect()),
         _ => return None,
     })
-}
-
-/// For the log: what it is, with the beginning of what a client wrote.
-fn describe(up: &Up<'_>) -> String {
-    match *up {
-        Up::Publish {
-            asker, room, data, ..
-        }
-        | Up::Release {
-            asker, room, data, ..
-        } => {
-            format!(
-                "a message for room \"{}\" by {}: {}",
-                room.escape_ascii(),
-                asker.cid,
-                shown(data.bytes)
-            )
-        }
-        Up::Open { asker, room } | Up::Hold { asker, room } => {
-            format!("room \"{}\" for {}", room.escape_ascii(), asker.cid)
-        }
-        Up::Who { asker, room, .. } | Up::Watch { asker, room } => {
-            format!(
-                "who is in room \"{}\", for {}",
-                room.escape_ascii(),
-                asker.cid
-            )
-        }
-        Up::Moderate { room, by, .. } => {
-            let (room, by) = (room.escape_ascii(), by.escape_ascii());
-            format!("a decision of {by} about room \"{room}\"")
-        }
-        Up::Withhold {
-            asker, room, data, ..
-        } => {
-            format!(
-                "a message for those who moderate room \"{}\", by {}: {}",
-                room.escape_ascii(),
-                asker.cid,
-                shown(data.bytes)
-            )
-        }
-        Up::Members { room, count, .. } => format!("{count} members of room {room}"),
-        Up::Users { room, came, gone } => {
-            format!("{} and {} users of room {room}", came.len(), gone.len())
-        }
-        Up::Recounted => "the end of a count".to_owned(),
-        Up::List { room } => format!("who is in room {room}"),
-        Up::Ask { asker, what, .. } => format!("{} for {}", shown(what), asker.cid),
-        Up::Told { asker, .. } => format!("an answer for {}", asker.cid),
-        Up::Ack { cids } => format!("an acknowledgement of {}", list(cids)),
-        Up::Closed { cids } => format!("the end of {}", list(cids)),
-    }
-}
-
-fn list(cids: Cids<'_>) -> String {
-    let first: Vec<String> = cids.iter().take(8).map(|cid| cid.to_string()).collect();
-    first.join(", ")
 }
 
 /// False: it does not fit into a log of this size.

@@ -10,7 +10,7 @@ use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
 use protocol::names::Names;
 use protocol::pattern::Pattern;
-use protocol::record::{Lane, Who};
+use protocol::record::{Cids, Lane, Who};
 use protocol::settings::RoomOptions;
 use protocol::share::Share;
 use protocol::stream::{HEADER, Lost, segment_size};
