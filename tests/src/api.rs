@@ -30,6 +30,17 @@ pub struct Answer {
     pub json: Value,
 }
 
+impl Answer {
+    /// Panics unless it is this error; in how many milliseconds to ask again, if it says so.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) -> Option<u64> {
+        let error = &self.json["error"];
+        let is = (self.status, error["code"].as_str());
+        assert_eq!(is, (status, Some(code)), "{}", self.json);
+        error["retry_after_ms"].as_u64()
+    }
+}
+
 /// Who asks, over one connection.
 #[derive(Debug)]
 pub struct Api {
@@ -101,6 +112,14 @@ impl Api {
     #[track_caller]
     pub fn post(&mut self, path: &str, body: &Value) -> Answer {
         self.try_ask("POST", path, "", Some(body))
+            .unwrap_or_else(|error| panic!("POST {path} {body}: {error}"))
+    }
+
+    /// The same, to be done once whenever it is asked with this key.
+    #[track_caller]
+    pub fn post_once(&mut self, key: &str, path: &str, body: &Value) -> Answer {
+        let key = format!("Idempotency-Key: {key}\r\n");
+        self.try_ask("POST", path, &key, Some(body))
             .unwrap_or_else(|error| panic!("POST {path} {body}: {error}"))
     }
 

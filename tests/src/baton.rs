@@ -35,9 +35,11 @@ impl Builder {
         self
     }
 
-    /// The text of a configuration file.
+    /// The text of a configuration file, or more of it.
     pub fn config(mut self, text: &str) -> Self {
-        self.config = Some(text.to_owned());
+        let config = self.config.get_or_insert_default();
+        *config += text;
+        config.push('\n');
         self
     }
 
@@ -396,6 +398,33 @@ impl Baton {
         eventually("there is the next brain", || {
             process::brain_of(guard) != brain
         });
+    }
+
+    /// Kills these brains, one after the other; all workers are ready again when this returns.
+    #[track_caller]
+    pub fn kill_brains(&self, brains: impl IntoIterator<Item = i32>) {
+        for brain in brains {
+            process::kill(brain);
+            eventually("the brain is gone", || !process::is_alive(brain));
+        }
+        self.status_when("all are ready", |status| {
+            let ready = status.ready().len();
+            ready > 0 && ready == status.workers.len()
+        });
+    }
+
+    /// New brains of everything.
+    #[track_caller]
+    pub fn kill_all_brains(&self) {
+        let status = self.status();
+        self.kill_brains(status.brains().into_iter().chain([status.master_brain_pid]));
+    }
+
+    /// New brains of everything, then new workers: what a test says holds before and after.
+    #[track_caller]
+    pub fn shake(&self) {
+        self.kill_all_brains();
+        self.expect(&["reload"], 0);
     }
 
     /// No log may tell of a panic at the end; call this in a test that causes one.

@@ -1,12 +1,14 @@
 //! A client of `/rooms` that speaks `rooms.v1.json`, or `rooms.v1.msgpack`.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::socket::Options;
+use crate::tokens;
 use crate::websocket::{Message, WebSocket};
 
 pub const SUBPROTOCOL: &str = "rooms.v1.json";
@@ -50,6 +52,12 @@ impl Position {
             })
         });
         parsed.unwrap_or_else(|| panic!("no position: {value}"))
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.epoch, self.offset)
     }
 }
 
@@ -105,16 +113,34 @@ impl Client {
     /// One that has shown this token.
     #[track_caller]
     pub fn with_token(to: SocketAddr, token: &str) -> Client {
-        let mut client = Client::connect(to);
-        client.ok(json!({ "auth": token }));
-        client
+        Client::connect(to).shown(token)
+    }
+
+    /// A user who may do this in all rooms, for a daemon of [`tokens::with_key`].
+    #[track_caller]
+    pub fn with_rights(to: SocketAddr, user: &str, rights: &[&str]) -> Client {
+        let rooms = json!({ "*": rights });
+        Client::with_token(to, &tokens::with_rights(user, rooms))
+    }
+
+    /// It shows this token now.
+    #[track_caller]
+    pub fn shown(mut self, token: &str) -> Client {
+        self.ok(json!({ "auth": token }));
+        self
     }
 
     /// One that is served by this worker; others are opened until one is.
     #[track_caller]
     pub fn on_worker(to: SocketAddr, worker: u64) -> Client {
+        Client::opened_on(worker, || Client::connect(to))
+    }
+
+    /// The same, of those that are opened like this.
+    #[track_caller]
+    pub fn opened_on(worker: u64, open: impl Fn() -> Client) -> Client {
         for _ in 0..100 {
-            let client = Client::connect(to);
+            let client = open();
             if client.worker() == worker {
                 return client;
             }

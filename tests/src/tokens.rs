@@ -10,6 +10,8 @@ use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use crate::Builder;
+
 /// A key that tokens are made with.
 #[derive(Clone, Debug)]
 pub enum Key {
@@ -91,6 +93,34 @@ impl Key {
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("it is later than 1970").as_secs()
+}
+
+/// A daemon that takes the tokens of [`token`] and [`with_rights`].
+pub fn with_key(builder: Builder) -> Builder {
+    builder.config(&section()).file(KID, &key().file())
+}
+
+/// The section for their key, in whatever else that daemon's configuration is to become.
+pub fn section() -> String {
+    key().section(KID, KID)
+}
+
+/// For a user who may do what anybody may, for an hour.
+pub fn token(user: &str) -> String {
+    key().token(KID, &claims(user, 3600))
+}
+
+/// For one who may do this in these rooms, and nothing else: `{"*": ["join", "send"]}`.
+pub fn with_rights(user: &str, rooms: Value) -> String {
+    let mut claims = claims(user, 3600);
+    claims["rooms"] = rooms;
+    key().token(KID, &claims)
+}
+
+const KID: &str = "k";
+
+fn key() -> Key {
+    Key::secret(1)
 }
 
 /// What a token for this user says that lasts for so many seconds.

@@ -99,10 +99,7 @@ fn a_retry_is_one_message() {
     member.join("r");
     let body = json!({"room": "r", "data": "once"});
     let mut ask = |key: &str| {
-        let key = format!("Idempotency-Key: {key}\r\n");
-        let answer = api
-            .try_ask("POST", "/api/v1/publish", &key, Some(&body))
-            .unwrap();
+        let answer = api.post_once(key, "/api/v1/publish", &body);
         assert_eq!(answer.status, 200, "{}", answer.json);
         answer.json
     };
@@ -128,7 +125,7 @@ fn rooms_members_and_history() {
     members[0].join("a b/ü");
     members[0].publish("r1", json!({"n": 1}));
     let last = members[0].publish("r1", json!({"n": 2}));
-    let position = format!("{}:{}", last.epoch, last.offset);
+    let position = last.to_string();
     // What workers tell of their rooms comes a moment later, of one room after the other.
     let both = json!([{"room": "r1", "count": 3}, {"room": "a b/ü", "count": 1}]);
     eventually("all are counted", || {
@@ -177,11 +174,7 @@ fn rooms_members_and_history() {
         "/api/v1/rooms/none/members",
         "/api/v1/rooms/none/history",
     ] {
-        let answer = api.get(path);
-        assert_eq!(
-            (answer.status, &answer.json["error"]["code"]),
-            (404, &json!("not_found"))
-        );
+        api.get(path).refused(404, "not_found");
     }
 }
 
@@ -241,21 +234,16 @@ fn connections_are_found_on_every_worker() {
 fn a_body_above_the_limit_is_an_error_like_any() {
     let baton = with_api("[http]\nmax_body = \"64 KiB\"\n").start();
     let (path, much) = ("/api/v1/publish", "x".repeat(65 << 10));
-    let too_large = |answer: harness::api::Answer| {
-        assert_eq!(
-            (answer.status, &answer.json["error"]["code"]),
-            (413, &json!("too_large"))
-        );
-    };
     let body = json!({"room": "r", "data": much});
-    too_large(Api::connect(baton.admin).post(path, &body));
+    let answer = Api::connect(baton.admin).post(path, &body);
+    answer.refused(413, "too_large");
     let mut api = Api::connect(baton.admin);
     let chunked = format!(
         "POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{much}\r\n",
         much.len()
     );
     api.client.send(chunked).unwrap();
-    too_large(api.answer().unwrap());
+    api.answer().unwrap().refused(413, "too_large");
 }
 
 #[test]
@@ -292,13 +280,7 @@ fn what_is_wrong_is_said() {
         ),
         (json!([1]), 400, "bad_request"),
     ] {
-        let answer = api.post(publish, &body);
-        assert_eq!(
-            (answer.status, &answer.json["error"]["code"]),
-            (status, &json!(code)),
-            "{}",
-            answer.json
-        );
+        api.post(publish, &body).refused(status, code);
     }
     for (method, path, status) in [
         ("GET", "/api/v1/publish", 405),
@@ -317,14 +299,9 @@ fn what_is_wrong_is_said() {
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.json);
         assert!(answer.json["error"]["message"].is_string());
     }
-    let long = format!("Idempotency-Key: {}\r\n", "k".repeat(65));
     let body = json!({"room": "r", "data": 1});
-    assert_eq!(
-        api.try_ask("POST", publish, &long, Some(&body))
-            .unwrap()
-            .status,
-        400
-    );
+    let long = "k".repeat(65);
+    assert_eq!(api.post_once(&long, publish, &body).status, 400);
     // The same connection served all of it, and goes on.
     assert_eq!(api.post(publish, &body).status, 200);
 }
@@ -414,10 +391,7 @@ fn reload_and_scale_answer_when_they_are_done() {
     }
     baton.write_config("[api]\ntokens = [\"missing\"]\n");
     let failed = api.post("/api/v1/reload", &json!({}));
-    assert_eq!(
-        (failed.status, &failed.json["error"]["code"]),
-        (409, &json!("failed"))
-    );
+    failed.refused(409, "failed");
     assert!(
         failed.json["error"]["message"]
             .as_str()
@@ -573,7 +547,7 @@ fn decides_about_users_and_what_they_said() {
     );
     assert_eq!(other.event()["unmuted"], json!(cid));
 
-    let position = format!("{}:{}", first.epoch, first.offset);
+    let position = first.to_string();
     let said = api.ok(
         "/api/v1/delete",
         Some(&json!({"room": "r", "pos": position})),

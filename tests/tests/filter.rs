@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use harness::Baton;
 use harness::rooms::{Client, MSGPACK, SUBPROTOCOL};
 use harness::socket::unread;
-use harness::tokens::{Key, claims};
-use harness::{Baton, eventually, process};
+use harness::tokens::with_key;
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n\
@@ -14,21 +14,15 @@ const CONFIG: &str = "[auth]\nanonymous = \"full\"\n\
     [[filter]]\nmatch = \"mask*\"\nwords = \"words\"\ndo = \"mask\"\n\
     [[filter]]\nmatch = \"whole\"\nwords = \"words\"\ndo = \"mask\"\nwhole_words = true\n\
     [[filter]]\nmatch = \"reject\"\nwords = \"words\"\ndo = \"reject\"\n\
-    [[filter]]\nmatch = \"hold\"\nwords = \"words\"\ndo = \"hold\"\n\
-    [[auth.key]]\nkid = \"h\"\nalgorithm = \"HS256\"\nfile = \"h\"\n";
+    [[filter]]\nmatch = \"hold\"\nwords = \"words\"\ndo = \"hold\"\n";
 
 fn baton(words: &str) -> Baton {
-    Baton::builder()
-        .config(CONFIG)
-        .file("h", &Key::secret(1).file())
-        .file("words", words)
-        .start()
+    with_config(CONFIG, words)
 }
 
-fn with_rights(baton: &Baton, user: &str, rights: &[&str]) -> Client {
-    let mut claims = claims(user, 600);
-    claims["rooms"] = json!({ "*": rights });
-    Client::with_token(baton.public, &Key::secret(1).token("h", &claims))
+fn with_config(config: &str, words: &str) -> Baton {
+    let builder = Baton::builder().config(config).file("words", words);
+    with_key(builder).start()
 }
 
 /// One that speaks each format, on each worker, in the room.
@@ -36,12 +30,9 @@ fn all_kinds(baton: &Baton, room: &str) -> Vec<Client> {
     let mut clients = Vec::new();
     for subprotocol in [SUBPROTOCOL, MSGPACK] {
         for worker in [1, 2] {
-            let mut client = loop {
-                let client = Client::open(baton.public, "/rooms", subprotocol, Default::default());
-                if client.worker() == worker {
-                    break client;
-                }
-            };
+            let mut client = Client::opened_on(worker, || {
+                Client::open(baton.public, "/rooms", subprotocol, Default::default())
+            });
             client.join(room);
             clients.push(client);
         }
@@ -113,8 +104,8 @@ fn a_message_is_refused() {
 fn who_moderates_sees_what_is_held_back() {
     let baton = baton("bad\n");
     let mut clients = all_kinds(&baton, "hold");
-    let mut moderator = with_rights(&baton, "m1", &["join", "send", "moderate"]);
-    let mut user = with_rights(&baton, "u7", &["join", "send"]);
+    let mut moderator = Client::with_rights(baton.public, "m1", &["join", "send", "moderate"]);
+    let mut user = Client::with_rights(baton.public, "u7", &["join", "send"]);
     moderator.join("hold");
     user.join("hold");
     let mut keys = BTreeSet::new();
@@ -168,12 +159,7 @@ fn a_reload_reads_the_list_anew() {
         baton.expect(&["reload"], 0);
         check(&mut clients, expected);
         // New brains of all go on with it.
-        let status = baton.status();
-        for brain in status.brains().into_iter().chain([status.master_brain_pid]) {
-            process::kill(brain);
-            eventually("the brain is gone", || !process::is_alive(brain));
-        }
-        baton.status_when("all are ready", |status| status.ready().len() == 2);
+        baton.kill_all_brains();
         check(&mut clients, expected);
     }
     // A list that cannot be read changes nothing.
@@ -195,15 +181,8 @@ fn list(count: u32) -> String {
 
 /// With one list, which masks.
 fn masking(words: &str) -> Baton {
-    let start = CONFIG.find("[[filter]]").unwrap();
-    let end = CONFIG.find("[[filter]]\nmatch = \"whole\"").unwrap();
-    let rest = CONFIG.find("[[auth.key]]").unwrap();
-    let config = [&CONFIG[..start], &CONFIG[start..end], &CONFIG[rest..]].concat();
-    Baton::builder()
-        .config(&config)
-        .file("h", &Key::secret(1).file())
-        .file("words", words)
-        .start()
+    let others = CONFIG.find("[[filter]]\nmatch = \"whole\"").unwrap();
+    with_config(&CONFIG[..others], words)
 }
 
 #[test]

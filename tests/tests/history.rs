@@ -27,10 +27,6 @@ fn publish(client: &mut Client, room: &str, numbers: std::ops::Range<u64>) -> Po
     positions.last().expect("some").clone()
 }
 
-fn text(position: &Position) -> String {
-    format!("{}:{}", position.epoch, position.offset)
-}
-
 fn back(position: &Position, by: u64) -> String {
     format!("{}:{}", position.epoch, position.offset - by)
 }
@@ -61,12 +57,12 @@ fn what_was_missed_comes_before_the_answer() {
     // On the worker that holds the room, and on the one that does not yet.
     for worker in [1, 2, 2] {
         let mut client = Client::on_worker(baton.public, worker);
-        let since = json!({ "join": "chat.a", "since": text(&seen) });
+        let since = json!({ "join": "chat.a", "since": seen.to_string() });
         let (missed, ok) = join(&mut client, since);
         assert_eq!(missed, (10..30).map(Value::from).collect::<Vec<_>>());
         assert_eq!(ok["recovered"], true);
-        assert_eq!(ok["pos"], text(&last));
-        let since = json!({ "join": "chat.a", "since": text(&last) });
+        assert_eq!(ok["pos"], last.to_string());
+        let since = json!({ "join": "chat.a", "since": last.to_string() });
         let (missed, ok) = join(&mut Client::on_worker(baton.public, worker), since);
         assert_eq!((missed.len(), &ok["recovered"]), (0, &json!(true)));
         client.nothing();
@@ -89,7 +85,7 @@ fn what_cannot_be_recovered_is_said() {
         let mut client = Client::on_worker(baton.public, 2);
         let (missed, ok) = join(&mut client, json!({ "join": "few.a", "since": since }));
         assert_eq!(ok["recovered"], recovered, "{since}");
-        assert_eq!(ok["pos"], text(&last));
+        assert_eq!(ok["pos"], last.to_string());
         assert!(recovered || missed.is_empty());
         // Live from here on, once.
         let (missed, _) = join(&mut client, json!({ "join": "few.a", "since": since }));
@@ -120,11 +116,14 @@ fn the_last_value_comes_with_the_join() {
         let mut client = Client::on_worker(baton.public, worker);
         let wish = json!({ "join": "one.rate", "last": true });
         let (before, ok) = join(&mut client, wish);
-        assert_eq!((before, &ok["pos"]), (vec![json!(6)], &json!(text(&last))));
+        assert_eq!(
+            (before, &ok["pos"]),
+            (vec![json!(6)], &json!(last.to_string()))
+        );
         assert!(ok.get("recovered").is_none(), "{ok}");
         // Who has it already does not get it again.
         let mut client = Client::on_worker(baton.public, worker);
-        let wish = json!({ "join": "one.rate", "last": true, "since": text(&last) });
+        let wish = json!({ "join": "one.rate", "last": true, "since": last.to_string() });
         assert_eq!(join(&mut client, wish).0, [] as [Value; 0]);
         // Who was away for too long does.
         let mut client = Client::on_worker(baton.public, worker);
@@ -201,7 +200,7 @@ fn history_comes_in_pages() {
     assert_eq!(all, (30..130).map(Value::from).collect::<Vec<_>>());
     client.nothing();
     let newest = client.ok(json!({ "history": "chat.a", "limit": 1 }));
-    assert_eq!(newest["messages"][0]["pos"], text(&last));
+    assert_eq!(newest["messages"][0]["pos"], last.to_string());
     let page = client.ok(json!({ "history": "chat.a" }));
     assert_eq!(page["messages"].as_array().unwrap().len(), 50);
     for nothing in [
@@ -252,7 +251,7 @@ fn what_is_retained_outlives_every_brain_and_a_reload() {
     let mut client = Client::on_worker(baton.public, 2);
     let (missed, ok) = join(
         &mut client,
-        json!({ "join": "chat.a", "since": text(&seen) }),
+        json!({ "join": "chat.a", "since": seen.to_string() }),
     );
     assert_eq!(ok["recovered"], true);
     assert_eq!(missed, (10..40).map(Value::from).collect::<Vec<_>>());
@@ -511,7 +510,7 @@ fn dies_at(point: &str) {
         let mut number = 0;
         while !faults.is_reached(point) {
             let mut client = Client::on_worker(baton.public, 2);
-            let since = json!({ "join": room, "since": text(&seen) });
+            let since = json!({ "join": room, "since": seen.to_string() });
             let (missed, ok) = join(&mut client, since);
             assert_eq!(missed.len(), 4 + number);
             assert_eq!(ok["recovered"], true);

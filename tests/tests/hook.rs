@@ -10,7 +10,7 @@ use harness::back_end::{self, BackEnd, hook, yes};
 use harness::rooms::{Client, SUBPROTOCOL};
 use harness::socket::Options;
 use harness::temp::TempDir;
-use harness::tokens::{Key, claims};
+use harness::tokens::{token, with_key, with_rights};
 use harness::websocket::{Message, WebSocket};
 use harness::{Baton, baton, eventually, process, wait};
 use hmac::{Hmac, Mac};
@@ -127,11 +127,9 @@ fn joins_are_decided() {
         Some("vip") => json!({"allow": false}),
         _ => json!({"allow": true}),
     });
-    let key = Key::secret(1);
-    let config = hook(&back_end.url(), "[\"join\"]", "") + &key.section("k", "k");
-    let baton = builder(&config).file("k", &key.file()).start();
-    let mut client = Client::connect(baton.public);
-    client.ok(json!({"auth": key.token("k", &claims("u7", 600))}));
+    let config = hook(&back_end.url(), "[\"join\"]", "");
+    let baton = with_key(builder(&config)).start();
+    let mut client = Client::with_token(baton.public, &token("u7"));
     client.join("all");
     let denied = client.ask(json!({"join": "vip"}));
     let error = json!({"code": "forbidden", "message": "this is not allowed", "retry": false});
@@ -165,11 +163,9 @@ fn a_session_of_the_back_end_says_who_a_connection_is() {
         Some(_) => json!({"allow": false, "message": "log in first"}),
         None => json!({"allow": true}),
     });
-    let key = Key::secret(1);
     let config = "[auth]\nanonymous = \"none\"\ntimeout = \"1s\"\n".to_owned()
-        + &hook(&back_end.url(), "[\"connect\"]", "")
-        + &key.section("k", "k");
-    let baton = builder(&config).file("k", &key.file()).start();
+        + &hook(&back_end.url(), "[\"connect\"]", "");
+    let baton = with_key(builder(&config)).start();
     let to = baton.public;
     let mut u7 = connect_with(
         to,
@@ -184,17 +180,14 @@ fn a_session_of_the_back_end_says_who_a_connection_is() {
     u8.publish("a.x", json!(1));
     assert_eq!(u7.message()["from"], "u8");
     // What is sent to the user reaches the connection, and it stays its user's.
-    let both = json!({"sub": "u1", "exp": 4_000_000_000_u64, "rooms": {"@*": ["send"]}});
-    let mut server = Client::with_token(to, &key.token("k", &both));
+    let to_users = with_rights("u1", json!({"@*": ["send"]}));
+    let mut server = Client::with_token(to, &to_users);
     server.publish("@u7", json!("to you"));
     assert_eq!(u7.message()["data"], "to you");
-    assert_eq!(
-        u7.error(json!({"auth": key.token("k", &claims("u8", 600))})),
-        "forbidden"
-    );
-    u7.ok(json!({"auth": key.token("k", &claims("u7", 600))}));
+    assert_eq!(u7.error(json!({"auth": token("u8")})), "forbidden");
+    u7.ok(json!({"auth": token("u7")}));
     // It may show a token instead; a wrong one is not even asked about.
-    let token = key.token("k", &claims("u5", 600));
+    let token = token("u5");
     let mut u5 = connect_with(to, &format!("/rooms?token={token}"), &[]);
     u5.join("c");
     let asked = back_end.events().len();

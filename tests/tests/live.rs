@@ -9,19 +9,23 @@ use std::time::{Duration, Instant};
 use harness::faults::Faults;
 use harness::rooms::{Client, MSGPACK, Position, SUBPROTOCOL};
 use harness::socket::Options;
-use harness::tokens::{Key, claims};
-use harness::{Baton, baton, eventually, process};
+use harness::tokens::{self, with_key};
+use harness::{Baton, Builder, eventually, process};
 use serde_json::{Value, json};
 
-/// What is special about room `r`, and tokens that are good here.
-fn config(room: &str) -> String {
-    let key = Key::secret(1).section("k", "k");
-    format!("[[room]]\nmatch = \"r\"\n{room}\n{key}")
+/// What is special about room `r`.
+fn room(options: &str) -> String {
+    format!("[[room]]\nmatch = \"r\"\n{options}\n")
 }
 
-fn builder(room: &str) -> baton::Builder {
-    let key = Key::secret(1).file();
-    Baton::builder().file("k", &key).config(&config(room))
+fn builder(options: &str) -> Builder {
+    with_key(Baton::builder().config(&room(options)))
+}
+
+/// Something else is special about it from now on.
+fn change(baton: &Baton, options: &str) {
+    baton.write_config(&(room(options) + &tokens::section()));
+    baton.expect(&["reload"], 0);
 }
 
 fn user(baton: &Baton, worker: u64, name: &str) -> Client {
@@ -29,11 +33,8 @@ fn user(baton: &Baton, worker: u64, name: &str) -> Client {
 }
 
 fn with_rights(baton: &Baton, worker: u64, name: &str, rights: &[&str]) -> Client {
-    let mut claims = claims(name, 600);
-    claims["rooms"] = json!({ "*": rights });
-    let mut client = Client::on_worker(baton.public, worker);
-    client.ok(json!({ "auth": Key::secret(1).token("k", &claims) }));
-    client
+    let token = tokens::with_rights(name, json!({ "*": rights }));
+    Client::on_worker(baton.public, worker).shown(&token)
 }
 
 /// Milliseconds that it has to wait until it may say something in room `r`; `None`: it was said.
@@ -89,8 +90,7 @@ fn slow_mode_is_kept_over_workers_and_the_death_of_the_master() {
     let said = json!({"send": "r", "key": "k", "data": 1});
     assert_eq!(keyed.ok(said.clone()), keyed.ok(said));
     // A reload changes it for who has spoken already.
-    baton.write_config(&config("slow_mode = \"300ms\""));
-    baton.expect(&["reload"], 0);
+    change(&baton, "slow_mode = \"300ms\"");
     let mut before = Instant::now();
     eventually("it may speak again", || {
         before = Instant::now();
@@ -114,8 +114,7 @@ fn less_may_be_said_at_once_than_elsewhere() {
     client.publish("other", of(1_000));
     assert_eq!(client.message()["data"], of(100));
     client.nothing();
-    baton.write_config(&config(""));
-    baton.expect(&["reload"], 0);
+    change(&baton, "");
     client.ok(long);
     assert_eq!(client.message()["data"], of(101));
 }
@@ -331,10 +330,7 @@ impl Evening {
         for publisher in self.publishers {
             publisher.join().expect("all that was sent is answered");
         }
-        let mut moderator = Client::connect(self.to);
-        let mut claims = claims("m", 600);
-        claims["rooms"] = json!({ "*": ["send", "moderate"] });
-        moderator.ok(json!({ "auth": Key::secret(1).token("k", &claims) }));
+        let mut moderator = Client::with_rights(self.to, "m", &["send", "moderate"]);
         moderator.ok(json!({"send": "r", "data": END, "priority": true}));
         let members = self.members.into_iter();
         members
@@ -358,14 +354,10 @@ const PLACES: [&str; 10] = [
 ];
 
 /// Brains die at all places, and connections move, while an evening goes on.
-fn survives(room: &str, more: &[&str]) -> Vec<Heard> {
+fn survives(options: &str, more: &[&str]) -> Vec<Heard> {
     let faults = Faults::new();
-    let room = format!("{room}\n[[room]]\nmatch = \"r2\"\n{room}");
-    let baton = faults
-        .builder()
-        .file("k", &Key::secret(1).file())
-        .config(&config(&room))
-        .start();
+    let config = format!("{}[[room]]\nmatch = \"r2\"\n{options}", room(options));
+    let baton = with_key(faults.builder().config(&config)).start();
     let evening = Evening::begin(baton.public);
     for (number, place) in PLACES.iter().chain(more).enumerate() {
         for passes in [1, 7] {
@@ -489,8 +481,7 @@ fn a_reload_changes_what_is_given_in_rooms_that_are_there() {
         assert!((4..=most).contains(&heard.messages), "{heard:?} of {most}");
         (heard.messages, heard.left_out) = (0, 0);
     }
-    baton.write_config(&config("merge = \"10ms\""));
-    baton.expect(&["reload"], 0);
+    change(&baton, "merge = \"10ms\"");
     let said = (0..100).map(|n| publisher.publish("r", json!(n))).last();
     hear_all(&mut members, &mut heard, said.expect("the last").offset);
     for heard in &heard {

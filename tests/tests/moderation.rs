@@ -6,59 +6,36 @@ use std::fs;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use harness::baton::Builder;
 use harness::faults::Faults;
 use harness::rooms::{Client, Position};
 use harness::socket::Options;
-use harness::tokens::{Key, claims};
+use harness::tokens::{with_key, with_rights};
 use harness::websocket::WebSocket;
 use harness::{Baton, eventually, http, process};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n[[room]]\nmatch = \"*\"\nhistory = 100\n";
 
-fn with_key(builder: Builder, config: &str) -> Builder {
-    let key = Key::secret(1);
-    let config = format!("{config}\n{}", key.section("h", "h"));
-    builder.config(&config).file("h", &key.file())
-}
-
 fn baton() -> Baton {
-    with_key(Baton::builder(), CONFIG).start()
-}
-
-fn token(user: &str, rooms: Value) -> String {
-    let mut claims = claims(user, 600);
-    claims["rooms"] = rooms;
-    Key::secret(1).token("h", &claims)
-}
-
-fn shown(mut client: Client, user: &str, rooms: Value) -> Client {
-    client.ok(json!({ "auth": token(user, rooms) }));
-    client
+    with_key(Baton::builder().config(CONFIG)).start()
 }
 
 const MEMBER: [&str; 4] = ["join", "send", "presence", "history"];
 
 /// A user on this worker, who may do everything but moderate.
 fn user(baton: &Baton, user: &str, worker: u64) -> Client {
-    let client = Client::on_worker(baton.public, worker);
-    shown(client, user, json!({ "*": MEMBER }))
+    let token = with_rights(user, json!({ "*": MEMBER }));
+    Client::on_worker(baton.public, worker).shown(&token)
 }
 
 /// One who may moderate the rooms of this pattern, and do everything else in all.
 fn moderator(baton: &Baton, user: &str, rooms: &str) -> Client {
-    let client = Client::on_worker(baton.public, 1);
     let mut rights = json!({ "*": MEMBER });
     match rights.get_mut(rooms) {
         Some(all) => all.as_array_mut().unwrap().push("moderate".into()),
         None => rights[rooms] = json!(["moderate"]),
     }
-    shown(client, user, rights)
-}
-
-fn text(position: &Position) -> String {
-    format!("{}:{}", position.epoch, position.offset)
+    Client::on_worker(baton.public, 1).shown(&with_rights(user, rights))
 }
 
 /// The error's code, and in how many milliseconds to come again.
@@ -75,17 +52,6 @@ const FOR_GOOD: Option<u64> = None;
 
 fn forbidden(retry_after_ms: Option<u64>) -> (String, Option<u64>) {
     ("forbidden".to_owned(), retry_after_ms)
-}
-
-/// New brains of everything, then new workers.
-fn shake(baton: &Baton) {
-    let before = baton.status();
-    for brain in before.brains().into_iter().chain([before.master_brain_pid]) {
-        process::kill(brain);
-        eventually("the brain is gone", || !process::is_alive(brain));
-    }
-    baton.status_when("all are ready", |status| status.ready().len() == 2);
-    baton.expect(&["reload"], 0);
 }
 
 #[test]
@@ -113,7 +79,7 @@ fn who_is_muted_is_heard_again_when_it_is_not() {
         // Who wants no answer is told as well.
         u7.tell(json!({ "send": "r", "data": 1 }));
         assert_eq!(u7.event()["error"]["code"], "forbidden");
-        shake(&baton);
+        baton.shake();
     }
     u7.publish("elsewhere", json!(1));
     packed.publish("r", json!("others go on"));
@@ -141,8 +107,8 @@ fn who_is_banned_from_a_room_leaves_it_and_does_not_come_in() {
     let mut moderator = moderator(&baton, "m1", "r");
     let mut others = [1, 2].map(|worker| user(&baton, "u8", worker));
     let mut connections = [1, 2, 2].map(|worker| user(&baton, "u7", worker));
-    let packed = Client::msgpack(baton.public);
-    let mut packed = shown(packed, "u7", json!({ "*": MEMBER }));
+    let token = with_rights("u7", json!({ "*": MEMBER }));
+    let mut packed = Client::msgpack(baton.public).shown(&token);
     for client in connections.iter_mut().chain(&mut others) {
         client.join("r");
         client.join("s");
@@ -167,7 +133,7 @@ fn who_is_banned_from_a_room_leaves_it_and_does_not_come_in() {
     for _ in 0..2 {
         for asked in [
             json!({ "join": "r" }),
-            json!({ "join": "r", "since": text(&last) }),
+            json!({ "join": "r", "since": last.to_string() }),
             json!({ "send": "r", "data": 1 }),
             json!({ "who": "r" }),
             json!({ "history": "r" }),
@@ -177,7 +143,7 @@ fn who_is_banned_from_a_room_leaves_it_and_does_not_come_in() {
         first.publish("s", json!("still here"));
         assert_eq!(others[1].message()["data"], "still here");
         assert_eq!(first.message()["data"], "still here");
-        shake(&baton);
+        baton.shake();
     }
     moderator.ok(json!({ "unban": "u7", "room": "r" }));
     assert_eq!(others[0].message()["data"], "still here");
@@ -202,9 +168,9 @@ fn who_is_banned_everywhere_is_closed_and_comes_back_to_that() {
     }
     for _ in 0..2 {
         let mut again = Client::connect(baton.public);
-        again.tell(json!({ "id": 1, "auth": token("u7", json!({ "*": MEMBER })) }));
+        again.tell(json!({ "id": 1, "auth": with_rights("u7", json!({ "*": MEMBER })) }));
         assert_eq!(again.close_code(), 4004);
-        shake(&baton);
+        baton.shake();
     }
     bystander.nothing();
     moderator.ok(json!({ "unban": "u7" }));
@@ -275,7 +241,7 @@ fn an_address_is_banned() {
     let open = |path: &str, address| WebSocket::try_connect(to, path, &[], from(address));
     let come = |address| open("/rooms", address).expect("a handshake").close_code();
     assert_eq!(come("127.0.5.200"), 4004);
-    shake(&baton);
+    baton.shake();
     assert_eq!(come("127.0.5.1"), 4004);
     outside.nothing();
     // Nothing else is for them either.
@@ -319,7 +285,7 @@ fn it_takes_the_right_to_moderate() {
         json!({ "ban": "u8", "room": "r" }),
         json!({ "unban": "u8", "room": "r" }),
         json!({ "kick": "u8", "room": "r" }),
-        json!({ "delete": text(&first), "room": "r" }),
+        json!({ "delete": first.to_string(), "room": "r" }),
         json!({ "clear": "r" }),
     ];
     for object in &all {
@@ -344,7 +310,7 @@ fn it_takes_the_right_to_moderate() {
         json!({ "mute": 7, "room": "r" }),
         json!({ "mute": "u8", "room": "r", "for_ms": -1 }),
         json!({ "ban": true, "address": "nowhere" }),
-        json!({ "delete": text(&first) }),
+        json!({ "delete": first.to_string() }),
         json!({ "delete": "e1:1", "room": "r" }),
         json!({ "delete": format!("{}:99", first.epoch), "room": "r" }),
     ] {
@@ -400,8 +366,8 @@ fn unix_ms() -> u64 {
 
 #[test]
 fn a_full_table_is_said() {
-    let config = format!("{CONFIG}[limits]\nsanctions = 2\n");
-    let baton = with_key(Baton::builder(), &config).start();
+    let builder = Baton::builder().config(CONFIG);
+    let baton = with_key(builder.config("[limits]\nsanctions = 2\n")).start();
     let mut moderator = moderator(&baton, "m1", "*");
     for who in ["a", "b", "a"] {
         moderator.ok(json!({ "mute": who }));
@@ -448,7 +414,7 @@ fn a_deleted_message_is_shown_to_nobody_any_more() {
         (0..6).for_each(|_| _ = client.message());
     }
     for n in [2, 5, 2] {
-        let deleted = text(&positions[n]);
+        let deleted = positions[n].to_string();
         let ok = moderator.ok(json!({ "delete": &deleted, "room": "r" }));
         assert_eq!(ok, json!({ "pos": &deleted }));
         for client in [&mut moderator, &mut u7, &mut packed] {
@@ -458,11 +424,11 @@ fn a_deleted_message_is_shown_to_nobody_any_more() {
     let expected = vec![(2, true), (3, false), (4, true), (5, true), (6, false)];
     for _ in 0..2 {
         for mut client in [Client::connect(baton.public), Client::msgpack(baton.public)] {
-            let page = client.ok(json!({ "history": "r", "before": text(&positions[4]) }));
+            let page = client.ok(json!({ "history": "r", "before": positions[4].to_string() }));
             let page = page["messages"].as_array().unwrap();
             let page: Vec<_> = page.iter().map(place).collect();
             assert_eq!(page, [(1, true), (2, true), (3, false), (4, true)]);
-            let (missed, ok) = recovered(&mut client, &text(&positions[0]));
+            let (missed, ok) = recovered(&mut client, &positions[0].to_string());
             assert_eq!((&missed, &ok["recovered"]), (&expected, &json!(true)));
             client.ok(json!({ "leave": "r" }));
             // The last value is none.
@@ -470,7 +436,7 @@ fn a_deleted_message_is_shown_to_nobody_any_more() {
             assert_eq!(place(&client.read()), (6, false));
             client.reply(&json!("last"));
         }
-        shake(&baton);
+        baton.shake();
     }
 }
 
@@ -482,7 +448,7 @@ fn a_cleared_room_is_told_up_to_where() {
     packed.join("r");
     let positions: Vec<_> = (0..3).map(|n| moderator.publish("r", json!(n))).collect();
     (0..3).for_each(|_| _ = packed.message());
-    let last = text(&positions[2]);
+    let last = positions[2].to_string();
     assert_eq!(
         moderator.ok(json!({ "clear": "r" })),
         json!({ "pos": &last })
@@ -490,7 +456,7 @@ fn a_cleared_room_is_told_up_to_where() {
     assert_eq!(packed.event(), json!({ "room": "r", "cleared": &last }));
     let page = packed.ok(json!({ "history": "r" }));
     assert_eq!(page, json!({ "messages": [] }));
-    let (missed, ok) = recovered(&mut moderator, &text(&positions[0]));
+    let (missed, ok) = recovered(&mut moderator, &positions[0].to_string());
     assert_eq!((missed.len(), &ok["recovered"]), (0, &json!(false)));
     assert_eq!(moderator.publish("r", json!(3)).offset, 4);
     assert_eq!(packed.message()["data"], 3);
@@ -508,7 +474,7 @@ fn who_comes_back_while_messages_are_deleted_finds_every_place() {
     let to = baton.public;
     let back: Vec<_> = (0..4)
         .map(|i| {
-            let since = text(&first);
+            let since = first.to_string();
             thread::spawn(move || {
                 let mut holes = 0;
                 for round in 0..30 {
@@ -531,7 +497,7 @@ fn who_comes_back_while_messages_are_deleted_finds_every_place() {
     for n in 0..80 {
         positions.push(sender.publish("r", json!(n)));
         if n % 3 == 2 {
-            let deleted = text(&positions[n - 1]);
+            let deleted = positions[n - 1].to_string();
             moderator.ok(json!({ "delete": deleted, "room": "r" }));
         }
     }
@@ -543,7 +509,7 @@ fn who_comes_back_while_messages_are_deleted_finds_every_place() {
 #[test]
 fn brains_die_in_the_middle_of_a_decision() {
     let faults = Faults::new();
-    let baton = with_key(faults.builder(), CONFIG).start();
+    let baton = with_key(faults.builder().config(CONFIG)).start();
     let mut moderator = moderator(&baton, "m1", "*");
     let mut watcher = user(&baton, "watcher", 2);
     watcher.join("r");
@@ -643,10 +609,10 @@ fn who_moves_while_it_is_banned_leaves() {
 #[test]
 fn who_is_on_its_way_when_it_is_banned_leaves() {
     let faults = Faults::new();
-    let baton = with_key(faults.builder(), CONFIG).start();
+    let baton = with_key(faults.builder().config(CONFIG)).start();
     let mut rights = json!({ "*": MEMBER });
     rights["*"].as_array_mut().unwrap().push("moderate".into());
-    let mut moderator = shown(Client::on_worker(baton.public, 2), "m1", rights);
+    let mut moderator = Client::on_worker(baton.public, 2).shown(&with_rights("m1", rights));
     moderator.join("r");
     let mut users = ["u0", "u1", "u2"].map(|name| user(&baton, name, 1));
     for client in &mut users {
@@ -699,7 +665,7 @@ fn what_is_in_force_is_so_after_a_restart() {
         let asked = json!({ "join": "弾幕" });
         assert_eq!(refused(&mut u9, asked), forbidden(FOR_GOOD));
         let mut u8 = Client::connect(baton.public);
-        u8.tell(json!({ "auth": token("u8", json!({ "*": MEMBER })) }));
+        u8.tell(json!({ "auth": with_rights("u8", json!({ "*": MEMBER })) }));
         assert_eq!(u8.close_code(), 4004);
         for name in ["over", "not"] {
             user(&baton, name, 1).publish("r", json!(1));
@@ -728,7 +694,7 @@ fn guard_and_brain_of_the_master_die_at_once_and_what_was_decided_is_known() {
 
 #[test]
 fn a_file_that_says_nothing_is_refused_and_left() {
-    let mut baton = with_key(Baton::builder(), CONFIG).prepare();
+    let mut baton = with_key(Baton::builder().config(CONFIG)).prepare();
     fs::create_dir_all(baton.run_dir()).unwrap();
     let file = baton.run_dir().join("moderation.json");
     let half = r#"{"version":1,"sanctions":[{"kind":"ban","who":"u7"},{"ki"#;

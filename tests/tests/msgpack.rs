@@ -188,7 +188,7 @@ fn everything_that_can_be_asked() {
         // A retry is known, whoever asks.
         let retry = json!({ "send": room, "key": "k", "data": "once" });
         assert_eq!(sender.ok(retry.clone()), sender.ok(retry));
-        let since = format!("{}:{}", first.epoch, first.offset);
+        let since = first.to_string();
         other.tell(json!({ "id": "弾\"", "join": room, "since": since }));
         for n in 1..10 {
             assert_eq!(other.read()["data"], json!({ "n": n }));
@@ -233,7 +233,7 @@ fn messages_that_come_together_come_in_one_frame() {
     for n in 1..40 {
         sender.publish("chat.r", json!(n));
     }
-    let since = format!("{}:{}", first.epoch, first.offset);
+    let since = first.to_string();
     for subprotocol in [SUBPROTOCOL, MSGPACK] {
         let mut client = batched(baton.public, subprotocol);
         client.tell(json!({ "id": 1, "join": "chat.r", "since": since }));

@@ -4,7 +4,7 @@
 use harness::faults::Faults;
 use harness::rooms::{Client, Position};
 use harness::socket::{self, Options, loopback};
-use harness::tokens::{Key, claims};
+use harness::tokens::token;
 use harness::traffic::{Random, Traffic};
 use harness::websocket::{Raw, frame};
 use harness::{Baton, eventually, http, process};
@@ -70,8 +70,7 @@ fn a_request_that_kills_closes_its_connection_alone() {
 fn a_token_that_kills_is_not_shown() {
     let faults = Faults::new();
     let baton = faults.builder().workers(1).start();
-    let key = Key::secret(1);
-    let token = key.token("k", &claims(MARKER, 600));
+    let token = token(MARKER);
     faults.arm_as("worker:poison", MARKER);
     let mut in_words = Client::connect(baton.public);
     in_words.tell(json!({ "auth": token, "else": MARKER }));

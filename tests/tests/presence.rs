@@ -9,37 +9,20 @@ use harness::faults::Faults;
 use harness::load::Random;
 use harness::presence::{List, Watcher};
 use harness::rooms::{Client, Position};
-use harness::tokens::{Key, claims};
-use harness::{Baton, baton, eventually, process};
+use harness::tokens::{token, with_key, with_rights};
+use harness::{Baton, Builder, eventually, process};
 use serde_json::{Value, json};
 
 /// Who has no token may do everything.
-fn builder(more: &str) -> baton::Builder {
-    let key = Key::secret(1);
-    let config = format!(
-        "{more}\n[auth]\nanonymous = \"full\"\n{}",
-        key.section("h", "h")
-    );
-    Baton::builder().file("h", &key.file()).config(&config)
-}
-
-fn token(user: &str) -> String {
-    Key::secret(1).token("h", &claims(user, 3600))
-}
-
-/// One for a user who may do only this in all rooms.
-fn with_rights(user: &str, rights: &[&str]) -> String {
-    let mut claims = claims(user, 3600);
-    claims["rooms"] = json!({ "*": rights });
-    Key::secret(1).token("h", &claims)
+fn builder(more: &str) -> Builder {
+    let builder = Baton::builder().config(more);
+    with_key(builder.config("[auth]\nanonymous = \"full\""))
 }
 
 /// A connection of this user that is served by this worker.
 #[track_caller]
 fn user(to: SocketAddr, name: &str, worker: u64) -> Client {
-    let mut client = Client::on_worker(to, worker);
-    client.ok(json!({ "auth": token(name) }));
-    client
+    Client::on_worker(to, worker).shown(&token(name))
 }
 
 fn names(value: &Value) -> BTreeSet<&str> {
@@ -173,11 +156,7 @@ fn who_is_moved_or_recovered_neither_leaves_nor_joins() {
         watcher.events.clear();
     }
     let kill_workers = || {
-        for brain in baton.status().brains() {
-            process::kill(brain);
-            eventually("the brain is gone", || !process::is_alive(brain));
-        }
-        baton.status_when("all are ready", |status| status.ready().len() == 2);
+        baton.kill_brains(baton.status().brains());
     };
     let kill_master = || {
         let brain = baton.status().master_brain_pid;
@@ -245,16 +224,16 @@ fn a_worker_that_is_lost_altogether_takes_its_users_along() {
 #[test]
 fn rights_are_kept_to() {
     let baton = builder("").start();
-    let mut client = Client::with_token(baton.public, &with_rights("u", &["join", "send"]));
+    let mut client = Client::with_rights(baton.public, "u", &["join", "send"]);
     let watch = json!({ "join": "r", "presence": true });
     assert_eq!(client.error(watch.clone()), "forbidden");
     assert_eq!(client.error(json!({ "who": "r" })), "forbidden");
     client.join("r");
     assert_eq!(client.error(watch.clone()), "forbidden");
-    client.ok(json!({ "auth": with_rights("u", &["join", "presence"]) }));
+    client.ok(json!({ "auth": with_rights("u", json!({ "*": ["join", "presence"] })) }));
     let mut watcher = Watcher::with(client, "r");
     // A right in use cannot be taken away, but that it is given up before.
-    let less = json!({ "auth": with_rights("u", &["join"]) });
+    let less = json!({ "auth": with_rights("u", json!({ "*": ["join"] })) });
     assert_eq!(watcher.client.error(less.clone()), "forbidden");
     watcher.client.ok(json!({ "join": "r", "presence": false }));
     watcher.client.ok(less);

@@ -6,20 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use harness::rooms::{Client, SUBPROTOCOL};
-use harness::tokens::{Key, claims};
+use harness::tokens::{token, with_key};
 use harness::websocket::{Message, WebSocket};
-use harness::{Baton, baton, eventually, http, process, socket};
+use harness::{Baton, Builder, eventually, http, process, socket};
 use serde_json::{Value, json};
 
-fn builder(config: &str) -> baton::Builder {
-    let key = Key::secret(1);
-    Baton::builder()
-        .file("k", &key.file())
-        .config(&format!("{config}\n{}", key.section("k", "k")))
-}
-
-fn token(user: &str) -> String {
-    Key::secret(1).token("k", &claims(user, 600))
+fn builder(config: &str) -> Builder {
+    with_key(Baton::builder().config(config))
 }
 
 /// What became of many requests that came at once.

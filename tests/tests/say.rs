@@ -2,11 +2,10 @@
 //! itself; what a back end says for itself is held to nothing of this.
 
 use harness::api::{Answer, Api, with_api, with_api_as};
-use harness::baton::Builder;
 use harness::faults::Faults;
 use harness::rooms::Client;
-use harness::tokens::{Key, claims};
-use harness::{Baton, eventually, process};
+use harness::tokens::with_key;
+use harness::{Baton, Builder, eventually, process};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n\
@@ -14,23 +13,14 @@ const CONFIG: &str = "[auth]\nanonymous = \"full\"\n\
     [[room]]\nmatch = \"*\"\nhistory = 100\n\
     [[filter]]\nmatch = \"mask\"\nwords = \"words\"\ndo = \"mask\"\n\
     [[filter]]\nmatch = \"reject\"\nwords = \"words\"\ndo = \"reject\"\n\
-    [[filter]]\nmatch = \"hold\"\nwords = \"words\"\ndo = \"hold\"\n\
-    [[auth.key]]\nkid = \"h\"\nalgorithm = \"HS256\"\nfile = \"h\"\n";
+    [[filter]]\nmatch = \"hold\"\nwords = \"words\"\ndo = \"hold\"\n";
 
 fn with_files(builder: Builder) -> Builder {
-    builder
-        .file("h", &Key::secret(1).file())
-        .file("words", "bad\n")
+    with_key(builder).file("words", "bad\n")
 }
 
 fn baton() -> Baton {
     with_files(with_api(CONFIG)).start()
-}
-
-fn shown(baton: &Baton, user: &str, rights: &[&str]) -> Client {
-    let mut claims = claims(user, 600);
-    claims["rooms"] = json!({ "*": rights });
-    Client::with_token(baton.public, &Key::secret(1).token("h", &claims))
 }
 
 const SAY: &str = "/api/v1/say";
@@ -38,17 +28,6 @@ const SAY: &str = "/api/v1/say";
 #[track_caller]
 fn say(api: &mut Api, room: &str, user: &str, data: Value) -> Answer {
     api.post(SAY, &json!({ "room": room, "user": user, "data": data }))
-}
-
-#[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) -> Option<u64> {
-    let error = &answer.json["error"];
-    assert_eq!(
-        (answer.status, &error["code"]),
-        (status, &json!(code)),
-        "{answer:?}"
-    );
-    error["retry_after_ms"].as_u64()
 }
 
 #[test]
@@ -75,33 +54,33 @@ fn a_user_is_heard_by_its_name() {
         json!({ "room": "r", "user": null, "data": 1 }),
         json!({ "room": "$r", "user": "u7", "data": 1 }),
     ] {
-        assert_eq!(refused(&api.post(SAY, &wrong), 400, "bad_request"), None);
+        assert_eq!(api.post(SAY, &wrong).refused(400, "bad_request"), None);
     }
     let much = json!("x".repeat(70_000));
-    refused(&say(&mut api, "r", "u7", much), 413, "too_large");
+    say(&mut api, "r", "u7", much).refused(413, "too_large");
     api.token = None;
-    refused(&say(&mut api, "r", "u7", json!(1)), 401, "unauthorized");
+    say(&mut api, "r", "u7", json!(1)).refused(401, "unauthorized");
 }
 
 #[test]
 fn who_is_muted_or_banned_is_not() {
     let baton = baton();
     let mut api = Api::connect(baton.admin);
-    let mut moderator = shown(&baton, "m1", &["moderate"]);
+    let mut moderator = Client::with_rights(baton.public, "m1", &["moderate"]);
     moderator.ok(json!({ "mute": "u7", "room": "r", "for_ms": 600_000 }));
     moderator.ok(json!({ "ban": "u8", "room": "r" }));
     moderator.ok(json!({ "mute": "u9" }));
     let mut member = Client::connect(baton.public);
     member.join("r");
     for _ in 0..2 {
-        let after = refused(&say(&mut api, "r", "u7", json!(1)), 403, "forbidden");
+        let after = say(&mut api, "r", "u7", json!(1)).refused(403, "forbidden");
         assert!(
             after.is_some_and(|ms| (300_000..=600_000).contains(&ms)),
             "{after:?}"
         );
         for who in ["u8", "u9"] {
             let answer = say(&mut api, "r", who, json!(1));
-            assert_eq!(refused(&answer, 403, "forbidden"), None, "for good");
+            assert_eq!(answer.refused(403, "forbidden"), None, "for good");
         }
         let master = baton.status().master_brain_pid;
         process::kill(master);
@@ -109,7 +88,7 @@ fn who_is_muted_or_banned_is_not() {
     }
     member.nothing();
     assert_eq!(say(&mut api, "s", "u7", json!(1)).status, 200);
-    refused(&say(&mut api, "s", "u9", json!(1)), 403, "forbidden");
+    say(&mut api, "s", "u9", json!(1)).refused(403, "forbidden");
     // A back end that speaks for itself is asked nothing.
     api.ok(
         "/api/v1/publish",
@@ -124,19 +103,19 @@ fn a_users_rates_count_wherever_it_speaks() {
     let config = format!("{CONFIG}{rates}");
     let baton = with_files(with_api(&config)).start();
     let mut api = Api::connect(baton.admin);
-    let mut u7 = shown(&baton, "u7", &["send"]);
+    let mut u7 = Client::with_rights(baton.public, "u7", &["send"]);
     u7.publish("slow", json!(1));
-    let after = refused(&say(&mut api, "slow", "u7", json!(1)), 429, "rate");
+    let after = say(&mut api, "slow", "u7", json!(1)).refused(429, "rate");
     assert!(after > Some(3_000_000), "{after:?}");
     // And the other way round.
     assert_eq!(say(&mut api, "slow", "u8", json!(1)).status, 200);
-    let mut u8 = shown(&baton, "u8", &["send"]);
+    let mut u8 = Client::with_rights(baton.public, "u8", &["send"]);
     assert_eq!(u8.error(json!({ "send": "slow", "data": 1 })), "rate");
     // All rooms together.
     let answers: Vec<Answer> = (0..20)
         .map(|n| say(&mut api, &format!("r{n}"), "u9", json!(1)))
         .collect();
-    let after = refused(answers.last().unwrap(), 429, "rate");
+    let after = answers.last().unwrap().refused(429, "rate");
     assert!(
         after.is_some_and(|ms| (1..=1_000).contains(&ms)),
         "{after:?}"
@@ -150,7 +129,7 @@ fn a_users_rates_count_wherever_it_speaks() {
 fn its_words_are_filtered() {
     let baton = baton();
     let mut api = Api::connect(baton.admin);
-    let mut moderator = shown(&baton, "m1", &["join", "send", "moderate"]);
+    let mut moderator = Client::with_rights(baton.public, "m1", &["join", "send", "moderate"]);
     let mut member = Client::msgpack(baton.public);
     for room in ["mask", "reject", "hold", "other"] {
         moderator.join(room);
@@ -171,7 +150,7 @@ fn its_words_are_filtered() {
         }
     }
     let answer = say(&mut api, "reject", "u7", data.clone());
-    assert_eq!(refused(&answer, 422, "rejected"), None);
+    assert_eq!(answer.refused(422, "rejected"), None);
     assert_eq!(say(&mut api, "reject", "u7", json!("fine")).status, 200);
     for client in [&mut moderator, &mut member] {
         assert_eq!(client.message()["data"], "fine");
@@ -186,7 +165,7 @@ fn its_words_are_filtered() {
     // Who is muted is not shown to anybody; and a back end that speaks for itself says what it likes.
     moderator.message();
     moderator.ok(json!({ "mute": "u7" }));
-    refused(&say(&mut api, "hold", "u7", data.clone()), 403, "forbidden");
+    say(&mut api, "hold", "u7", data.clone()).refused(403, "forbidden");
     moderator.nothing();
     api.ok(
         "/api/v1/publish",
@@ -209,7 +188,7 @@ fn it_is_said_once_while_brains_die() {
         let mut api = Api::connect(baton.admin);
         let mut member = Client::connect(baton.public);
         member.join("r");
-        let mut moderator = shown(&baton, "m1", &["join", "moderate"]);
+        let mut moderator = Client::with_rights(baton.public, "m1", &["join", "moderate"]);
         moderator.join("hold");
         faults.arm(point, 1);
         let answer = say(&mut api, "r", "u7", json!(point));
@@ -235,8 +214,7 @@ fn a_retry_is_one_message() {
     member.join("r");
     let said = json!({ "room": "r", "user": "u7", "data": "once" });
     let mut ask = |key: &str| {
-        let key = format!("Idempotency-Key: {key}\r\n");
-        let answer = api.try_ask("POST", SAY, &key, Some(&said)).unwrap();
+        let answer = api.post_once(key, SAY, &said);
         answer.json["pos"].as_str().unwrap().to_owned()
     };
     let first = ask("k1");

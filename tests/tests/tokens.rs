@@ -6,7 +6,7 @@ use harness::rooms::{Client, SUBPROTOCOL};
 use harness::socket::Options;
 use harness::tokens::{Key, claims, now};
 use harness::websocket::WebSocket;
-use harness::{Baton, baton, eventually, process};
+use harness::{Baton, baton, process};
 use serde_json::{Value, json};
 
 /// Everybody needs a token, of one of these keys.
@@ -51,11 +51,7 @@ fn connect_with(to: SocketAddr, token: &str) -> Client {
 
 /// A new brain of each worker, and then new workers: whatever a test says holds before and after.
 fn shake(baton: &Baton) {
-    for brain in baton.status().brains() {
-        process::kill(brain);
-        eventually("the brain is gone", || !process::is_alive(brain));
-    }
-    baton.status_when("all are ready", |status| status.ready().len() == 2);
+    baton.kill_brains(baton.status().brains());
     baton.expect(&["reload"], 0);
 }
 

@@ -1,32 +1,22 @@
 //! What comes between the messages that a room holds back, to give them together: decisions of a
 //! moderator, and messages that nobody can deliver.
 
-use harness::baton::Builder;
 use harness::faults::Faults;
 use harness::rooms::{Client, MSGPACK, Position, SUBPROTOCOL};
-use harness::tokens::{Key, claims};
+use harness::tokens::{with_key, with_rights};
 use harness::{Baton, eventually, http};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[auth]\nanonymous = \"full\"\n[limits]\nshort_lives = 1000\n\
     [[room]]\nmatch = \"r\"\nmerge = \"200ms\"\nhistory = 100\n";
 
-fn with_key(builder: Builder) -> Builder {
-    let key = Key::secret(1);
-    let config = format!("{CONFIG}{}", key.section("k", "k"));
-    builder.config(&config).file("k", &key.file())
-}
-
 fn user(baton: &Baton, worker: u64, name: &str) -> Client {
-    let mut rights = json!(["join", "send", "history"]);
+    let mut rights = vec!["join", "send", "history"];
     if name == "moderator" {
-        rights.as_array_mut().unwrap().push("moderate".into());
+        rights.push("moderate");
     }
-    let mut claims = claims(name, 600);
-    claims["rooms"] = json!({ "*": rights });
-    let mut client = Client::on_worker(baton.public, worker);
-    client.ok(json!({ "auth": Key::secret(1).token("k", &claims) }));
-    client
+    let token = with_rights(name, json!({ "*": rights }));
+    Client::on_worker(baton.public, worker).shown(&token)
 }
 
 /// Members of `r`: one that speaks each format on each worker, and one that takes batches.
@@ -38,12 +28,9 @@ fn members(baton: &Baton) -> Vec<Client> {
         ("/rooms?batch=1", SUBPROTOCOL),
     ] {
         for worker in [1, 2] {
-            let mut client = loop {
-                let client = Client::open(baton.public, path, subprotocol, Default::default());
-                if client.worker() == worker {
-                    break client;
-                }
-            };
+            let mut client = Client::opened_on(worker, || {
+                Client::open(baton.public, path, subprotocol, Default::default())
+            });
             client.join("r");
             members.push(client);
         }
@@ -64,10 +51,6 @@ fn heard(client: &mut Client, last: &Value) -> Vec<Value> {
     all
 }
 
-fn text(position: &Position) -> String {
-    format!("{}:{}", position.epoch, position.offset)
-}
-
 /// While three messages of a user wait, a moderator decides. All are told in that order, and what is decided
 /// ends nothing that was said before. At `point`, a brain dies in the middle of it.
 fn decides(baton: &Baton, round: usize, dies: impl Fn(), lives: impl Fn()) {
@@ -79,7 +62,7 @@ fn decides(baton: &Baton, round: usize, dies: impl Fn(), lives: impl Fn()) {
     let last = json!({ "room": "r", "unbanned": &name });
     let positions: Vec<Position> = (0..3).map(|n| speaker.publish("r", json!(n))).collect();
     dies();
-    let deleted = text(&positions[1]);
+    let deleted = positions[1].to_string();
     moderator.ok(json!({ "delete": &deleted, "room": "r" }));
     let fourth = speaker.publish("r", json!("fourth"));
     moderator.ok(json!({ "mute": &name, "room": "r" }));
@@ -99,7 +82,7 @@ fn decides(baton: &Baton, round: usize, dies: impl Fn(), lives: impl Fn()) {
             offset: positions[0].offset + offset,
             ..positions[0].clone()
         };
-        json!({ "room": "r", "pos": text(&position), "from": from, "data": data })
+        json!({ "room": "r", "pos": position.to_string(), "from": from, "data": data })
     };
     let told = |what: &str, whom: &str| json!({ "room": "r", what: whom });
     let expected = [
@@ -114,10 +97,10 @@ fn decides(baton: &Baton, round: usize, dies: impl Fn(), lives: impl Fn()) {
         said(5, &name, json!("sixth")),
         told("banned", &name),
         said(6, "moderator", json!("banned")),
-        told("cleared", &text(&seventh)),
+        told("cleared", &seventh.to_string()),
         last.clone(),
     ];
-    assert_eq!(text(&fourth), expected[4]["pos"]);
+    assert_eq!(fourth.to_string(), expected[4]["pos"]);
     for member in &mut members {
         assert_eq!(heard(member, &last), expected);
     }
@@ -138,14 +121,14 @@ fn decides(baton: &Baton, round: usize, dies: impl Fn(), lives: impl Fn()) {
 
 #[test]
 fn a_moderator_decides_while_messages_wait() {
-    let baton = with_key(Baton::builder()).start();
+    let baton = with_key(Baton::builder().config(CONFIG)).start();
     decides(&baton, 0, || {}, || {});
 }
 
 #[test]
 fn a_moderator_decides_while_messages_wait_and_brains_die() {
     let faults = Faults::new();
-    let baton = with_key(faults.builder()).start();
+    let baton = with_key(faults.builder().config(CONFIG)).start();
     for (round, point) in [
         "worker:hold",
         "worker:fan-out",
@@ -173,13 +156,13 @@ fn a_moderator_decides_while_messages_wait_and_brains_die() {
 fn a_message_that_kills_among_those_that_wait_becomes_a_gap() {
     const MARKER: &str = "<poison>";
     let faults = Faults::new();
-    let baton = with_key(faults.builder()).start();
+    let baton = with_key(faults.builder().config(CONFIG)).start();
     let mut members = members(&baton);
     let mut publisher = Client::connect(baton.public);
     faults.arm_as("worker:poison-log", MARKER);
     let said =
         ["first", "second", MARKER, "fourth"].map(|data| publisher.publish("r", json!(data)));
-    let at = |n: usize| text(&said[n]);
+    let at = |n: usize| said[n].to_string();
     let message = |n: usize, data: &str| json!({ "room": "r", "pos": at(n), "from": publisher.cid(), "data": data });
     let gap = json!({ "from": at(2), "to": at(2), "why": "internal" });
     let expected = [
