@@ -31,6 +31,7 @@ use protocol::clock::{monotonic_ms, monotonic_us, unix_ms};
 use protocol::guard::{self, Life, Page};
 use protocol::ids::{Cid, Seat};
 use protocol::logging::Logging;
+use protocol::random::Random;
 
 use self::birth::Context;
 use crate::config::{Config, Source};
@@ -132,7 +133,8 @@ struct Brain<'a> {
     upgrades: upgrade::Upgrades,
     keeper: Keeper,
     last_seat: Option<Seat>,
-    random: u64,
+    /// Which of two workers to look at.
+    random: Random,
     feed: feed::Feed,
     /// A connection whose hand-off is measured, and when it was accepted (in microseconds).
     sample: Option<(Cid, u64)>,
@@ -329,13 +331,5 @@ impl<'a> Brain<'a> {
         for link in links.filter(|link| rings.contains(link.number)) {
             link.ring_log_bell();
         }
-    }
-
-    /// Not for secrets: which of two workers to look at.
-    fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }

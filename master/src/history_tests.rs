@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::format::Data;
 use protocol::history::{BLOCK, Kept, Reader};
+use protocol::random::Random;
 
 use super::*;
 use crate::rooms::Rooms;
@@ -270,13 +271,8 @@ fn a_room_that_returns_has_nothing_of_the_one_before() {
 #[test]
 fn a_seeded_simulation() {
     for seed in 1..=60u64 {
-        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut random = move |n: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % n
-        };
+        let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = move |n: u64| random.below(n);
         let rules = vec![
             rule("one*", 1, 0, 8 * BLOCK),
             rule("none*", 0, 0, 8 * BLOCK),

@@ -70,19 +70,18 @@ impl Lru {
 
 #[cfg(test)]
 mod tests {
+    use protocol::random::Random;
+
     use super::*;
 
     #[test]
     fn the_same_as_a_plain_list() {
         let (mut lru, mut plain) = (Lru::default(), Vec::new());
-        let mut random = 12345u64;
+        let mut random = Random::new(12_345);
         for _ in 0..10_000 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let number = (random >> 33) as u32 % 20;
+            let number = random.below(20) as u32;
             plain.retain(|n| *n != number);
-            if random >> 63 == 0 {
+            if random.below(2) == 0 {
                 lru.touch(number);
                 plain.push(number);
             } else {

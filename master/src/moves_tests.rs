@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use protocol::random::Random;
+
 use super::*;
 
 const POLICIES: [Policy; 4] = [
@@ -10,19 +12,9 @@ const POLICIES: [Policy; 4] = [
     Policy::IpHash,
 ];
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    fn happens(&mut self, one_in: u64) -> bool {
-        one_in > 0 && self.below(one_in) == 0
-    }
+/// Does it happen this time? Never, if it does so one time in 0.
+fn happens(random: &mut Random, one_in: u64) -> bool {
+    one_in > 0 && random.below(one_in) == 0
 }
 
 fn address(cid: u64) -> IpAddr {
@@ -66,7 +58,7 @@ impl World {
         World {
             moves: Moves::default(),
             now: 1_000,
-            random: Random(seed),
+            random: Random::new(seed),
             policy,
             stay: stay.iter().map(|ring| (*ring, 100_000)).collect(),
             at: BTreeMap::new(),
@@ -184,7 +176,7 @@ impl World {
 
     /// Givers do as they are told, some time; what they have closed meanwhile they say.
     fn part(&mut self) {
-        if !self.random.happens(self.prompt) {
+        if !happens(&mut self.random, self.prompt) {
             return;
         }
         for (from, cid) in std::mem::take(&mut self.asked) {
@@ -226,7 +218,7 @@ impl World {
     }
 
     fn acknowledge(&mut self) {
-        let refuses = self.random.happens(self.refuses);
+        let refuses = happens(&mut self.random, self.refuses);
         let mut refused = false;
         for (cid, at) in self.at.clone() {
             if let At::Given(from, ring) = at {
@@ -408,7 +400,7 @@ fn whatever_happens_every_move_ends() {
                 world.at.insert(cid, At::Closed);
                 world.moves.closed(ring, Cid(cid));
             }
-            if world.random.happens(20) {
+            if happens(&mut world.random, 20) {
                 world.asked.clear();
                 world.moves.restarted(1);
             }

@@ -1,3 +1,5 @@
+use protocol::random::Random;
+
 use super::*;
 use crate::supervise::{Action, Event, Part, Patience, Supervisor};
 
@@ -267,13 +269,8 @@ fn a_stop_answers_everybody() {
 #[test]
 fn orders_of_any_kind_in_any_order_are_all_answered_and_somebody_always_serves() {
     for seed in 1..300u64 {
-        let mut random = seed;
-        let mut next = move |n: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % n
-        };
+        let mut random = Random::new(seed);
+        let mut next = move |n: u64| random.below(n);
         let patience = Patience {
             ready: 5_000,
             hung: 10_000,

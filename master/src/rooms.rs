@@ -442,6 +442,8 @@ pub fn latest(state: &State, record: &Record, word: Word) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use protocol::random::Random;
+
     use super::*;
 
     struct Table {
@@ -588,11 +590,8 @@ mod tests {
     #[test]
     fn the_largest_are_known_without_a_look_at_all() {
         let mut t = table(12);
-        let mut seed = 7_u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 33) % below
-        };
+        let mut random = Random::new(7);
+        let mut random = |below: u64| random.below(below);
         let mut names = std::collections::BTreeSet::new();
         for step in 0..3_000 {
             // More than the table holds: some are evicted, with what was not told.

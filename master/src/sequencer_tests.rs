@@ -10,6 +10,7 @@ use protocol::journal::{Journal, WORDS};
 use protocol::memory::Access;
 use protocol::names::Names;
 use protocol::pattern::Pattern;
+use protocol::random::Random;
 use protocol::record::{Cids, Lane, Who};
 use protocol::settings::RoomOptions;
 use protocol::share::Share;
@@ -404,13 +405,8 @@ fn what_is_too_long_for_the_log_is_refused_and_takes_no_place() {
 #[test]
 fn everything_once_and_in_order_over_wraps_full_rings_and_new_brains() {
     for seed in 1..30u64 {
-        let mut random = seed;
-        let mut next = move |n: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % n
-        };
+        let mut random = Random::new(seed);
+        let mut next = move |n: u64| random.below(n);
         let state = State::create(1 << 15, 1).unwrap();
         let reader = Reader::new(state.log().clone());
         let mut sequencer = born(&state, ROOMS);
@@ -460,13 +456,8 @@ fn a_hostile_ring_costs_its_worker_only() {
     let mut checker = Checker::default();
     let mut sequencer = born(&state, ROOMS);
     let mut good = Worker::new(1, 1 << 13);
-    let mut random = 99u64;
-    let mut next = move |n: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % n
-    };
+    let mut random = Random::new(99);
+    let mut next = move |n: u64| random.below(n);
     let mut caught = 0;
     for _ in 0..2_000 {
         // A new worker under the number of the one that was killed.
@@ -565,13 +556,10 @@ fn killed_at_any_instant_a_step_has_happened_or_not() {
     let reader = Reader::new(state.log().clone());
     let mut workers: Vec<Worker> = (0..2).map(|i| Worker::new(i, 1 << 14)).collect();
     let mut checker = Checker::default();
-    let (mut seen, mut random) = (0, 7u64);
+    let (mut seen, mut random) = (0, Random::new(7));
     for _ in 0..25 {
         let mut child = spawn_sequencer(&state, &workers);
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let enough = seen + 1 + (random >> 33) as usize % 2_000;
+        let enough = seen + 1 + random.below(2_000) as usize;
         while seen < enough {
             for worker in &mut workers {
                 while worker.publish(&state, "a") && worker.publish(&state, "b") {}

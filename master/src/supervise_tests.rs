@@ -1,3 +1,5 @@
+use protocol::random::Random;
+
 use super::*;
 
 const PATIENCE: Patience = Patience {
@@ -451,13 +453,8 @@ fn a_stop_lets_them_end_and_a_fast_one_does_not() {
 #[test]
 fn after_any_storm_every_seat_is_served() {
     for seed in 1..200u64 {
-        let mut random = seed;
-        let mut next = move |n: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % n
-        };
+        let mut random = Random::new(seed);
+        let mut next = move |n: u64| random.below(n);
         let mut bench = Bench::empty();
         let mut wanted = 3;
         bench.on(Event::Seats(wanted));

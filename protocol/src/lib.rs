@@ -15,7 +15,7 @@
 //!    lives, and lives on.
 //! 6. [`api`]: what is asked over HTTP. [`bucket`]: how much of what may be done in a second; [`share`]: who gets what is said beyond that.
 //! 7. [`output`]: where protocols put their bytes.
-//! 8. [`fault`]: deaths at a chosen place, for tests.
+//! 8. [`random`]: dice. [`fault`]: deaths at a chosen place, for tests.
 
 pub mod address;
 pub mod api;
@@ -40,6 +40,7 @@ pub mod names;
 pub mod output;
 pub mod pattern;
 pub mod privileges;
+pub mod random;
 pub mod record;
 pub mod roles;
 pub mod row;

@@ -303,6 +303,7 @@ mod tests {
     use super::*;
     use crate::journal::{Journal, WORDS};
     use crate::memory::Access;
+    use crate::random::Random;
 
     struct Fixture {
         journal: Journal,
@@ -444,13 +445,8 @@ mod tests {
     /// error or nothing, and never reads outside.
     #[test]
     fn hostile_records_are_refused() {
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-        let mut random = move || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed
-        };
+        let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
+        let mut random = move || random.next();
         for _ in 0..20_000 {
             let mut f = fixture_cached();
             let head = random() % 8192;

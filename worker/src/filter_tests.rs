@@ -1,4 +1,5 @@
 use protocol::pattern::Pattern;
+use protocol::random::Random;
 use serde_json::{Value, json};
 
 use super::*;
@@ -142,11 +143,8 @@ fn the_first_list_that_decides_does() {
 /// strings that have become stars, in both formats alike, and nothing is left to be masked.
 #[test]
 fn nothing_but_characters_changes() {
-    let mut seed = 7u64;
-    let mut random = |n: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 33) as usize % n
-    };
+    let mut random = Random::new(7);
+    let mut random = |n: usize| random.below(n as u64) as usize;
     let alphabet = [
         'a', 'B', 'ä', 'Σ', 'ς', '弾', '😀', '"', '\\', '\n', 'İ', ' ',
     ];
@@ -202,12 +200,11 @@ fn assert_shape(before: &Value, after: &Value) {
 #[test]
 #[ignore = "a measurement"]
 fn what_many_words_cost() {
-    let mut seed = 1u64;
+    let mut random = Random::new(1);
     let mut words = String::new();
     for _ in 0..100_000 {
         for _ in 0..6 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            words.push(char::from(b'a' + ((seed >> 33) % 26) as u8));
+            words.push(char::from(b'a' + random.below(26) as u8));
         }
         words.push('\n');
     }

@@ -156,6 +156,8 @@ impl Users {
 
 #[cfg(test)]
 mod tests {
+    use protocol::random::Random;
+
     use super::*;
 
     const NUMBERS: usize = 2000;
@@ -163,13 +165,8 @@ mod tests {
     /// Who hears all at once knows as much as who has heard it one after the other.
     #[test]
     fn together_they_say_the_same() {
-        let mut random = 5u64;
-        let mut below = |n: u64| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (random >> 33) % n
-        };
+        let mut random = Random::new(5);
+        let mut below = |n: u64| random.below(n);
         let room = RoomIx::default();
         for _ in 0..NUMBERS {
             let mut there: Set = Set::new();

@@ -1,5 +1,6 @@
 use protocol::ids::Role;
 use protocol::journal::Journal;
+use protocol::random::Random;
 
 use super::*;
 use crate::slots::{Flag, Meta, Phase};
@@ -66,12 +67,9 @@ fn members_are_as_they_joined_and_left_over_brains() {
         });
     }
     let mut model = vec![std::collections::BTreeSet::new(); 10];
-    let mut seed = 3u64;
+    let mut random = Random::new(3);
     for turn in 0..4000 {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let (slot, number) = ((seed >> 33) as u32 % 20, (seed >> 40) as u32 % 10);
+        let (slot, number) = (random.below(20) as u32, random.below(10) as u32);
         let room = f.rooms.numbered(number + 100).unwrap();
         let member = f.rooms.is_member(&f.slots, slot, room);
         assert_eq!(member, model[number as usize].contains(&slot));

@@ -190,6 +190,8 @@ fn bucket_of(tick: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use protocol::random::Random;
+
     use super::*;
 
     fn all(timers: &mut Timers, now_ms: u64) -> Vec<u32> {
@@ -259,13 +261,8 @@ mod tests {
     /// Against a list of who is due when, through jumps of all sizes.
     #[test]
     fn agrees_with_a_list() {
-        let mut seed = 11u64;
-        let mut random = move |n: u64| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed % n
-        };
+        let mut random = Random::new(11);
+        let mut random = move |n: u64| random.below(n);
         let mut now = 123_456_789;
         let mut timers = Timers::new(now);
         // A slot's deadline, as the slot itself knows it.

@@ -182,6 +182,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use protocol::names::Names;
+    use protocol::random::Random;
 
     use super::*;
 
@@ -211,13 +212,10 @@ mod tests {
         let (mut users, mut room) = (Users::default(), InRoom::default());
         let mut there: Vec<(String, User)> = Vec::new();
         let mut known = BTreeSet::new();
-        let mut random = 7u64;
+        let mut random = Random::new(7);
         for turn in 0..20_000 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let number = (random >> 33) % 50;
-            if random >> 63 == 0 || there.is_empty() {
+            let number = random.below(50);
+            if random.below(2) == 0 || there.is_empty() {
                 let (name, user) = match number {
                     0..25 => (format!("c{number}"), Users::anonymous(number)),
                     _ => {

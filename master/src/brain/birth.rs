@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::clock::{monotonic_ms, unix_ms};
 use protocol::guard::{self, Life, Outcome, Place};
 use protocol::logging::{self, Logging};
+use protocol::random::Random;
 use protocol::sanctions::Sanction;
 use protocol::scheduling;
 
@@ -241,7 +242,7 @@ impl<'a> Brain<'a> {
             last_seat: None,
             feed: super::feed::Feed::default(),
             sample: None,
-            random: RANDOM_SEED ^ u64::from(std::process::id()),
+            random: Random::new(RANDOM_SEED ^ u64::from(std::process::id())),
             again: Vec::new(),
             reaped: Vec::new(),
             next_tick: 0,

@@ -137,7 +137,7 @@ impl Brain<'_> {
         let table: Vec<Candidate> = rings.iter().map(|(_, c)| *c).collect();
         let occasion = Occasion {
             last: self.last_seat,
-            random: self.random(),
+            random: self.random.next(),
             address: connection.peer.ip(),
         };
         let Some(chosen) = choose(self.config.policy, &table, &occasion) else {

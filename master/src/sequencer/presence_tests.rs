@@ -8,6 +8,7 @@ use protocol::ids::Cid;
 use protocol::journal::{Journal, WORDS};
 use protocol::memory::Segment;
 use protocol::names;
+use protocol::random::Random;
 use protocol::record::Up;
 use protocol::settings::{Listed, Presence};
 use protocol::stream::{Reader, Writer, segment_size};
@@ -21,18 +22,6 @@ use crate::state;
 
 const WORKERS: u16 = 4;
 const ROOMS: usize = 4;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
-}
 
 fn room_name(room: usize) -> String {
     // The first is never large; of the last, users are not told apart.
@@ -144,7 +133,7 @@ impl World {
             sequencer,
             users,
             now,
-            random: Random(seed),
+            random: Random::new(seed),
             workers: (0..WORKERS).map(|ring| (ring, Worker::new(ring))).collect(),
             connections: BTreeMap::new(),
             next_cid: 1,
@@ -399,13 +388,13 @@ impl World {
     }
 
     fn some_connection(&mut self) -> Option<u64> {
-        let at = self.random.below(self.connections.len().max(1));
-        self.connections.keys().nth(at).copied()
+        let at = self.random.below(self.connections.len().max(1) as u64);
+        self.connections.keys().nth(at as usize).copied()
     }
 
     /// It joins or leaves, or begins to watch where it is.
     fn wander(&mut self, cid: u64) {
-        let room = self.random.below(ROOMS);
+        let room = self.random.below(ROOMS as u64) as usize;
         let watch = self.random.below(3) == 0;
         let ring = self.connections[&cid].worker;
         let connection = self.connections.get_mut(&cid).unwrap();
@@ -464,7 +453,7 @@ impl World {
             .filter(|c| c.worker == ring)
             .map(|c| c.cid)
             .collect();
-        for cid in gone.into_iter().take(self.random.below(3)) {
+        for cid in gone.into_iter().take(self.random.below(3) as usize) {
             self.connections.remove(&cid);
         }
         if self.random.below(2) == 0 {
@@ -548,7 +537,7 @@ fn play(seed: u64, users: u64) -> World {
                 world.sequence(ring);
             }
             (55..70, _) => {
-                let ms = world.random.below(400) as u64;
+                let ms = world.random.below(400);
                 world.pass(ms);
             }
             (_, Some(cid)) => world.wander(cid),

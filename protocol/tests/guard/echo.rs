@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use protocol::guard::{self, Life, Page};
+use protocol::random::Random;
 use protocol::truth::truth;
 
 use super::roles::{NOBODY, Part, fd};
@@ -112,24 +113,13 @@ fn ask(client: &mut TcpStream, stop: &AtomicBool) -> Result<u32, String> {
 }
 
 /// Numbers that look random, the same for the same seed (xorshift64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new() -> Random {
-        let seed: u64 = match std::env::var("SEED") {
-            Ok(seed) => seed.parse().expect("SEED is a number"),
-            Err(_) => std::process::id().into(),
-        };
-        println!("SEED={seed}");
-        Random(seed | 1 << 40)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
+pub fn seeded() -> Random {
+    let seed: u64 = match std::env::var("SEED") {
+        Ok(seed) => seed.parse().expect("SEED is a number"),
+        Err(_) => std::process::id().into(),
+    };
+    println!("SEED={seed}");
+    Random::new(seed | 1 << 40)
 }
 
 /// Lets the client ask while `kills` happen; then ends all.
@@ -161,7 +151,7 @@ pub fn echo_through(
 }
 
 fn kill_brains(stage: &Stage, lasting: Duration) {
-    let mut random = Random::new();
+    let mut random = seeded();
     let end = Instant::now() + lasting;
     while Instant::now() < end {
         std::thread::sleep(Duration::from_micros(random.below(1500)));
@@ -183,7 +173,7 @@ pub fn kills_of_brains() {
 
 pub fn kills_of_guards_too() {
     let (mut stage, client) = start("echo");
-    let mut random = Random::new();
+    let mut random = seeded();
     let mut guards = 0;
     let echoes = echo_through(&mut stage, client, |stage| {
         let end = Instant::now() + Duration::from_millis(2500);
@@ -212,7 +202,7 @@ pub fn naive_control() {
         .unwrap();
     let broken = client.try_clone().unwrap();
     let result = echo_through(&mut stage, client, |stage| {
-        let mut random = Random::new();
+        let mut random = seeded();
         let deadline = Instant::now() + Duration::from_secs(10);
         // Until the client has given up, and so ended the connection.
         while Instant::now() < deadline && broken.peer_addr().is_ok() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use super::echo::Random;
+use super::echo::seeded;
 use super::stage::{Stage, nothing, wait_for};
 
 pub fn done() {
@@ -134,7 +134,7 @@ pub fn hung() {
 pub fn lines_through_kills() {
     let file = memfd();
     let mut stage = Stage::start("numbers", &file);
-    let mut random = Random::new();
+    let mut random = seeded();
     let end = Instant::now() + Duration::from_millis(1500);
     while Instant::now() < end {
         std::thread::sleep(Duration::from_micros(random.below(3000)));

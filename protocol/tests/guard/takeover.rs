@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use protocol::guard::Takeover;
 
-use super::echo::{Random, echo_through, start};
+use super::echo::{echo_through, seeded, start};
 use super::stage::{REFUSED, Stage, is_dead, nothing, wait_for};
 
 fn open_files(pid: Pid) -> usize {
@@ -51,7 +51,7 @@ pub fn many() {
 pub fn kills() {
     let (mut stage, client) = start("echo");
     stage.wait_for_life(0);
-    let mut random = Random::new();
+    let mut random = seeded();
     let (mut offers, mut taken, mut killed) = (0, 0, [0; 3]);
     let echoes = echo_through(&mut stage, client, |stage| {
         let end = Instant::now() + Duration::from_secs(5);

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::random::Random;
 use protocol::settings::{Event, Rights, Rooms};
 
 use super::*;
@@ -287,20 +288,8 @@ fn simulation() {
     }
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % n
-    }
-}
-
 fn simulate(seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let hook = Hook {
         batch: 1 + random.below(8) as usize,
         in_flight: 1 + random.below(4) as usize,

@@ -1,5 +1,7 @@
 //! What is compressed can be inflated, and what cannot be inflated is found.
 
+use protocol::random::Random;
+
 use super::*;
 
 /// RFC 7692, 7.2.3: "Hello", and nothing.
@@ -68,13 +70,8 @@ pub fn deflated(plain: &[u8], level: u32) -> Vec<u8> {
 
 /// Bytes that repeat themselves here and there, the same for the same seed.
 fn message(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut next = move || random.next();
     let words: Vec<_> = (0..20)
         .map(|_| format!("{:x} ", next() & 0xffff_ffff))
         .collect();
@@ -168,14 +165,8 @@ fn the_bytes_depend_on_the_message_alone() {
 
 /// Noise, as what is encrypted or has been compressed already.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    (0..len).map(|_| random.next() as u8).collect()
 }
 
 /// Each of them ends in the middle of nothing: the hundredth is compressed as the first.

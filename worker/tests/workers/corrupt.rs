@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protocol::random::Random;
 use protocol::roles;
 use protocol::settings::Settings;
 use worker::rooms::ROOM_WORDS;
@@ -296,13 +297,8 @@ fn a_journal_that_cannot_be_is_cleared() {
 #[test]
 fn anything_in_a_slot_harms_nobody_else() {
     let mut f = Fixture::new();
-    let mut seed = 0x0005_eed0_0005_eed1_u64;
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
+    let mut random = Random::new(0x0005_eed0_0005_eed1);
+    let mut random = move || random.next();
     for round in 0..120 {
         let victim = member(&mut f.master);
         let slot = f.last_slot();
