@@ -170,6 +170,15 @@ impl Traffic {
     }
 }
 
+/// The sizes of the pieces are odd.
+fn send_in_pieces(raw: &mut Raw, random: &mut Random, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let (piece, behind) = bytes.split_at((1 + random.below(30_000)).min(bytes.len()));
+        raw.send(piece).expect("the echo is read");
+        bytes = behind;
+    }
+}
+
 /// A few messages at once in pieces of odd sizes, and all of them back.
 fn echo(raw: &mut Raw, random: &mut Random) {
     let messages: Vec<Vec<u8>> = (0..1 + random.below(4))
@@ -179,12 +188,7 @@ fn echo(raw: &mut Raw, random: &mut Random) {
         .iter()
         .flat_map(|message| frame(0x82, message))
         .collect();
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        let (piece, behind) = rest.split_at((1 + random.below(30_000)).min(rest.len()));
-        raw.send(piece).expect("the echo is read");
-        rest = behind;
-    }
+    send_in_pieces(raw, random, &bytes);
     for message in messages {
         let (opcode, echoed) = raw.message();
         assert!(
@@ -209,12 +213,7 @@ fn echo_deflated(raw: &mut Raw, random: &mut Random) {
         deflate::frames(0x82, &payload, number)
     });
     let bytes = frames.collect::<Vec<_>>().concat();
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        let (piece, behind) = rest.split_at((1 + random.below(30_000)).min(rest.len()));
-        raw.send(piece).expect("the echo is read");
-        rest = behind;
-    }
+    send_in_pieces(raw, random, &bytes);
     for message in messages {
         let echoed = raw.inflated();
         assert!(

@@ -298,13 +298,19 @@ fn a_full_disk_stops_no_service() {
     baton.expect(&["stop"], 0);
 }
 
+/// A client that has sent a part of its request: `hello`, of a body of ten bytes.
+fn busy(baton: &Baton) -> Client {
+    let mut busy = Client::connect(baton.public);
+    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
+        .unwrap();
+    busy
+}
+
 #[test]
 fn term_lets_requests_end() {
     let baton = Baton::started();
     let master = baton.status().master_pid;
-    let mut busy = Client::connect(baton.public);
-    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
-        .unwrap();
+    let mut busy = busy(&baton);
     let mut member = rooms::Client::connect(baton.public);
     process::signal(master, Signal::SIGTERM);
     assert!(member.event()["bye"]["retry_after_ms"].is_u64());
@@ -348,9 +354,7 @@ fn a_stop_is_bounded() {
         .config("[timeouts]\nstop = \"1s\"\n")
         .start();
     // It will never send the rest.
-    let mut busy = Client::connect(baton.public);
-    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
-        .unwrap();
+    let busy = busy(&baton);
     let start = Instant::now();
     baton.expect(&["stop"], 0);
     assert!(
@@ -367,9 +371,7 @@ fn int_stops_fast() {
     let baton = Baton::builder()
         .config("[timeouts]\nstop = \"5m\"\n")
         .start();
-    let mut busy = Client::connect(baton.public);
-    busy.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello")
-        .unwrap();
+    let _busy = busy(&baton);
     process::signal(baton.status().master_pid, Signal::SIGTERM);
     // Nobody new is let in, and it waits; a second TERM ends that.
     eventually("it does not listen any more", || {

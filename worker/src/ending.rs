@@ -4,6 +4,7 @@ use mio::unix::SourceFd;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use protocol::address::Shown;
 use protocol::fault;
+use protocol::ids::Role;
 use protocol::journal::Record;
 use protocol::output::Full;
 
@@ -382,16 +383,21 @@ impl Brain {
         self.reschedule(slot);
     }
 
-    fn request_timed_out(&mut self, slot: u32, meta: Meta) {
-        let state = self.http_state(slot);
-        let cx = http::Context {
+    /// For an answer that is given to whoever asks: to refuse is a step's.
+    pub(crate) fn answering(&self, role: Role) -> http::Context<'_> {
+        http::Context {
             settings: &self.settings,
-            role: meta.role,
+            role,
             whoami: &self.whoami,
             date: self.date.as_str(),
             refuse: false,
             banned: false,
-        };
+        }
+    }
+
+    fn request_timed_out(&mut self, slot: u32, meta: Meta) {
+        let state = self.http_state(slot);
+        let cx = self.answering(meta.role);
         let mut answer = Vec::new();
         let reason = http::timed_out(state, &mut answer, &cx);
         self.put(slot, |out| protocol::output::Output::put(out, &answer));

@@ -62,14 +62,12 @@ impl Brain<'_> {
     }
 
     /// A page is of one worker: of the one asked for, or the first from there on.
-    fn on_connections(&mut self, asking: Asking, what: Ask, next: u64) {
+    fn on_connections(&mut self, asking: Asking, mut what: Ask, next: u64) {
         let Ask::Connections {
             worker,
             at,
-            after,
-            user,
-            room,
-            limit,
+            ref mut after,
+            ..
         } = what
         else {
             return;
@@ -87,17 +85,12 @@ impl Brain<'_> {
         });
         match found {
             Some((seat, ring)) => {
-                let after = if at == Some(seat) { after } else { 0 };
-                let ask = Ask::Connections {
-                    worker,
-                    at,
-                    after,
-                    user,
-                    room,
-                    limit,
-                };
+                if at != Some(seat) {
+                    // It is a number of a worker that is gone.
+                    *after = 0;
+                }
                 self.sequencer
-                    .look(self.state, asking.asker(), next, ring, &ask);
+                    .look(self.state, asking.asker(), next, ring, &what);
             }
             None => {
                 let body = json!({"connections": [], "next": null}).to_string();

@@ -14,7 +14,7 @@ use crate::control::server::Heard;
 use crate::control::{self, Answer, Request, Status, Stopping};
 use crate::figures::{self, What};
 use crate::listener::Listener;
-use crate::readiness::Served;
+use crate::readiness::{Listening, Served};
 use crate::reload::{Order, Step, Ticket};
 use crate::run_dir::open_log;
 use crate::state::Head;
@@ -202,13 +202,14 @@ impl Brain<'_> {
         Served {
             pid: self.life.guard_pid,
             workers: self.supervisor.seats().len() as u16,
-            listen: self
-                .context
-                .listeners
-                .iter()
-                .map(Listener::listening)
-                .collect(),
+            listen: self.listening(),
         }
+    }
+
+    /// Where clients can connect.
+    fn listening(&self) -> Vec<Listening> {
+        let listeners = self.context.listeners.iter();
+        listeners.map(Listener::listening).collect()
     }
 
     /// The guard has counted signals, or reaped somebody.
@@ -389,12 +390,7 @@ impl Brain<'_> {
                 brain_pid: std::process::id().cast_signed(),
                 uptime_s,
             },
-            listen: self
-                .context
-                .listeners
-                .iter()
-                .map(Listener::listening)
-                .collect(),
+            listen: self.listening(),
             workers,
             moved: self.state.head(Head::Moved),
             reload: control::Reload {

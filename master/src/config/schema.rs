@@ -58,13 +58,7 @@ fn top(s: &mut Section<'_, '_>) -> (Config, Vec<Listening>) {
         policy: s.choice("policy", d.policy, &POLICIES),
         identity: identity(s),
         listen: Vec::new(),
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-        memory: Memory::default(),
-        log: Log::default(),
-        rooms: Vec::new(),
-        settings: Settings::default(),
-        words: Vec::new(),
+        ..Config::default()
     };
     let listeners = s.sections("listen", listen).unwrap_or_else(|| {
         let listening = |listen| Listening {

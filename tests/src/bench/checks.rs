@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::gauge::{Gauge, Taken, median};
+use super::gauge::{Gauge, Taken, median_of};
 use super::publish::{Batch, Publisher};
 use super::{Cell, Options, Subject, Table};
 use crate::Baton;
@@ -64,13 +64,9 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         ("everything is limited", Check::Limits),
         ("a back end is asked", Check::Hook),
     ] {
-        let mut samples: Vec<Sample> = Vec::new();
-        for _ in 0..options.rounds {
-            let sample = measure(options, clients, check);
-            samples.push(sample.map_err(|error| format!("{name}: {error}"))?);
-        }
-        let of =
-            |figure: fn(&Sample) -> f64| median(&samples.iter().map(figure).collect::<Vec<_>>());
+        let samples = options.measured(|| measure(options, clients, check));
+        let samples = samples.map_err(|error| format!("{name}: {error}"))?;
+        let of = |figure: fn(&Sample) -> f64| median_of(&samples, figure);
         table.push(vec![
             Cell::text(name),
             Cell::number(of(|(done, taken, _)| taken.rate(*done)), 0),

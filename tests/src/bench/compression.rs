@@ -6,7 +6,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::gauge::{Gauge, median};
+use super::gauge::{Gauge, median_of};
 use super::plain::{Plain, TEXT};
 use super::{Cell, Options, Subject, Table};
 use crate::websocket::frame;
@@ -65,14 +65,8 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
             ("compressed, if of 256 bytes", Some(256)),
             ("compressed", Some(0)),
         ] {
-            let mut samples = Vec::new();
-            for _ in 0..options.rounds {
-                let sample = measure(options, members, size, from);
-                samples.push(sample.map_err(|error| error.to_string())?);
-            }
-            let of = |figure: fn(&Sample) -> f64| {
-                median(&samples.iter().map(figure).collect::<Vec<_>>())
-            };
+            let samples = options.measured(|| measure(options, members, size, from))?;
+            let of = |figure: fn(&Sample) -> f64| median_of(&samples, figure);
             table.push(vec![
                 Cell::count(size as u64),
                 Cell::text(how),

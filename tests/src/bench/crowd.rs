@@ -5,7 +5,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::gauge::{Gauge, median, quantile, verdict};
+use super::gauge::{Gauge, median_of, quantile, verdict};
 use super::held::Held;
 use super::messages::{self, Messages};
 use super::visits::{Pace, Visits};
@@ -71,9 +71,7 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
         }
     }
     for (samples, name) in all.iter().zip(LOADS) {
-        let of = |many: usize, figure: fn(&Sample) -> f64| {
-            median(&samples[many].iter().map(figure).collect::<Vec<_>>())
-        };
+        let of = |many: usize, figure: fn(&Sample) -> f64| median_of(&samples[many], figure);
         let times = of(1, |sample| sample.cost) / of(0, |sample| sample.cost);
         for (many, live) in LIVE.into_iter().enumerate() {
             table.push(vec![

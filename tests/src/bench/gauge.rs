@@ -108,6 +108,12 @@ pub fn median(figures: &[f64]) -> f64 {
     quantile(figures, 0.5)
 }
 
+/// Of one figure of the samples.
+#[must_use]
+pub fn median_of<T>(samples: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    median(&samples.iter().map(figure).collect::<Vec<_>>())
+}
+
 /// Such a part of them is not greater.
 #[must_use]
 pub fn quantile(figures: &[f64], part: f64) -> f64 {

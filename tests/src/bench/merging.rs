@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::gauge::{Gauge, median};
+use super::gauge::{Gauge, median_of};
 use super::plain::{Plain, TEXT, offset};
 use super::{Cell, Options, Subject, Table};
 use crate::websocket::frame;
@@ -43,15 +43,8 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
     let mut table = Table::new(title, &columns);
     for rate in RATES {
         for window in WINDOWS_MS {
-            let mut samples = Vec::new();
-            for _ in 0..options.rounds {
-                let sample = measure(options, members, rate, window);
-                samples.push(sample.map_err(|error| error.to_string())?);
-            }
-            let of = |figure: usize| {
-                let figures: Vec<f64> = samples.iter().map(|sample| sample[figure]).collect();
-                median(&figures)
-            };
+            let samples = options.measured(|| measure(options, members, rate, window))?;
+            let of = |figure: usize| median_of(&samples, |sample| sample[figure]);
             table.push(vec![
                 Cell::count(rate),
                 Cell::count(window),

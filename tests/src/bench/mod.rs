@@ -93,6 +93,15 @@ impl Options {
         self.connections.unwrap_or(usual)
     }
 
+    /// What is measured, once a round.
+    pub fn measured<T, E: ToString>(
+        &self,
+        mut measure: impl FnMut() -> Result<T, E>,
+    ) -> Result<Vec<T>, String> {
+        let rounds = (0..self.rounds).map(|_| measure().map_err(|error| error.to_string()));
+        rounds.collect()
+    }
+
     #[must_use]
     pub fn wants(&self, peer: &str) -> bool {
         self.against.iter().any(|wanted| wanted == peer)

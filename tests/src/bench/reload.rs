@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::gauge::{Gauge, Taken, all_are_reaped, median, verdict};
+use super::gauge::{Gauge, Taken, all_are_reaped, median_of, verdict};
 use super::plain::{Plain, TEXT, offset};
 use super::{Cell, Options, Subject, Table};
 use crate::socket::loopback;
@@ -52,8 +52,7 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
             eprintln!("round {round}: {name} {:.1} µs", each(&sample));
             samples.push(sample);
         }
-        let of =
-            |figure: fn(&Sample) -> f64| median(&samples.iter().map(figure).collect::<Vec<_>>());
+        let of = |figure: fn(&Sample) -> f64| median_of(&samples, figure);
         table.push(vec![
             Cell::text(name),
             Cell::number(of(each), 1),

@@ -112,14 +112,7 @@ impl Brain {
         };
         self.asking.remove(&self.slots.cid(slot));
         allow_origin(&mut reply, waiting.origin, &self.settings);
-        let cx = http::Context {
-            settings: &self.settings,
-            role: meta.role,
-            whoami: &self.whoami,
-            date: self.date.as_str(),
-            refuse: false,
-            banned: false,
-        };
+        let cx = self.answering(meta.role);
         let mut out = buffers::output(&self.arena, &self.slots, slot, MAX_ANSWER);
         if http::reply(&mut out, &cx, waiting.manner, &reply).is_err() {
             out.abandon();
