@@ -1,39 +1,22 @@
-//! What the HTTP API asks: to publish, and what is known of rooms. What concerns connections and
-//! workers is the brain's ([`Turn::Asked`](super::Turn)).
-//!
-//! To publish to many rooms takes a step for each. How far it is, and where the messages are, is in the
-//! state, by the ring and the request's place in it, and changes in the record that publishes: a brain
-//! that dies is gone on from, so that each room gets the message once and the answer says all.
+//! What the HTTP API asks, and its answers: to [`publish`], to decide, and what is known of rooms
+//! ([`list`]). What concerns connections and workers is the brain's ([`Turn::Asked`](super::Turn)).
+
+mod list;
+pub(super) mod publish;
 
 use protocol::api::{self, Ask, Decision, Found, Kind, error};
 use protocol::fault;
-use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
 use protocol::moderation::{Act, Whom};
-use protocol::names::Names;
-use protocol::pattern::Pattern;
-use protocol::record::{Asker, Down, Lane, Refusal, Up, Who};
-
+use protocol::record::{Asker, Down, Refusal};
 use serde_json::{Value, json};
 
 use super::say::Saying;
 use super::{Sequencer, append};
-use crate::keys;
 use crate::ring_set::RingSet;
-use crate::rooms;
 use crate::state::{self, Head, State};
-
-/// Rooms of a broadcast in one turn.
-const AT_ONCE: u32 = 128;
-const LOOKED_AT: u32 = 4_096;
-/// Of all that a broadcast appends to the log, at most so much of it.
-const PART_OF_LOG: u64 = 4;
-
-// Words of a request that takes several steps.
-const AT: usize = 0; // its place in the ring, plus one
-const DONE: usize = 1; // rooms that are done; of a broadcast: the next room, and how many were reached
-const RESULTS: usize = 2; // two for each room: its position, or 0 and why not
+use publish::Message;
 
 /// How far a request is.
 pub(super) enum Asked {
@@ -76,34 +59,6 @@ impl Asking {
             id: &self.id,
         }
     }
-}
-
-/// What an API publishes.
-struct Message<'a> {
-    from: &'a [u8],
-    /// Empty: none.
-    key: Vec<u8>,
-    lane: Lane,
-    data: Data<'a>,
-}
-
-impl Message<'_> {
-    fn new<'a>(from: &'a str, key: Option<&str>, priority: bool, data: &'a [u8]) -> Message<'a> {
-        Message {
-            from: from.as_bytes(),
-            key: key.map(|key| own_key(key.as_bytes())).unwrap_or_default(),
-            lane: Lane {
-                first: priority,
-                exempt: true,
-            },
-            data: Data::json(data),
-        }
-    }
-}
-
-/// Longer than any key of a client's: so it is never the same.
-pub(super) fn own_key(key: &[u8]) -> Vec<u8> {
-    [&[0; 65], key].concat()
 }
 
 impl Sequencer {
@@ -165,14 +120,14 @@ impl Sequencer {
                 }
             }
             Ask::Rooms { from, limit } => (200, Kind::Json, self.list_rooms(state, from, limit)),
-            Ask::Room { room } => self.known(state, &room, |this, number| {
+            Ask::Room { room } => self.known(&room, |this, number| {
                 (200, Kind::Json, this.describe_room(state, &room, number))
             }),
             Ask::History {
                 room,
                 before,
                 limit,
-            } => self.known(state, &room, |this, number| {
+            } => self.known(&room, |this, number| {
                 let Position { epoch, offset } = this.rooms.position(state, &Record::new(), number);
                 let found = Found {
                     room: room.clone(),
@@ -185,7 +140,7 @@ impl Sequencer {
                 let found = serde_json::to_vec(&found).unwrap_or_default();
                 (200, Kind::History, found)
             }),
-            Ask::Members { room, limit } => self.known(state, &room, |this, number| {
+            Ask::Members { room, limit } => self.known(&room, |this, number| {
                 (200, Kind::Json, this.list_members(state, number, limit))
             }),
             Ask::Sanctions {
@@ -270,9 +225,9 @@ impl Sequencer {
         }
     }
 
+    /// What is said of a room, if there is one of this name.
     fn known(
         &mut self,
-        _: &State,
         name: &str,
         of: impl FnOnce(&mut Sequencer, u32) -> (u32, Kind, Vec<u8>),
     ) -> (u32, Kind, Vec<u8>) {
@@ -283,152 +238,6 @@ impl Sequencer {
                 (404, Kind::Json, body)
             }
         }
-    }
-
-    /// What has been done of this very request.
-    fn done(&self, state: &State, ring: u16, at: u64) -> u64 {
-        match state.get(state::asked(ring, AT)) == at + 1 {
-            true => state.get(state::asked(ring, DONE)),
-            false => 0,
-        }
-    }
-
-    fn note_done(&mut self, ring: u16, at: u64, done: u64) {
-        self.record.set(state::asked(ring, AT), at + 1);
-        self.record.set(state::asked(ring, DONE), done);
-    }
-
-    fn publish_to(
-        &mut self,
-        state: &State,
-        asker: Asker<'_>,
-        at: u64,
-        rooms: &[String],
-        message: &Message<'_>,
-    ) -> (u32, Vec<u8>) {
-        let result = |i: usize, word: usize| state::asked(asker.ring, RESULTS + 2 * i + word);
-        let done = self.done(state, asker.ring, at) as usize;
-        for (i, room) in rooms.iter().enumerate().skip(done) {
-            let [a, b] = match self.publish_one(state, asker.ring, room, message) {
-                Ok(Position { epoch, offset }) => [epoch, offset],
-                Err(refusal) => [0, refusal.pack()],
-            };
-            self.record.set(result(i, 0), a);
-            self.record.set(result(i, 1), b);
-            self.note_done(asker.ring, at, i as u64 + 1);
-            fault::point("master:api-publish");
-            self.commit(state);
-            fault::point("master:api-published");
-        }
-        let mut first = None;
-        let results: Vec<Value> = rooms
-            .iter()
-            .enumerate()
-            .map(
-                |(i, room)| match [0, 1].map(|word| state.get(result(i, word))) {
-                    [0, why] => {
-                        let (status, error) = refused(Refusal::unpack(why));
-                        first.get_or_insert((status, error.clone()));
-                        json!({"room": room, "error": error})
-                    }
-                    [epoch, offset] => {
-                        json!({"room": room, "pos": Position { epoch, offset }.to_string()})
-                    }
-                },
-            )
-            .collect();
-        let is_any = results.iter().any(|result| result.get("pos").is_some());
-        match first.filter(|_| !is_any) {
-            Some((status, error)) => (status, json!({"error": error}).to_string().into_bytes()),
-            None => (200, json!({"published": results}).to_string().into_bytes()),
-        }
-    }
-
-    /// Puts it into the record; nothing is committed.
-    fn publish_one(
-        &mut self,
-        state: &State,
-        ring: u16,
-        room: &str,
-        message: &Message<'_>,
-    ) -> Result<Position, Refusal> {
-        let nobody = Asker {
-            ring,
-            ..super::own::NOBODY
-        };
-        let (name, from) = (room.as_bytes(), message.from);
-        if !message.key.is_empty() {
-            let key = keys::hash(name, from, &message.key);
-            if let Some(position) = self.keys.find(state, key, self.now_ms) {
-                return Ok(position);
-            }
-        }
-        let up = Up::Publish {
-            asker: nobody,
-            room: name,
-            from,
-            key: &message.key,
-            lane: message.lane,
-            data: message.data,
-        };
-        self.sequence(state, ring, &up)
-            .map_err(|(refusal, _)| refusal)?;
-        let room = self.rooms.find(name).ok_or(Refusal::Internal)?;
-        Ok(self.rooms.position(state, &self.record, room))
-    }
-
-    /// `None`: there are more rooms.
-    fn broadcast(
-        &mut self,
-        state: &State,
-        asker: Asker<'_>,
-        at: u64,
-        pattern: &str,
-        message: &Message<'_>,
-    ) -> Option<(u32, Vec<u8>)> {
-        // Users' rooms only where it says so, as in tokens.
-        let of_users = pattern.starts_with('@');
-        let pattern = Pattern::new(pattern);
-        let matches = |name: &[u8]| {
-            !name.starts_with(b"$") && name.starts_with(b"@") == of_users && pattern.matches(name)
-        };
-        let word = self.done(state, asker.ring, at);
-        let (mut room, mut reached) = (word as u32, word >> 32);
-        if word == 0 {
-            let count = self.rooms.names().filter(|name| matches(name)).count();
-            let bytes = (count as u64).saturating_mul(message.data.bytes.len() as u64 + 128);
-            if bytes > self.log.size() / PART_OF_LOG {
-                let why = "so much to so many rooms does not fit into the log (memory.log)";
-                return Some((413, error("too_large", why)));
-            }
-        }
-        let mut left = AT_ONCE;
-        let end = rooms::used(state).min(room + LOOKED_AT);
-        while room < end && left > 0 {
-            let name = match rooms::exists(state, room) {
-                true => rooms::name(state, room),
-                false => Box::default(),
-            };
-            room += 1;
-            if name.is_empty() || !matches(&name) {
-                continue;
-            }
-            left -= 1;
-            if let Ok(name) = std::str::from_utf8(&name)
-                && self.publish_one(state, asker.ring, name, message).is_ok()
-            {
-                reached += 1;
-            }
-            self.note_done(asker.ring, at, u64::from(room) | reached << 32);
-            fault::point("master:api-publish");
-            self.commit(state);
-        }
-        if room < rooms::used(state) {
-            self.note_done(asker.ring, at, u64::from(room) | reached << 32);
-            self.commit(state);
-            return None;
-        }
-        Some((200, json!({"rooms": reached}).to_string().into_bytes()))
     }
 
     /// Puts what is decided into the record.
@@ -495,53 +304,6 @@ impl Sequencer {
         }
         (200, done.to_string().into_bytes())
     }
-
-    fn list_rooms(&self, state: &State, from: u32, limit: u32) -> Vec<u8> {
-        let (from, limit) = (from as usize, limit as usize);
-        let largest = self.rooms.largest(state, from, limit + 1);
-        let mut rooms: Vec<Value> = largest
-            .map(|(name, count)| json!({"room": String::from_utf8_lossy(&name), "count": count}))
-            .collect();
-        let is_more = rooms.len() > limit;
-        rooms.truncate(limit);
-        let next = is_more.then_some(from + limit);
-        let all = self.rooms.len();
-        json!({"rooms": rooms, "next": next, "total": all})
-            .to_string()
-            .into_bytes()
-    }
-
-    fn describe_room(&self, state: &State, name: &str, room: u32) -> Vec<u8> {
-        let position = self.rooms.position(state, &Record::new(), room);
-        json!({
-            "room": name,
-            "count": self.rooms.total(state, room),
-            "distinct": self.present.distinct(state, room),
-            "pos": position.to_string(),
-        })
-        .to_string()
-        .into_bytes()
-    }
-
-    fn list_members(&mut self, state: &State, room: u32, limit: u32) -> Vec<u8> {
-        let mut names = Vec::new();
-        let total = self.rooms.total(state, room);
-        let who: Who<'_> = self.present.some(state, room, total, limit, 0, &mut names);
-        let users = who.users.unwrap_or_default();
-        json!({
-            "count": who.total,
-            "distinct": who.distinct,
-            "users": listed(users),
-            "whole": who.is_whole(),
-        })
-        .to_string()
-        .into_bytes()
-    }
-}
-
-fn listed(names: Names<'_>) -> Vec<String> {
-    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    names.iter().map(text).collect()
 }
 
 fn banned(whom: &api::Whom) -> Whom<'_> {

@@ -7,7 +7,8 @@ use protocol::record::{Asker, Lane, Up};
 use serde_json::json;
 
 use super::Sequencer;
-use super::asked::{own_key, refused};
+use super::asked::publish::own_key;
+use super::asked::refused;
 use super::own::NOBODY;
 use crate::keys;
 use crate::state::State;
