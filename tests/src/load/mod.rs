@@ -236,14 +236,6 @@ impl<W> Load<W> {
         waits
     }
 
-    /// Forgets the waits so far.
-    pub fn forget_waits(&mut self) {
-        self.waits.clear();
-        for connection in self.connections.iter_mut().flatten() {
-            connection.longest = None;
-        }
-    }
-
     /// Waits for what happens until then at the latest, and deals with it.
     pub fn turn(&mut self, until: Instant, events: &mut Events) -> io::Result<()> {
         let next = self.due.peek().map_or(until, |Reverse((at, ..))| *at);
