@@ -36,8 +36,7 @@ pub enum ToWorker {
     /// Give these connections away, with [`ToMaster::Give`]; one that has been given already is
     /// given once more. Numbers that the worker does not have are closed, and were said so.
     Part { cids: Vec<Cid> },
-    /// What [`ToMaster::Give`] gave has been taken by another worker: it
-    /// is to be forgotten.
+    /// What [`ToMaster::Give`] gave has been taken by another worker: it is to be forgotten.
     Took { cids: Vec<Cid> },
     /// Nobody could take these: the worker that gave them goes on with them.
     Keep { cids: Vec<Cid> },
@@ -111,10 +110,11 @@ pub struct Parted {
     pub past: Past,
 }
 
+/// What is to be done about a PROXY header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proxy {
-    #[default]
     /// No header is expected, or it has been read.
+    #[default]
     None,
     /// A header is expected; keep the connection.
     Read,
@@ -141,9 +141,8 @@ pub enum ToMaster {
     /// These could not be taken (no slot, fd lost): the master gives them to another.
     Refuse { cids: Vec<Cid> },
     /// These are given away, as [`ToWorker::Part`] asked, or because their PROXY headers have been
-    /// read ([`Proxy::ReadAndReturn`]); fds as in [`ToWorker::Give`]. The giver
-    /// keeps everything and touches nothing of it until it hears [`ToWorker::Took`] or
-    /// [`ToWorker::Keep`].
+    /// read ([`Proxy::ReadAndReturn`]); fds as in [`ToWorker::Give`]. The giver keeps everything and
+    /// touches nothing of it until it hears [`ToWorker::Took`] or [`ToWorker::Keep`].
     Give { connections: Vec<Parted> },
     /// All connections are gone after [`ToWorker::Retire`]; the process ends now.
     Retired,

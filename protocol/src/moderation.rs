@@ -3,6 +3,7 @@
 //! ([`Down::Moderated`](crate::record::Down::Moderated)).
 
 use crate::cidr::Cidr;
+use crate::ids::Position;
 
 /// Bytes of a user's name, or a connection's, at most.
 pub const MAX_WHO: usize = 200;
@@ -34,11 +35,11 @@ pub enum Act<'a> {
     },
     /// A message is not shown any more.
     Delete {
-        position: crate::ids::Position,
+        position: Position,
     },
     /// No message up to this one is; the position is the master's to say.
     Clear {
-        position: crate::ids::Position,
+        position: Position,
     },
 }
 
@@ -122,7 +123,7 @@ impl<'a> Act<'a> {
 
     /// `None`: not what [`words`](Act::words) and [`with_target`](Act::with_target) make.
     pub(crate) fn read([kind, x, y]: [u64; 3], target: &'a [u8]) -> Option<Act<'a>> {
-        let position = crate::ids::Position {
+        let position = Position {
             epoch: x,
             offset: y,
         };

@@ -20,9 +20,6 @@ pub use self::refusal::Refusal;
 pub use self::up::{Cids, Lane, Up, cid_bytes};
 pub use self::who::Who;
 
-/// Bytes of an encoded record besides its parts, at most.
-pub const OVERHEAD: usize = 128;
-
 /// The one that asked: an answer in the log is rendered by whoever holds connection `cid`; `ring`
 /// and `slot` say where it was when it asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,6 +39,7 @@ const _: () = assert!(3 * MAX_WHO <= MAX_TEXT && MAX_WHO <= u8::MAX as usize);
 
 /// The generation; it changes last of all in a record.
 pub const GENERATION: usize = 0;
+/// One more than the highest entry that was ever used.
 pub const USED: usize = 1;
 
 /// The stamp of an entry, by its place from the first word on.
@@ -305,7 +306,7 @@ impl Sanctions {
         (entry < MAX).then_some(entry)
     }
 
-    /// All that are in force, each with its entry.
+    /// All that there are, also those that are over, each with its entry.
     pub fn each(&self) -> impl Iterator<Item = (u32, &Sanction)> {
         let entries = self.entries.iter().enumerate();
         entries.filter_map(|(entry, sanction)| Some((entry as u32, sanction.as_ref()?)))

@@ -94,9 +94,9 @@ impl Writer {
         position <= self.head && self.head - position <= self.size && self.head.is_multiple_of(8)
     }
 
-    /// Writes a record of `len` bytes behind what is staged, filled in by `fill`. Nothing before
-    /// `keep` is overwritten: a ring's read index, or for the log, which overruns its readers, its
-    /// own head. `false`: there is no room, and nothing is changed.
+    /// Writes a record with this payload behind what is staged. Nothing before `keep` is overwritten: a
+    /// ring's read index, or for the log, which overruns its readers, its own head. `false`: there is no
+    /// room, and nothing is changed.
     #[must_use]
     pub fn stage(&mut self, keep: u64, payload: &[u8]) -> bool {
         let need = padded(payload.len());

@@ -7,13 +7,36 @@ use crate::moderation::{Act, Scope};
 use crate::names::Names;
 use crate::share::Share;
 
-use super::fields::{Fields, MSGPACK_1, MSGPACK_21, format_of, put, with_data};
+use super::fields::{Fields, MSGPACK, format_of, put, with_data};
 use super::who::{Who, pack_counts, unpack_counts};
 use super::{Asker, Refusal};
 
 /// In the kind of a message: where its [`Share`] begins.
 const SHARE: u32 = 36;
 const WITHOUT_SHARE: u64 = (1 << SHARE) - 1;
+
+/// How each record begins; a number that was given stays, as for what goes up.
+mod kind {
+    use super::MSGPACK;
+
+    /// With the share above it.
+    pub const MESSAGE: u64 = 1;
+    pub const MESSAGE_MSGPACK: u64 = MESSAGE | MSGPACK;
+    pub const OPENED: u64 = 2;
+    pub const COUNT: u64 = 3;
+    pub const PRESENCE: u64 = 4;
+    pub const REFUSED: u64 = 5;
+    pub const HELD: u64 = 6;
+    pub const SENT: u64 = 7;
+    pub const LISTED: u64 = 8;
+    pub const LIST: u64 = 9;
+    pub const CHANGES: u64 = 10;
+    pub const MODERATED: u64 = 20;
+    pub const WITHHELD: u64 = 21;
+    pub const WITHHELD_MSGPACK: u64 = WITHHELD | MSGPACK;
+    pub const TOLD: u64 = 30;
+    pub const LOOK: u64 = 31;
+}
 
 /// Master → workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +139,7 @@ impl Down<'_> {
                 let [a, b] = asker.words();
                 put(
                     into,
-                    with_data(1, data.format) | u64::from(share.pack()) << SHARE,
+                    with_data(kind::MESSAGE, data.format) | u64::from(share.pack()) << SHARE,
                     &[a, b, room.into(), epoch, offset],
                     &[asker.id, from, data.bytes],
                 );
@@ -137,8 +160,8 @@ impl Down<'_> {
             } => {
                 let [a, b] = asker.words();
                 let kind = match self {
-                    Down::Held { .. } => 6,
-                    _ => 2,
+                    Down::Held { .. } => kind::HELD,
+                    _ => kind::OPENED,
                 };
                 put(
                     into,
@@ -149,16 +172,26 @@ impl Down<'_> {
             }
             Down::Count { who, asker } => {
                 let ([a, b], [counts, named]) = (asker.words(), who.words());
-                put(into, 3, &[a, b, counts, named], &[asker.id, who.part()]);
+                put(
+                    into,
+                    kind::COUNT,
+                    &[a, b, counts, named],
+                    &[asker.id, who.part()],
+                );
             }
             Down::Listed { room, who, asker } => {
                 let ([a, b], [counts, named]) = (asker.words(), who.words());
                 let words = [a, b, room.into(), counts, named];
-                put(into, 8, &words, &[asker.id, who.part()]);
+                put(into, kind::LISTED, &words, &[asker.id, who.part()]);
             }
             Down::List { room, who } => {
                 let [counts, named] = who.words();
-                put(into, 9, &[room.into(), counts, named], &[who.part()]);
+                put(
+                    into,
+                    kind::LIST,
+                    &[room.into(), counts, named],
+                    &[who.part()],
+                );
             }
             Down::Changes {
                 room,
@@ -169,15 +202,17 @@ impl Down<'_> {
                 let counts = pack_counts(total, distinct);
                 let named = u64::from(names.is_some());
                 let parts = names.unwrap_or_default().map(Names::as_bytes);
-                put(into, 10, &[room.into(), counts, named], &parts);
+                put(into, kind::CHANGES, &[room.into(), counts, named], &parts);
             }
-            Down::Presence { room, total } => put(into, 4, &[room.into(), total.into()], &[]),
+            Down::Presence { room, total } => {
+                put(into, kind::PRESENCE, &[room.into(), total.into()], &[])
+            }
             Down::Sent {
                 position: Position { epoch, offset },
                 asker,
             } => {
                 let [a, b] = asker.words();
-                put(into, 7, &[a, b, epoch, offset], &[asker.id]);
+                put(into, kind::SENT, &[a, b, epoch, offset], &[asker.id]);
             }
             Down::Told {
                 asker,
@@ -187,20 +222,20 @@ impl Down<'_> {
             } => {
                 let [a, b] = asker.words();
                 let words = [a, b, status.into(), kind as u64];
-                put(into, 30, &words, &[asker.id, body]);
+                put(into, kind::TOLD, &words, &[asker.id, body]);
             }
             Down::Look { asker, ring, what } => {
                 let [a, b] = asker.words();
-                put(into, 31, &[a, b, ring.into()], &[asker.id, what]);
+                put(into, kind::LOOK, &[a, b, ring.into()], &[asker.id, what]);
             }
             Down::Refused { reason, asker } => {
                 let [a, b] = asker.words();
-                put(into, 5, &[a, b, reason.pack()], &[asker.id]);
+                put(into, kind::REFUSED, &[a, b, reason.pack()], &[asker.id]);
             }
             Down::Moderated { scope, asker, act } => {
                 let ([a, b], [kind, x, y]) = (asker.words(), act.words());
                 let words = [a, b, scope.pack(), kind, x, y];
-                act.with_target(|target| put(into, 20, &words, &[asker.id, target]));
+                act.with_target(|target| put(into, kind::MODERATED, &words, &[asker.id, target]));
             }
             Down::Withheld {
                 room,
@@ -209,7 +244,7 @@ impl Down<'_> {
                 data,
             } => {
                 let [a, b] = asker.words();
-                let kind = with_data(21, data.format);
+                let kind = with_data(kind::WITHHELD, data.format);
                 let parts = [asker.id, from, data.bytes];
                 put(into, kind, &[a, b, room.into()], &parts);
             }
@@ -221,7 +256,7 @@ impl Down<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Down<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            kind if kind & WITHOUT_SHARE == 1 || kind & WITHOUT_SHARE == MSGPACK_1 => {
+            _ if matches!(kind & WITHOUT_SHARE, kind::MESSAGE | kind::MESSAGE_MSGPACK) => {
                 let ([a, b, room, epoch, offset], [id, from, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 let data = Data { format, bytes };
@@ -234,14 +269,14 @@ impl Down<'_> {
                     data,
                 }
             }
-            2 | 6 => {
+            kind::OPENED | kind::HELD => {
                 let ([a, b, room, epoch, offset, total], [id, name]) = rest.take()?;
                 let room = room.try_into().ok()?;
                 let position = Position { epoch, offset };
                 let total = total.try_into().ok()?;
                 let asker = Asker::new(a, b, id);
                 match kind {
-                    2 => Down::Opened {
+                    kind::OPENED => Down::Opened {
                         room,
                         position,
                         total,
@@ -257,14 +292,14 @@ impl Down<'_> {
                     },
                 }
             }
-            3 => {
+            kind::COUNT => {
                 let ([a, b, counts, named], [id, users]) = rest.take()?;
                 Down::Count {
                     who: Who::read(counts, named, users)?,
                     asker: Asker::new(a, b, id),
                 }
             }
-            8 => {
+            kind::LISTED => {
                 let ([a, b, room, counts, named], [id, users]) = rest.take()?;
                 Down::Listed {
                     room: room.try_into().ok()?,
@@ -272,14 +307,14 @@ impl Down<'_> {
                     asker: Asker::new(a, b, id),
                 }
             }
-            9 => {
+            kind::LIST => {
                 let ([room, counts, named], [users]) = rest.take()?;
                 Down::List {
                     room: room.try_into().ok()?,
                     who: Who::read(counts, named, users)?,
                 }
             }
-            10 => {
+            kind::CHANGES => {
                 let ([room, counts, named], [came, gone]) = rest.take()?;
                 let (total, distinct) = unpack_counts(counts);
                 let names = [Names::read(came)?, Names::read(gone)?];
@@ -294,21 +329,21 @@ impl Down<'_> {
                     },
                 }
             }
-            4 => {
+            kind::PRESENCE => {
                 let ([room, total], []) = rest.take()?;
                 Down::Presence {
                     room: room.try_into().ok()?,
                     total: total.try_into().ok()?,
                 }
             }
-            7 => {
+            kind::SENT => {
                 let ([a, b, epoch, offset], [id]) = rest.take()?;
                 Down::Sent {
                     position: Position { epoch, offset },
                     asker: Asker::new(a, b, id),
                 }
             }
-            20 => {
+            kind::MODERATED => {
                 let ([a, b, scope, kind, x, y], [id, target]) = rest.take()?;
                 Down::Moderated {
                     scope: Scope::unpack(scope)?,
@@ -316,7 +351,7 @@ impl Down<'_> {
                     act: Act::read([kind, x, y], target)?,
                 }
             }
-            21 | MSGPACK_21 => {
+            kind::WITHHELD | kind::WITHHELD_MSGPACK => {
                 let ([a, b, room], [id, from, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 Down::Withheld {
@@ -326,7 +361,7 @@ impl Down<'_> {
                     data: Data { format, bytes },
                 }
             }
-            30 => {
+            kind::TOLD => {
                 let ([a, b, status, kind], [id, body]) = rest.take()?;
                 Down::Told {
                     asker: Asker::new(a, b, id),
@@ -335,7 +370,7 @@ impl Down<'_> {
                     body,
                 }
             }
-            31 => {
+            kind::LOOK => {
                 let ([a, b, ring], [id, what]) = rest.take()?;
                 Down::Look {
                     asker: Asker::new(a, b, id),
@@ -343,7 +378,7 @@ impl Down<'_> {
                     what,
                 }
             }
-            5 => {
+            kind::REFUSED => {
                 let ([a, b, reason], [id]) = rest.take()?;
                 Down::Refused {
                     reason: Refusal::unpack(reason)?,

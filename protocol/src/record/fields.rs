@@ -3,11 +3,7 @@
 use crate::format::Format;
 
 /// In a kind: the record's data is MessagePack. (Without it, it is what it was before there was any.)
-const MSGPACK: u64 = 1 << 32;
-/// A message, one that is held back, and one that is released, of MessagePack.
-pub const MSGPACK_1: u64 = 1 | MSGPACK;
-pub const MSGPACK_21: u64 = 21 | MSGPACK;
-pub const MSGPACK_22: u64 = 22 | MSGPACK;
+pub const MSGPACK: u64 = 1 << 32;
 
 /// The kind of a record with data in this format.
 pub fn with_data(kind: u64, format: Format) -> u64 {

@@ -6,7 +6,33 @@ use crate::moderation::Act;
 use crate::names::Names;
 
 use super::Asker;
-use super::fields::{Fields, MSGPACK_1, MSGPACK_21, MSGPACK_22, format_of, put, with_data};
+use super::fields::{Fields, MSGPACK, format_of, put, with_data};
+
+/// How each record begins. Masters and workers of neighbouring versions read each other: a number that
+/// was given stays.
+mod kind {
+    use super::MSGPACK;
+
+    pub const PUBLISH: u64 = 1;
+    pub const PUBLISH_MSGPACK: u64 = PUBLISH | MSGPACK;
+    pub const OPEN: u64 = 2;
+    pub const WHO: u64 = 3;
+    pub const MEMBERS: u64 = 4;
+    pub const ACK: u64 = 5;
+    pub const CLOSED: u64 = 6;
+    pub const HOLD: u64 = 7;
+    pub const USERS: u64 = 8;
+    pub const RECOUNTED: u64 = 9;
+    pub const WATCH: u64 = 10;
+    pub const LIST: u64 = 11;
+    pub const MODERATE: u64 = 20;
+    pub const WITHHOLD: u64 = 21;
+    pub const WITHHOLD_MSGPACK: u64 = WITHHOLD | MSGPACK;
+    pub const RELEASE: u64 = 22;
+    pub const RELEASE_MSGPACK: u64 = RELEASE | MSGPACK;
+    pub const ASK: u64 = 30;
+    pub const TOLD: u64 = 31;
+}
 
 /// Worker → master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +170,7 @@ impl Up<'_> {
                 data,
             } => {
                 let parts = [asker.id, room, from, key, data.bytes];
-                let kind = with_data(1, data.format) | lane.bits();
+                let kind = with_data(kind::PUBLISH, data.format) | lane.bits();
                 put(into, kind, &asker.words(), &parts);
             }
             Up::Release {
@@ -157,13 +183,13 @@ impl Up<'_> {
                 data,
             } => {
                 let parts = [asker.id, room, by, from, key, data.bytes];
-                let kind = with_data(22, data.format) | lane.bits();
+                let kind = with_data(kind::RELEASE, data.format) | lane.bits();
                 put(into, kind, &asker.words(), &parts);
             }
-            Up::Open { asker, room } => put(into, 2, &asker.words(), &[asker.id, room]),
+            Up::Open { asker, room } => put(into, kind::OPEN, &asker.words(), &[asker.id, room]),
             Up::Who { asker, room, limit } => {
                 let [a, b] = asker.words();
-                put(into, 3, &[a, b, limit.into()], &[asker.id, room]);
+                put(into, kind::WHO, &[a, b, limit.into()], &[asker.id, room]);
             }
             Up::Members {
                 room,
@@ -171,16 +197,21 @@ impl Up<'_> {
                 watched,
             } => {
                 let count = u64::from(count) | u64::from(watched) << 32;
-                put(into, 4, &[room.into(), count], &[]);
+                put(into, kind::MEMBERS, &[room.into(), count], &[]);
             }
             Up::Users { room, came, gone } => {
-                put(into, 8, &[room.into()], &[came.as_bytes(), gone.as_bytes()]);
+                put(
+                    into,
+                    kind::USERS,
+                    &[room.into()],
+                    &[came.as_bytes(), gone.as_bytes()],
+                );
             }
-            Up::Recounted => put(into, 9, &[], &[]),
-            Up::Watch { asker, room } => put(into, 10, &asker.words(), &[asker.id, room]),
-            Up::List { room } => put(into, 11, &[room.into()], &[]),
+            Up::Recounted => put(into, kind::RECOUNTED, &[], &[]),
+            Up::Watch { asker, room } => put(into, kind::WATCH, &asker.words(), &[asker.id, room]),
+            Up::List { room } => put(into, kind::LIST, &[room.into()], &[]),
             Up::Ask { asker, what, data } => {
-                put(into, 30, &asker.words(), &[asker.id, what, data]);
+                put(into, kind::ASK, &asker.words(), &[asker.id, what, data]);
             }
             Up::Told {
                 asker,
@@ -188,11 +219,11 @@ impl Up<'_> {
                 body,
             } => {
                 let [a, b] = asker.words();
-                put(into, 31, &[a, b, status.into()], &[asker.id, body]);
+                put(into, kind::TOLD, &[a, b, status.into()], &[asker.id, body]);
             }
-            Up::Ack { cids } => put(into, 5, &[], &[cids.0.as_flattened()]),
-            Up::Closed { cids } => put(into, 6, &[], &[cids.0.as_flattened()]),
-            Up::Hold { asker, room } => put(into, 7, &asker.words(), &[asker.id, room]),
+            Up::Ack { cids } => put(into, kind::ACK, &[], &[cids.0.as_flattened()]),
+            Up::Closed { cids } => put(into, kind::CLOSED, &[], &[cids.0.as_flattened()]),
+            Up::Hold { asker, room } => put(into, kind::HOLD, &asker.words(), &[asker.id, room]),
             Up::Moderate {
                 asker,
                 room,
@@ -201,7 +232,12 @@ impl Up<'_> {
             } => {
                 let ([a, b], [kind, x, y]) = (asker.words(), act.words());
                 act.with_target(|target| {
-                    put(into, 20, &[a, b, kind, x, y], &[asker.id, room, by, target]);
+                    put(
+                        into,
+                        kind::MODERATE,
+                        &[a, b, kind, x, y],
+                        &[asker.id, room, by, target],
+                    );
                 });
             }
             Up::Withhold {
@@ -211,7 +247,12 @@ impl Up<'_> {
                 data,
             } => {
                 let parts = [asker.id, room, from, data.bytes];
-                put(into, with_data(21, data.format), &asker.words(), &parts);
+                put(
+                    into,
+                    with_data(kind::WITHHOLD, data.format),
+                    &asker.words(),
+                    &parts,
+                );
             }
         }
     }
@@ -221,7 +262,7 @@ impl Up<'_> {
     pub fn decode(bytes: &[u8]) -> Option<Up<'_>> {
         let (kind, mut rest) = Fields::new(bytes)?;
         Some(match kind {
-            kind if kind & !Lane::ALL == 1 || kind & !Lane::ALL == MSGPACK_1 => {
+            _ if matches!(kind & !Lane::ALL, kind::PUBLISH | kind::PUBLISH_MSGPACK) => {
                 let ([a, b], [id, room, from, key, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 let data = Data { format, bytes };
@@ -234,7 +275,7 @@ impl Up<'_> {
                     data,
                 }
             }
-            kind if kind & !Lane::ALL == 22 || kind & !Lane::ALL == MSGPACK_22 => {
+            _ if matches!(kind & !Lane::ALL, kind::RELEASE | kind::RELEASE_MSGPACK) => {
                 let ([a, b], [id, room, by, from, key, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 Up::Release {
@@ -247,16 +288,16 @@ impl Up<'_> {
                     data: Data { format, bytes },
                 }
             }
-            2 | 7 | 10 => {
+            kind::OPEN | kind::HOLD | kind::WATCH => {
                 let ([a, b], [id, room]) = rest.take()?;
                 let asker = Asker::new(a, b, id);
                 match kind {
-                    2 => Up::Open { asker, room },
-                    7 => Up::Hold { asker, room },
+                    kind::OPEN => Up::Open { asker, room },
+                    kind::HOLD => Up::Hold { asker, room },
                     _ => Up::Watch { asker, room },
                 }
             }
-            3 => {
+            kind::WHO => {
                 let ([a, b, limit], [id, room]) = rest.take()?;
                 Up::Who {
                     asker: Asker::new(a, b, id),
@@ -264,7 +305,7 @@ impl Up<'_> {
                     limit: limit.try_into().ok()?,
                 }
             }
-            4 => {
+            kind::MEMBERS => {
                 let ([room, count], []) = rest.take()?;
                 Up::Members {
                     room: room.try_into().ok()?,
@@ -276,7 +317,7 @@ impl Up<'_> {
                     },
                 }
             }
-            8 => {
+            kind::USERS => {
                 let ([room], [came, gone]) = rest.take()?;
                 Up::Users {
                     room: room.try_into().ok()?,
@@ -284,17 +325,17 @@ impl Up<'_> {
                     gone: Names::read(gone)?,
                 }
             }
-            9 => {
+            kind::RECOUNTED => {
                 let ([], []) = rest.take()?;
                 Up::Recounted
             }
-            11 => {
+            kind::LIST => {
                 let ([room], []) = rest.take()?;
                 Up::List {
                     room: room.try_into().ok()?,
                 }
             }
-            20 => {
+            kind::MODERATE => {
                 let ([a, b, kind, x, y], [id, room, by, target]) = rest.take()?;
                 Up::Moderate {
                     asker: Asker::new(a, b, id),
@@ -303,7 +344,7 @@ impl Up<'_> {
                     act: Act::read([kind, x, y], target)?,
                 }
             }
-            21 | MSGPACK_21 => {
+            kind::WITHHOLD | kind::WITHHOLD_MSGPACK => {
                 let ([a, b], [id, room, from, bytes]) = rest.take()?;
                 let format = format_of(kind);
                 Up::Withhold {
@@ -313,7 +354,7 @@ impl Up<'_> {
                     data: Data { format, bytes },
                 }
             }
-            30 => {
+            kind::ASK => {
                 let ([a, b], [id, what, data]) = rest.take()?;
                 Up::Ask {
                     asker: Asker::new(a, b, id),
@@ -321,7 +362,7 @@ impl Up<'_> {
                     data,
                 }
             }
-            31 => {
+            kind::TOLD => {
                 let ([a, b, status], [id, body]) = rest.take()?;
                 Up::Told {
                     asker: Asker::new(a, b, id),
@@ -329,14 +370,14 @@ impl Up<'_> {
                     body,
                 }
             }
-            5 | 6 => {
+            kind::ACK | kind::CLOSED => {
                 let ([], [cids]) = rest.take()?;
                 let (cids, []) = cids.as_chunks() else {
                     return None;
                 };
                 let cids = Cids(cids);
                 match kind {
-                    5 => Up::Ack { cids },
+                    kind::ACK => Up::Ack { cids },
                     _ => Up::Closed { cids },
                 }
             }

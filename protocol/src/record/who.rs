@@ -48,7 +48,7 @@ impl<'a> Who<'a> {
     }
 }
 
-/// So many are there never.
+/// Connections, and users plus one: 0 where these are not counted.
 pub fn pack_counts(total: u32, distinct: Option<u32>) -> u64 {
     let distinct = distinct.map_or(0, |distinct| u64::from(distinct) + 1);
     u64::from(total) | distinct << 32
