@@ -1,8 +1,10 @@
 //! The master's brain: one loop, poll → match → call. How it begins, and its guard before it, is
 //! [`birth`]. What the calls do is next to it: [`accept`], [`give`] and [`moving`] (connections),
 //! [`crew`] and [`hear`] (workers: their processes, and what they say), [`operate`] (signals and
-//! commands), [`api`] (what is asked over HTTP), [`feed`] (what they see), [`prepare`] (what a reload reads), [`sweep`] (what the last brain left), [`inherit`]
-//! (a brain whose guard is dead becomes the guard) and [`upgrade`] (another program takes over).
+//! commands), [`status`] (what these are told of workers), [`api`] (what is asked over HTTP), [`feed`]
+//! (what operators see), [`prepare`] (what a reload reads), [`sweep`] (what the last brain left),
+//! [`inherit`] (a brain whose guard is dead becomes the guard) and [`upgrade`] (another program takes
+//! over).
 
 mod accept;
 mod api;
@@ -15,6 +17,7 @@ mod inherit;
 mod moving;
 mod operate;
 mod prepare;
+mod status;
 mod sweep;
 mod upgrade;
 

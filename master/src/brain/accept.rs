@@ -273,7 +273,7 @@ fn describe(listener: &Listener, fd: &OwnedFd, peer: SocketAddr) -> Option<Conne
     })
 }
 
-pub(super) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     if address.family()? == AddressFamily::Unix {
         return Some(NOWHERE);
     }

@@ -1,16 +1,21 @@
 //! What the HTTP API asks that is the brain's to answer: of workers and connections, and what it orders.
 
+use std::collections::BTreeMap;
+
 use protocol::api::{Ask, Kind, error};
 use protocol::ids::{Cid, Seat};
+use protocol::journal::Record;
+use protocol::row::Figure;
 use serde_json::json;
 
-use super::Brain;
 use super::operate::Caller;
+use super::{Brain, feed};
+use crate::link::Link;
 use crate::metrics;
 use crate::reload::Order;
 use crate::sequencer::Asking;
-use crate::state::Head;
-use crate::supervise::Part;
+use crate::state::{Head, read_index};
+use crate::supervise::{Part, Phase};
 
 /// [`Head::ApiOrder`] for a reload; a scale is its number of workers, times two.
 const RELOAD: u64 = 1;
@@ -118,7 +123,7 @@ impl Brain<'_> {
             let message = "a reload or scale that was ordered here is under way";
             return self.refuse_asked(asking, next, 409, "conflict", message);
         }
-        let mut record = protocol::journal::Record::new();
+        let mut record = Record::new();
         for (head, value) in [
             (Head::ApiOrder, order + ONCE),
             (Head::ApiCid, asking.cid.0),
@@ -130,7 +135,7 @@ impl Brain<'_> {
         ] {
             record.set(head.word(), value);
         }
-        record.set(crate::state::read_index(asking.ring), next);
+        record.set(read_index(asking.ring), next);
         self.state.commit(&mut record);
         self.begin_api_order();
     }
@@ -191,26 +196,24 @@ impl Brain<'_> {
         let head = |head| self.state.head(head);
         let workers = self.supervisor.workers().iter();
         let waits = |ring: u16| self.connections.load(ring).given;
-        let mut pending = std::collections::BTreeMap::<Seat, u64>::new();
-        let mut memory = std::collections::BTreeMap::<Seat, u64>::new();
+        let mut pending = BTreeMap::<Seat, u64>::new();
+        let mut memory = BTreeMap::<Seat, u64>::new();
         let mut ready = 0;
         for worker in workers {
-            ready += u64::from(matches!(worker.phase, crate::supervise::Phase::Ready));
+            ready += u64::from(matches!(worker.phase, Phase::Ready));
             if let Some(link) = self.links.get(&worker.ring) {
                 *pending.entry(worker.seat).or_default() += u64::from(waits(worker.ring));
                 *memory.entry(worker.seat).or_default() +=
-                    super::feed::memory(link.brain_pid).unwrap_or(0);
+                    feed::memory(link.brain_pid).unwrap_or(0);
             }
         }
         let log_head = self.sequencer.log_head();
-        let lag = |link: &crate::link::Link| {
-            log_head.saturating_sub(link.figure(protocol::row::Figure::LogRead))
-        };
-        let ring = |link: &crate::link::Link| {
-            let read = self.state.get(crate::state::read_index(link.number));
+        let lag = |link: &Link| log_head.saturating_sub(link.figure(Figure::LogRead));
+        let ring = |link: &Link| {
+            let read = self.state.get(read_index(link.number));
             link.ring.head().saturating_sub(read)
         };
-        let mut lags = std::collections::BTreeMap::<Seat, [u64; 2]>::new();
+        let mut lags = BTreeMap::<Seat, [u64; 2]>::new();
         for link in self.links.values() {
             let of = lags.entry(link.seat).or_default();
             of[0] = of[0].max(lag(link));
@@ -230,7 +233,7 @@ impl Brain<'_> {
             reloads_failed: head(Head::ReloadsFailed),
             losses: head(Head::Losses),
             master_recoveries: self.life.number.saturating_sub(1),
-            master_memory: super::feed::memory(std::process::id().cast_signed()).unwrap_or(0),
+            master_memory: feed::memory(std::process::id().cast_signed()).unwrap_or(0),
             log_bytes: log_head,
             seats: self.seats(),
             pending,

@@ -187,7 +187,8 @@ fn start_logging(context: &Context) -> Result<Logging, String> {
     logging::init(words, stderr, &options).map_err(|error| error.to_string())
 }
 
-fn log_format(config: &Config) -> logging::Format {
+/// Of all logs.
+pub(super) fn log_format(config: &Config) -> logging::Format {
     match config.log.format {
         Format::Text => logging::Format::Text,
         Format::Json => logging::Format::Json,

@@ -7,10 +7,10 @@ use std::time::Duration;
 use protocol::fault;
 use protocol::ids::Seat;
 use protocol::journal::Record;
-use protocol::logging;
 use protocol::roles::WorkerArgs;
 use protocol::row::Figure;
 
+use super::birth::log_format;
 use super::{Brain, Origin};
 use crate::config::{Config, Format};
 use crate::figures::{self, What};
@@ -170,7 +170,7 @@ impl Brain<'_> {
         Ok(())
     }
 
-    pub(super) fn watch_link(&self, link: &Link) -> io::Result<()> {
+    fn watch_link(&self, link: &Link) -> io::Result<()> {
         let ring = link.number;
         self.watch(link.channel.as_fd().as_raw_fd(), Origin::Channel(ring))?;
         self.watch(link.bell.as_raw_fd(), Origin::Ring(ring))?;
@@ -323,12 +323,8 @@ impl Brain<'_> {
     /// One line in a worker's own log, in its format.
     fn write_last_word(&self, seat: Seat, what: &str) {
         use std::io::Write;
-        let format = match self.config.log.format {
-            Format::Text => logging::Format::Text,
-            Format::Json => logging::Format::Json,
-        };
         let mut line = Vec::new();
-        format.write(
+        log_format(&self.config).write(
             &mut line,
             std::time::SystemTime::now(),
             "master",

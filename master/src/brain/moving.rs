@@ -338,7 +338,7 @@ impl Brain<'_> {
     }
 
     /// This worker is to forget a connection that has no slot from it any more.
-    pub(super) fn say_took(&mut self, ring: u16, cid: Cid) {
+    fn say_took(&mut self, ring: u16, cid: Cid) {
         let Some(link) = self.links.get_mut(&ring) else {
             return;
         };
@@ -350,7 +350,7 @@ impl Brain<'_> {
     }
 
     /// It leaves this worker before the one that had it before knows that it came here.
-    pub(super) fn say_what_is_owed_to_another(&mut self, ring: u16, cid: Cid) {
+    fn say_what_is_owed_to_another(&mut self, ring: u16, cid: Cid) {
         let slot = self.connections.find(self.state, cid);
         let connection = slot.and_then(|slot| self.connections.get(self.state, slot));
         if let Some(connection) = connection

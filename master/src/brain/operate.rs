@@ -1,24 +1,21 @@
 //! What operators say: signals, which the guard has counted, and commands over the control socket.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Shutdown, shutdown};
 use protocol::guard;
-use protocol::ids::Seat;
-use protocol::row::Figure;
 
 use super::Brain;
-use crate::config::MAX_WORKERS;
 use crate::control::server::Heard;
-use crate::control::{self, Answer, Request, Status, Stopping};
+use crate::control::{Answer, Request, Stopping};
 use crate::figures::{self, What};
-use crate::listener::Listener;
-use crate::readiness::{Listening, Served};
 use crate::reload::{Order, Step, Ticket};
 use crate::run_dir::open_log;
 use crate::state::Head;
-use crate::supervise::{Event, Part, Phase};
+use crate::supervise::Event;
 
 /// A stop is under way.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +49,8 @@ pub(super) enum Caller {
 pub struct Callers {
     waiting: HashMap<Ticket, (Caller, Order)>,
     last: Ticket,
-    last_reload: Option<String>,
+    /// What came of the last reload.
+    pub(super) last_reload: Option<String>,
 }
 
 /// Over all, a stop takes no longer than it was told, and this.
@@ -198,20 +196,6 @@ impl Brain<'_> {
         }
     }
 
-    fn served(&self) -> Served {
-        Served {
-            pid: self.life.guard_pid,
-            workers: self.supervisor.seats().len() as u16,
-            listen: self.listening(),
-        }
-    }
-
-    /// Where clients can connect.
-    fn listening(&self) -> Vec<Listening> {
-        let listeners = self.context.listeners.iter();
-        listeners.map(Listener::listening).collect()
-    }
-
     /// The guard has counted signals, or reaped somebody.
     pub(super) fn on_doorbell(&mut self) {
         let mut count = [0; 8];
@@ -281,15 +265,12 @@ impl Brain<'_> {
             by: Some(self.now + within + MARGIN),
         });
         for listener in &self.context.listeners {
-            self.unwatch(std::os::fd::AsRawFd::as_raw_fd(&listener.fd));
+            self.unwatch(listener.fd.as_raw_fd());
             if listener.is_shared {
                 continue;
             }
             // Closed for all who share it: nobody is to wait at a door that does not open.
-            let _ = nix::sys::socket::shutdown(
-                std::os::fd::AsRawFd::as_raw_fd(&listener.fd),
-                nix::sys::socket::Shutdown::Both,
-            );
+            let _ = shutdown(listener.fd.as_raw_fd(), Shutdown::Both);
         }
         let mut steps = Vec::new();
         self.orders.stop(&mut steps);
@@ -361,84 +342,6 @@ impl Brain<'_> {
                 self.order(Caller::Client(index), Order::Scale(workers));
             }
             Request::Upgrade { after } => self.on_upgrade_request(index, after),
-        }
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let uptime_s = since
-            .map_or(0, |now| now.as_secs())
-            .saturating_sub(self.state.head(Head::StartedAt));
-        let mut workers: Vec<control::Worker> = self
-            .supervisor
-            .workers()
-            .iter()
-            .map(|worker| self.worker_status(worker))
-            .collect();
-        let has_row = |seat: &Seat| self.supervisor.workers().iter().any(|w| w.seat == *seat);
-        let given_up = (1..=MAX_WORKERS).map(Seat);
-        let given_up = given_up.filter(|seat| self.supervisor.is_given_up(*seat) && !has_row(seat));
-        workers.extend(given_up.map(|seat| self.no_worker_status(seat)));
-        workers.sort_by_key(|worker| worker.worker);
-        Status {
-            running: true,
-            version: self.upgrades.history.build.version.clone(),
-            built: self.upgrades.history.build.written(),
-            epoch: format!("e{}", self.state.head(Head::FirstEpoch)),
-            master: control::Master {
-                pid: self.life.guard_pid,
-                brain_pid: std::process::id().cast_signed(),
-                uptime_s,
-            },
-            listen: self.listening(),
-            workers,
-            moved: self.state.head(Head::Moved),
-            reload: control::Reload {
-                running: self.orders.reloading(),
-                last_result: self.callers.last_reload.clone(),
-            },
-            upgrade: self.upgrades.history.status(),
-        }
-    }
-
-    pub(super) fn worker_status(&self, worker: &crate::supervise::Worker) -> control::Worker {
-        let link = self
-            .links
-            .get(&worker.ring)
-            .filter(|_| worker.has_process());
-        let state = match (worker.phase, worker.part) {
-            (Phase::Waiting { .. }, _) => control::State::Backoff,
-            (Phase::Starting { .. }, Part::Holder | Part::Relief) => control::State::Starting,
-            (Phase::Ready, Part::Holder | Part::Relief) => control::State::Ready,
-            (Phase::Aborting { .. }, _) => control::State::Starting,
-            (Phase::Parting { .. }, _) => control::State::Moving,
-            (Phase::Retiring { .. } | Phase::Killed { .. }, _) | (_, Part::Leaver) => {
-                control::State::Draining
-            }
-        };
-        let figure = |figure| link.map_or(0, |link| link.figure(figure) as u32);
-        control::Worker {
-            worker: worker.seat.0,
-            pid: link.map(|link| link.brain_pid).filter(|pid| *pid > 0),
-            guard_pid: link.map(|link| link.guard_pid),
-            life: self.state.get(Head::lives(worker.seat.0)) as u32,
-            state,
-            // By our own table: what has been accepted is never missing here.
-            connections: link.map_or(0, |_| self.has(worker.ring)),
-            rooms: figure(Figure::Rooms),
-        }
-    }
-
-    /// Of a seat that was given up.
-    fn no_worker_status(&self, seat: Seat) -> control::Worker {
-        control::Worker {
-            worker: seat.0,
-            pid: None,
-            guard_pid: None,
-            life: self.state.get(Head::lives(seat.0)) as u32,
-            state: control::State::GivenUp,
-            connections: 0,
-            rooms: 0,
         }
     }
 }
