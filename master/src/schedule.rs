@@ -43,7 +43,7 @@ pub fn choose(policy: Policy, table: &[Candidate], occasion: &Occasion) -> Optio
 
 /// The next open seat behind the last one, around the table.
 #[must_use]
-pub fn round_robin(table: &[Candidate], last: Option<Seat>) -> Option<usize> {
+fn round_robin(table: &[Candidate], last: Option<Seat>) -> Option<usize> {
     let behind = |c: &Candidate| last.is_none_or(|last| c.seat > last);
     table
         .iter()
@@ -63,7 +63,7 @@ pub fn least_connections(table: &[Candidate]) -> Option<usize> {
 /// as looking at all (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001),
 /// and many that choose at once do not all run to the same one.
 #[must_use]
-pub fn two_choices(table: &[Candidate], random: u64) -> Option<usize> {
+fn two_choices(table: &[Candidate], random: u64) -> Option<usize> {
     let n = open(table).count();
     if n < 2 {
         return open(table).next().map(|(index, _)| index);

@@ -239,8 +239,8 @@ impl Supervisor {
     }
 
     /// Every seat's holder is ready.
-    #[must_use]
-    pub fn all_ready(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn all_ready(&self) -> bool {
         let mut holders = self.workers.iter().filter(|w| w.part == Part::Holder);
         holders.all(|w| w.phase == Phase::Ready)
     }

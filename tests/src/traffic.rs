@@ -70,7 +70,7 @@ impl Traffic {
 
     /// The same eleven connections from the beginning to the end.
     #[track_caller]
-    pub fn of_those_that_stay(to: SocketAddr) -> Traffic {
+    fn of_those_that_stay(to: SocketAddr) -> Traffic {
         let mut traffic = Traffic::none(to);
         let room = traffic.room.clone();
         for number in 0..3 {

@@ -241,7 +241,7 @@ impl Present {
     }
 
     /// Nobody is to be told of what has changed there.
-    pub(super) fn settle_changed(&mut self, state: &State, index: u32) {
+    fn settle_changed(&mut self, state: &State, index: u32) {
         let Some(room) = self.rooms.get_mut(&index) else {
             return;
         };

@@ -83,7 +83,7 @@ impl Supervisor {
     }
 
     /// The old worker of a seat is its holder again; the new one is to go.
-    pub(super) fn take_seat_back(
+    fn take_seat_back(
         &mut self,
         now: u64,
         old: usize,

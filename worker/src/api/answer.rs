@@ -25,7 +25,7 @@ const LONG_MS: u64 = 900_000;
 
 impl Brain {
     /// The request of this connection that waits for its answer.
-    pub(crate) fn api_waits(&self, slot: u32) -> Option<Waiting> {
+    fn api_waits(&self, slot: u32) -> Option<Waiting> {
         let meta = self.slots.meta(slot)?;
         let is = meta.phase == Phase::Http && meta.has(Flag::Opening);
         is.then(|| Waiting::unpack(self.slots.get(slot, Field::Session2)))?
