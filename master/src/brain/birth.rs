@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use mio::{Poll, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -131,14 +131,12 @@ fn make_state(
     let _ = guard::name_process(c"baton-master");
     spawn::fill_low_numbers()?;
     guard::become_subreaper()?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let state = State::create(config.memory.log as usize, now.as_millis() as u64)?;
-    state.set(Head::StartedAt.word(), now.as_secs());
+    let now_ms = unix_ms();
+    let state = State::create(config.memory.log as usize, now_ms)?;
+    state.set(Head::StartedAt.word(), now_ms / 1_000);
     config.place_words(state.history(), 0);
     let mut table = Table::recover(&state, config.limits.sanctions);
-    let in_force = |sanction: &&Sanction| !sanction.is_over(now.as_millis() as u64);
+    let in_force = |sanction: &&Sanction| !sanction.is_over(now_ms);
     let in_force = sanctions.iter().filter(in_force);
     in_force.for_each(|sanction| table.load(&state, sanction));
     let path = worker_path(program);

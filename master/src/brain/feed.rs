@@ -2,9 +2,10 @@
 //! comes through an admin listener can join it; without members nothing is made.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use protocol::clock::unix_ms;
 use protocol::close::CloseReason;
 use protocol::format::Data;
 use protocol::histogram;
@@ -188,12 +189,6 @@ fn closes(row: &Row) -> Map<String, Value> {
     named
         .map(|(reason, count)| (reason.as_str().to_owned(), json!(count)))
         .collect()
-}
-
-/// Milliseconds since 1970.
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Bytes of a process that are in memory, those that it shares with others too.

@@ -13,6 +13,7 @@ use protocol::message::{Given, MAX_BATCH, Past, Proxy, ToWorker};
 
 use super::Brain;
 use crate::connections::{Connections, Holder};
+use crate::figures;
 use crate::link::Link;
 use crate::pasts::Pasts;
 use crate::schedule::{Candidate, Occasion, choose};
@@ -249,8 +250,7 @@ impl Brain<'_> {
             self.pasts.forget(slot);
             let is_new = connection.is_none_or(|c| c.proxy == Proxy::ReadAndReturn);
             if from.is_some_and(|from| from != ring) && !is_new {
-                self.state
-                    .set(Head::Moved.word(), self.state.head(Head::Moved) + 1);
+                figures::count(self.state, Head::Moved);
             }
             if let Some(from) = from
                 && let Some(link) = self.links.get_mut(&from)

@@ -142,8 +142,7 @@ impl Brain<'_> {
         self.sequencer.configure(self.state, bounds(&config));
         self.sequencer.set_rates(&config.settings.rates);
         self.supervisor.set_patience(crew::patience(&config));
-        self.page
-            .set_patience(super::crew::patience_of_guard(&config));
+        self.page.set_patience(crew::patience_of_guard(&config));
         self.config = config;
         self.warn();
         self.keep_config();

@@ -1,7 +1,6 @@
 //! What a start, a command and the API are told of the workers that are there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use protocol::clock::unix_ms;
 use protocol::ids::Seat;
 use protocol::row::Figure;
 
@@ -30,10 +29,8 @@ impl Brain<'_> {
     }
 
     pub(super) fn status(&self) -> Status {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let uptime_s = since
-            .map_or(0, |now| now.as_secs())
-            .saturating_sub(self.state.head(Head::StartedAt));
+        let started = self.state.head(Head::StartedAt);
+        let uptime_s = (unix_ms() / 1_000).saturating_sub(started);
         let mut workers: Vec<control::Worker> = self
             .supervisor
             .workers()

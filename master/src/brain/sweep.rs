@@ -2,7 +2,7 @@
 //! state. What the state knows goes on; a connection that nobody knows was accepted and not noted,
 //! and is given; everything else is closed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -54,7 +54,7 @@ impl Brain<'_> {
     fn sweep(&mut self, left: Vec<RawFd>) {
         let mut known: HashSet<RawFd> = self.known_fds().into_iter().collect();
         known.insert(self.life.guard.as_raw_fd());
-        let mut cookies = std::collections::HashMap::new();
+        let mut cookies = HashMap::new();
         for slot in self.connections.slots() {
             if let Some(connection) = self.connections.get(self.state, slot) {
                 cookies.insert(connection.cookie, slot);
@@ -111,9 +111,7 @@ impl Brain<'_> {
         }
         true
     }
-}
 
-impl Brain<'_> {
     /// The cookie, if it is a connected socket that came through a listener.
     fn cookie_of_client(&self, fd: BorrowedFd<'_>) -> Option<u64> {
         let peer = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok();
@@ -121,6 +119,7 @@ impl Brain<'_> {
     }
 }
 
+/// Of the table that is shared with the brains before.
 pub(super) fn open_fds() -> io::Result<Vec<RawFd>> {
     let listing = std::fs::read_dir("/proc/self/fd")?;
     let names = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
