@@ -10,8 +10,9 @@
 //! 1024..         workers: one row for each ring
 //! 64 KiB         the configuration
 //! 256 KiB        the ring of log lines
-//! then           connections · rooms · members (one row of all rooms for each ring) · keys · users in rooms · who spoke last
-//!                · figures of workers that are gone (one row for each seat) · events · hand-offs · requests that take several steps
+//! then           connections · rooms · members (one row of all rooms for each ring) · keys
+//!                · users in rooms · who spoke last · figures of workers that are gone (one row
+//!                for each seat) · events · requests that take several steps
 //! ```
 //!
 //! The journal's second segment is the log: its head, and in its header the rings' read indexes,

@@ -3,8 +3,8 @@
 //!
 //! Read in this order: this file (what a checked configuration is, and where it comes from),
 //! [`schema`] (every key, what is allowed, what contradicts what), [`reader`] (how a key is read
-//! and an error is said), [`units`] (sizes and durations), [`address`] (of a listener), `auth` (keys), `hook` (back ends), `filter`
-//! (words), `listen` (listeners).
+//! and an error is said), [`units`] (sizes and durations), [`address`] (of a listener), `listen`
+//! (listeners), `auth` (keys), `hook` (back ends), `filter` (words), `api` (tokens of back ends).
 
 pub mod address;
 mod api;

@@ -9,8 +9,8 @@
 //!
 //! What the design wants to reach besides, each with its goal: [`sequencing`], [`delivery`],
 //! [`reload`], [`start`], [`crowd`], [`master`], [`overload`]; what grows with what: [`growth`]; what
-//! it takes that a message is checked: [`checks`]; what is compressed: [`compression`], and given together: [`merging`]. They measure
-//! with [`gauge`], by clients that are [`plain`].
+//! it takes that a message is checked: [`checks`]; what is compressed: [`compression`], and given
+//! together: [`merging`]. They measure with [`gauge`], by clients that are [`plain`].
 
 use std::fmt;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! The HTTP API, on admin listeners: what is asked and answered there.
 //!
 //! A request is parsed when it is complete ([`request`]: who asks, [`access`], and what, by its
-//! `line` and its `body`; what a back end says for a user is judged by its words, too: `say`). Some are answered at once ([`reply`]); the others go up
-//! the ring, and the connection waits, as one does at `/rooms` for a room to be opened: its flag says
-//! so, and a word of its slot which request it is. The answer comes in the log ([`answer`]), to whoever
-//! holds the connection by then, wherever it has moved meanwhile. What only workers know, their
-//! connections, each tells when it is asked ([`look`]).
+//! `line` and its `body`; what a back end says for a user is judged by its words, too: `say`). Some are
+//! answered at once ([`reply`]); the others go up the ring, and the connection waits, as one does at
+//! `/rooms` for a room to be opened: its flag says so, and a word of its slot which request it is. The
+//! answer comes in the log ([`answer`]), to whoever holds the connection by then, wherever it has moved
+//! meanwhile. What only workers know, their connections, each tells when it is asked ([`look`]).
 
 pub mod access;
 pub mod answer;

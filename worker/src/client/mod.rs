@@ -1,9 +1,10 @@
 //! What clients say and hear on `/rooms`, as `rooms.v1.json` or `rooms.v1.msgpack`: bytes in, a
 //! [`Request`] out; a [`ToClient`] in, bytes out. Nothing here remembers anything.
 //!
-//! Read in this order: [`request`] (what a client may ask; [`deed`]: what a moderator may), [`fields`], [`json`] and [`msgpack`] (how
-//! it is read), [`id`] and [`fault`] (what comes back with an answer), [`reply`] (all that a client
-//! hears), [`form`] and [`write`] (how it is written), [`convert`] (`data` in the other format).
+//! Read in this order: [`request`] (what a client may ask; [`deed`]: what a moderator may), [`fields`],
+//! [`json`] and [`msgpack`] (how it is read), [`id`] and [`fault`] (what comes back with an answer),
+//! [`reply`] (all that a client hears), [`form`] and [`write`] (how it is written), [`convert`] (`data`
+//! in the other format).
 //!
 //! `data` is never read into values and written again for those who speak the sender's format: the
 //! very bytes that came go to them, so that no number loses a digit. It is checked where it comes in,
