@@ -140,15 +140,19 @@ fn ordinary_clients_come_in() {
                   c=http.client.HTTPConnection('baton')\n\
                   c.sock=socket.socket(socket.AF_UNIX); c.sock.connect(sys.argv[1])\n\
                   for _ in 1,2:\n\
-                  \x20 c.request('GET','/api/v1/cluster'); r=c.getresponse(); r.read(); print(r.status)\n";
-    let node = "const http=require('http');\
-                http.get({socketPath:process.argv[1],path:'/api/v1/cluster'},r=>{console.log(r.statusCode);\
-                r.resume()})";
+                  \x20 c.request('POST','/api/v1/publish',sys.argv[2],{'Content-Type':'application/json'})\n\
+                  \x20 r=c.getresponse(); r.read(); print(r.status)\n";
+    let node = "const [,socketPath,body]=process.argv;\
+                const headers={'content-type':'application/json'};\
+                require('http').request({socketPath,path:'/api/v1/publish',method:'POST',headers},\
+                r=>{console.log(r.statusCode);r.resume()}).end(body)";
     for (program, flag, text, expected) in [
         ("python3", "-c", python, "200\n200\n"),
         ("node", "-e", node, "200\n"),
     ] {
-        let output = Command::new(program).args([flag, text, &path]).output();
+        let output = Command::new(program)
+            .args([flag, text, &path, body])
+            .output();
         // Where it is not installed, scripts/test says so.
         let Ok(output) = output else { continue };
         assert_eq!(
