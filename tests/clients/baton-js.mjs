@@ -292,6 +292,38 @@ await check('what is held back is said by its author when a moderator lets it pa
   for (const baton of [mod, ann]) baton.close();
 });
 
+await check('what one may do in a room is known, and known anew with another token', async () => {
+  const rights = ['join', 'presence', 'history', 'send'];
+  let asked = 0;
+  // The second allows to moderate, and no more to send in the other room.
+  const next = () => ++asked === 1 ? token('ann', { '*': rights }, 2)
+    : token('ann', { kept: [...rights, 'moderate'], other: ['join'] });
+  const baton = new Baton({ url: url('/rooms'), token: next, ...HASTY });
+  const [room, other] = ['kept', 'other'].map(name => baton.join(name));
+  const seen = [];
+  room.on('message', ({ data }) => seen.push(data));
+  const first = room.may;
+  const changes = Promise.all([room, other].map(room => event(room, 'may')));
+  await Promise.all([room.ready, other.ready]);
+  const all = [first, room.may, other.may].map(may => [...may].sort().join());
+  assert.deepEqual(all, Array(3).fill('history,presence,send'));
+  await room.send('before');
+  const told = await changes;
+  assert.deepEqual([...room.may].sort(), ['history', 'moderate', 'presence', 'send']);
+  assert.deepEqual([...other.may], []);
+  assert.deepEqual(told, [room.may, other.may]);
+  await room.send('after');
+  await baton.ping();
+  assert.deepEqual(seen.slice(-2), ['before', 'after']);
+  assert.equal(baton.reconnects, 0);
+  baton.close();
+  const read = new Baton({ url: url('/rooms'), token: token('ben', { '*': ['join', 'moderate'] }), WebSocket });
+  const theirs = read.join('kept');
+  await theirs.ready;
+  assert.deepEqual([...theirs.may], ['moderate']);
+  read.close();
+});
+
 await check('a token is renewed before it expires, and the connection stays', async () => {
   let asked = 0;
   const baton = new Baton({ url: url('/rooms'), token: async () => { asked++; return token('ann', undefined, asked > 2 ? 60 : 2); }, ...HASTY });

@@ -286,10 +286,14 @@ if (BATON_SECRET) {
     await moderator.click(`#moderate [value=${what}]`);
   }
 
+  /** A tab of who has this token. */
+  const withToken = token =>
+    tab({ hash, before: page => page.addInitScript(token => sessionStorage.setItem('token', token), token) });
+
   await check('who may moderate deletes a comment, and it vanishes everywhere', async () => {
     viewer = await tab({ hash });
-    moderator = await tab({ hash, before: page => page.addInitScript(token => sessionStorage.setItem('token', token),
-      token('mod', { '*': ['join', 'send', 'presence', 'history', 'moderate'] })) });
+    // The token does not say what it allows: the server does.
+    moderator = await withToken(token('mod'));
     assert((await text(moderator, '#who')) === 'mod', 'the token was not shown');
     await tell(viewer, 'quite all right', moderator);
     await tell(viewer, 'very rude', moderator);
@@ -300,6 +304,19 @@ if (BATON_SECRET) {
       await page.locator('#stage .comment', { hasText: 'very rude' }).waitFor({ state: 'detached' });
       assert((await line(page, 'quite all right').count()) === 1, 'another one vanished, too');
     }
+  });
+
+  await check('a token that allows less shows less', async () => {
+    const rights = ['join', 'presence', 'history'];
+    const guest = await withToken(token('guest', { '*': rights }));
+    const second = await withToken(token('second', { '*': [...rights, 'moderate'] }));
+    await tell(viewer, 'for all of you', guest, second, moderator);
+    assert(await guest.locator('#send').isDisabled(), 'a guest may speak');
+    assert((await guest.getAttribute('#text', 'placeholder')) === 'You may only watch here', 'it is not said');
+    await line(second, 'for all of you').getByRole('button').waitFor();
+    assert(await second.locator('#clear').isVisible(), 'a moderator may not clear');
+    assert((await guest.locator('#log button').count()) === 0 && await guest.locator('#clear').isHidden(), 'a guest may moderate');
+    for (const page of [guest, second]) await close(page);
   });
 
   await check('who is muted is told, and may speak again later', async () => {

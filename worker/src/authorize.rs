@@ -14,6 +14,7 @@ use crate::auth::grant::Packed;
 use crate::auth::{Grant, Refused};
 use crate::brain::Brain;
 use crate::buffers;
+use crate::client::request::FEED;
 use crate::client::{Code, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
@@ -55,6 +56,17 @@ impl<'a> Access<'a> {
             Access::Nobody(anonymous) => anonymous.rights(),
             Access::User(packed) => packed.rights(room.as_bytes()),
         }
+    }
+
+    /// What is said to who has joined the room of this name: what it may do there, besides. `None`,
+    /// and nothing is said: all but moderate, as who has no token where nothing else is configured.
+    #[must_use]
+    pub fn may(self, room: &str) -> Option<Rights> {
+        let rights = match room {
+            FEED => Rights::default(),
+            _ => self.rights(room).without(Right::Join),
+        };
+        (rights != Anonymous::Full.rights().without(Right::Join)).then_some(rights)
     }
 
     /// Why it may not, if so.
@@ -346,6 +358,16 @@ pub fn lapse(
 }
 
 impl Brain {
+    /// What is said to it of what it may do in a room that it has joined: see [`Access::may`]. A pass
+    /// is changed by input alone, and not before all that was said is noted: whoever says it again
+    /// says the same.
+    pub(crate) fn may(&self, slot: u32, room: &[u8]) -> Option<Rights> {
+        let anonymous = anonymous(&self.settings, self.slots.meta(slot)?);
+        let pass = self.slots.pass(slot);
+        let pass = pass.map(|pass| self.passes.bytes(pass)).unwrap_or_default();
+        Access::of(&pass, anonymous).may(std::str::from_utf8(room).ok()?)
+    }
+
     /// When something is due for a connection because of its pass.
     pub(crate) fn lapse(&self, slot: u32, meta: Meta) -> Option<(u64, Lapse)> {
         let pass = self.slots.pass(slot)?;

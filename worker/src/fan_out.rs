@@ -462,7 +462,10 @@ impl Brain {
             self.look_at_newcomer(asker, room, name);
         }
         let answer = match joined {
-            Ok(_) => opened(asker.id, name, position, total, &rates),
+            Ok(_) => {
+                let may = here.then(|| self.may(asker.slot, name)).flatten();
+                opened(asker.id, name, position, total, &rates, may)
+            }
             Err(_) => refused(asker.id, Refusal::Limit),
         };
         self.answer(at, next, asker, answer);

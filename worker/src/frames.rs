@@ -3,7 +3,7 @@
 use protocol::fault;
 use protocol::ids::Position;
 use protocol::record::{Asker, Down, Refusal};
-use protocol::settings::Rates;
+use protocol::settings::{Rates, Rights};
 
 use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
@@ -92,8 +92,8 @@ impl Brain {
                 name,
                 ..
             } if mine(asker) => {
-                let rates = &self.settings.rates;
-                put(opened(asker.id, name, *position, *total, rates));
+                let (rates, may) = (&self.settings.rates, self.may(slot, name));
+                put(opened(asker.id, name, *position, *total, rates, may));
             }
             Down::Count { who, asker } if mine(asker) => {
                 let (id, who) = (asker.id, *who);
@@ -222,6 +222,7 @@ pub fn opened<'a>(
     position: Position,
     count: u32,
     rates: &Rates,
+    may: Option<Rights>,
 ) -> ToClient<'a> {
     match name {
         _ if is_full(name, count, rates) => ToClient::Error {
@@ -236,6 +237,7 @@ pub fn opened<'a>(
             position,
             count,
             recovered: None,
+            may,
         },
     }
 }

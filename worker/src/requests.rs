@@ -196,9 +196,7 @@ impl Client<'_> {
                 )?;
                 Flow::Next
             }
-            Verb::Join { room, wants } => {
-                self.join(out, record, id, room.as_bytes(), wants, access.user())?
-            }
+            Verb::Join { room, wants } => self.join(out, record, id, &room, wants, access)?,
             Verb::Leave { room } => self.leave(out, record, id, room.as_bytes())?,
             Verb::Who { room, limit } => {
                 let asker = self.asker(id);
@@ -404,16 +402,18 @@ impl Client<'_> {
         Ok(Some(Flow::Next))
     }
 
-    /// `user`: who has shown a token is in its own room of itself.
+    /// Who has shown a token is in its own room of itself.
     fn join(
         &mut self,
         out: &mut impl Output,
         record: &mut Record,
         id: &[u8],
-        name: &[u8],
+        name: &str,
         wants: Wants,
-        user: Option<&str>,
+        access: Access<'_>,
     ) -> Result<Flow, Full> {
+        let may = access.may(name);
+        let (name, user) = (name.as_bytes(), access.user());
         let Wants {
             since,
             last,
@@ -464,6 +464,7 @@ impl Client<'_> {
                 position,
                 count: total,
                 recovered,
+                may,
             },
         )?;
         let watches = self.rooms.watches(self.slots, self.slot, room);

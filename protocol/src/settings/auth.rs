@@ -163,6 +163,16 @@ impl Rights {
         Rights(self.0 | others.0)
     }
 
+    #[must_use]
+    pub fn without(self, right: Right) -> Rights {
+        Rights(self.0 & !(right as u8))
+    }
+
+    /// Those that it has, in the order of [`Right::ALL`].
+    pub fn each(self) -> impl Iterator<Item = Right> {
+        Right::ALL.into_iter().filter(move |right| self.has(*right))
+    }
+
     /// As a byte, and back; bits that are no right's are dropped.
     #[must_use]
     pub fn bits(self) -> u8 {

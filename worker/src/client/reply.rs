@@ -7,6 +7,7 @@ use protocol::moderation::{Act, Whom};
 use protocol::names::Names;
 use protocol::output::{Full, Output};
 use protocol::record::Who;
+use protocol::settings::Rights;
 
 use super::form::{Form, Json, Msgpack};
 use super::write::{Count, Fill, Sink};
@@ -36,6 +37,8 @@ pub enum ToClient<'a> {
         count: u32,
         /// What it had missed came before; `None`: it did not ask.
         recovered: Option<bool>,
+        /// What it may do in the room besides; `None`: all but moderate.
+        may: Option<Rights>,
     },
     Left {
         id: &'a [u8],
@@ -261,16 +264,28 @@ impl ToClient<'_> {
                 position,
                 count,
                 recovered,
-            } => ok(to, id, 2 + usize::from(recovered.is_some()), |to| {
-                to.key("pos");
-                to.position(position);
-                to.key("count");
-                to.number(count.into());
-                if let Some(recovered) = recovered {
-                    to.key("recovered");
-                    to.bool(recovered);
-                }
-            }),
+                may,
+            } => {
+                let more = usize::from(recovered.is_some()) + usize::from(may.is_some());
+                ok(to, id, 2 + more, |to| {
+                    to.key("pos");
+                    to.position(position);
+                    to.key("count");
+                    to.number(count.into());
+                    if let Some(recovered) = recovered {
+                        to.key("recovered");
+                        to.bool(recovered);
+                    }
+                    if let Some(may) = may {
+                        to.key("may");
+                        to.array(may.each().count());
+                        for right in may.each() {
+                            to.string(right.as_str().as_bytes());
+                        }
+                        to.end_array();
+                    }
+                })
+            }
             ToClient::History {
                 id,
                 room,

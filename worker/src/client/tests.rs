@@ -3,7 +3,7 @@ use protocol::ids::{Cid, Position, Seat};
 use protocol::names::Names;
 use protocol::output::{Full, Output};
 use protocol::record::Who;
-use protocol::settings::Rooms;
+use protocol::settings::{Right, Rights, Rooms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -396,8 +396,29 @@ fn messages() -> Vec<(ToClient<'static>, &'static str)> {
                 position: AT,
                 count: 812,
                 recovered: Some(false),
+                may: None,
             },
             r#"{"id":2,"ok":{"pos":"e3:1051","count":812,"recovered":false}}"#,
+        ),
+        (
+            ToClient::Joined {
+                id: b"2",
+                position: AT,
+                count: 1,
+                recovered: None,
+                may: Some([Right::Moderate, Right::Send].into_iter().collect()),
+            },
+            r#"{"id":2,"ok":{"pos":"e3:1051","count":1,"may":["send","moderate"]}}"#,
+        ),
+        (
+            ToClient::Joined {
+                id: b"2",
+                position: AT,
+                count: 1,
+                recovered: Some(true),
+                may: Some(Rights::default()),
+            },
+            r#"{"id":2,"ok":{"pos":"e3:1051","count":1,"recovered":true,"may":[]}}"#,
         ),
         (ToClient::Left { id: b"\"a\"" }, r#"{"id":"a","ok":{}}"#),
         (

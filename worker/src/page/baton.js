@@ -27,7 +27,8 @@
  *   of a Room    message  { room, pos, from, data }
  *                gap      { from, to, why }: these messages will not come
  *                lost     { since, pos }: what came between could not be had any more
- *                joined   { pos, count, recovered }: after each join, the first and later ones
+ *                joined   { pos, count, recovered, may }: after each join, the first and later ones
+ *                may      what one may do here has changed, with another token: see `may`
  *                refused  BatonError: this room cannot be joined (any more), and will not be tried again
  *                presence { in, out, count, distinct }: who has come and gone; `users` is true already.
  *                         `in` and `out` are missing where the list has come anew, or is not told
@@ -40,6 +41,7 @@ const STEADY_MS = 10_000;           // one that lasted so long was a good one: b
 const OVERLOADED_MS = 5_000;        // at least, where the server has too much to do
 const KEY_MS = 90_000;              // a message is not tried again after this: the server forgets keys
 const WINDOW = 64;                  // messages on their way at once: fewer than refusals that are suffered
+const MAY = ['send', 'presence', 'history'];    // in a room, if nothing is said of it
 
 /** Close codes that are final: nobody may come back. */
 const FINAL = { 4000: 'unauthorized', 4001: 'expired', 4003: 'kicked', 4004: 'banned' };
@@ -480,8 +482,20 @@ export class Baton extends Events {
     if (typeof token !== 'function') return;        // the close will say that it was not renewed
     try {
       await this.ask({ auth: await token() });
+      await this.#askAnew();
     } catch (error) {
       this.emit('error', error);
+    }
+  }
+
+  /** Another token may allow something else: who joins a room in which it is hears what, and nothing else. */
+  async #askAnew() {
+    for (const room of [...this.#rooms.values()]) {
+      if (!this.#opened || room.opened !== this.#opened || this.#rooms.get(room.name) !== room) continue;
+      const ok = await this.ask({ join: room.name }).catch(() => null);
+      // Put out of it meanwhile, it would have come in again.
+      if (ok && !this.#rooms.has(room.name)) await this.ask({ leave: room.name }).catch(() => {});
+      if (ok) room.allow(ok);
     }
   }
 
@@ -504,7 +518,11 @@ export class Baton extends Events {
     const since = room.pos ?? undefined;
     const opened = this.#opened;
     const is = () => opened === this.#opened && this.#rooms.get(room.name) === room;
-    this.#question({ join: room.name, since, last, presence }, ok => is() && room.enter(ok, since), error => {
+    this.#question({ join: room.name, since, last, presence }, ok => {
+      if (!is()) return;
+      room.opened = opened;
+      room.enter(ok, since);
+    }, error => {
       if (!is() || error.code === 'disconnected') return;
       if (RETRIED.includes(error.code)) {
         const pause = error.retryAfterMs ?? Math.random() * Math.min(20_000, 1000 * 2 ** tries);
@@ -570,6 +588,13 @@ export class Room extends Events {
   distinct = null;
   /** Who is here, if `presence` was wanted and the room is not too large for it. @type {Set<string> | null} */
   users = null;
+  /**
+   * What one may do here: `send`, `presence`, `history`, `moderate`. Who is muted may send all the same, later.
+   * @type {Set<string>}
+   */
+  may = new Set(MAY);
+  /** The connection that is in it. @ignore */
+  opened = 0;
   /** Resolves with the first `joined`, or fails with what it was refused for. @type {Promise<any>} */
   ready;
 
@@ -610,7 +635,7 @@ export class Room extends Events {
     return this.baton.ask({ who: this.name, limit });
   }
 
-  // ---- for whom the token allows to moderate ----
+  // ---- for who may moderate ----
 
   /** @param {string} user @param {number} [ms] for ever, if none is given */
   mute(user, ms) { return this.baton.ask({ mute: user, room: this.name, for_ms: ms }); }
@@ -638,9 +663,17 @@ export class Room extends Events {
   enter(ok, since) {
     this.pos = ok.pos;
     this.count = ok.count;
+    this.may = new Set(ok.may ?? MAY);
     if (ok.recovered === false) this.emit('lost', { since, pos: ok.pos });
     this.#resolve(ok);
     this.emit('joined', ok);
+  }
+
+  /** @param {any} ok of a join that has changed nothing @ignore */
+  allow({ may = MAY }) {
+    const before = this.may;
+    this.may = new Set(may);
+    if (before.size !== this.may.size || may.some((/** @type {string} */ right) => !before.has(right))) this.emit('may', this.may);
   }
 
   /** @param {any} error @param {boolean} [quietly] @ignore */

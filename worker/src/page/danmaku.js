@@ -178,10 +178,12 @@ function listen(tab, presence = true) {
   room.on('lost', () => tell(tab, 'comments may have been missed meanwhile'));
   room.on('presence', () => tab === shown && soon(people));
   room.on('joined', () => {
-    if (tab === shown) people();
+    // What one may do here is known now, and may be something else than before.
+    if (tab === shown) render();
     if (first) past(tab);
     first = false;
   });
+  room.on('may', () => tab === shown && render());
   room.on('refused', error => {
     // Who may not see who is here may be here all the same.
     if (presence && error.code === 'forbidden') return listen(tab, false);
@@ -337,7 +339,7 @@ function element(line) {
     item.append('\u2002');
   }
   item.append(line.text);
-  if (line.pos && mayModerate(shown.name)) {
+  if (line.pos && shown.room.may.has('moderate')) {
     const button = item.appendChild(document.createElement('button'));
     button.type = 'button';
     button.textContent = '⋯';
@@ -397,27 +399,7 @@ function panel(/** @type {boolean} */ names) {
 $('show-log').onclick = () => panel(false);
 $('show-people').onclick = () => panel(true);
 
-// ---- Moderation, for whose token says that they may. ----
-
-let token = remember(sessionStorage, 'token') || '';
-
-/** What the token allows, as far as it says so itself: whether that is true, the server knows. */
-function claims() {
-  try {
-    const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), c => c.charCodeAt(0));
-    return JSON.parse(new TextDecoder().decode(bytes));
-  } catch {
-    return {};
-  }
-}
-
-/** @param {string} name of a room */
-function mayModerate(name) {
-  const matches = (/** @type {string} */ pattern) =>
-    new RegExp(`^${pattern.split('*').map(part => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&')).join('.*')}$`, 'su').test(name);
-  return Object.entries(claims().rooms ?? {}).some(([pattern, rights]) =>
-    Array.isArray(rights) && rights.includes('moderate') && matches(pattern));
-}
+// ---- Moderation, for who may. ----
 
 /** @param {Line} line */
 async function moderate(line) {
@@ -461,10 +443,10 @@ function asked(dialog) {
 /** Who may do what in the shown room. */
 function permit() {
   const muted = Math.max(shown.muted, everywhere) > Date.now();
-  const why = shown.closed || (muted ? `You may not speak${till(Math.max(shown.muted, everywhere) === Infinity ? 0 : Math.max(shown.muted, everywhere))}` : '');
+  const why = shown.closed || (!shown.room.may.has('send') ? 'You may only watch here' : muted ? `You may not speak${till(Math.max(shown.muted, everywhere) === Infinity ? 0 : Math.max(shown.muted, everywhere))}` : '');
   $('send').disabled = Boolean(why);
   $('text').placeholder = why || 'Say something';
-  $('clear').hidden = !mayModerate(shown.name);
+  $('clear').hidden = !shown.room.may.has('moderate');
 }
 let everywhere = 0;             // until when this user is muted in all rooms
 setInterval(() => permit(), 1000);
@@ -511,6 +493,7 @@ if (matchMedia('(pointer: fine)').matches) $('text').focus();
 
 // ---- The connection. ----
 
+let token = remember(sessionStorage, 'token') || '';
 /** @type {Baton} */
 let baton;
 let server = '';                // what serves it, to notice a move
