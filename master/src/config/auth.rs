@@ -7,6 +7,7 @@ use ed25519_dalek::pkcs8::DecodePublicKey;
 use protocol::settings::{Algorithm, Anonymous, Auth, Key, Material, Right, Rights};
 
 use super::reader::Section;
+use super::units::SECOND;
 
 /// Bytes of a secret. RFC 7518, 3.2: "A key of the same size as the hash output (for instance, 256
 /// bits for "HS256") or larger MUST be used".
@@ -40,7 +41,6 @@ pub fn auth(s: &mut Section<'_, '_>) -> Auth {
             s.wrong("key", format!("two have the kid {:?}", key.kid));
         }
     }
-    const SECOND: u64 = 1_000;
     Auth {
         anonymous: s.choice("anonymous", d.anonymous, &ANONYMOUS),
         audience: s.list("audience", d.audience, |text| match text {

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use protocol::pattern::Pattern;
 use protocol::settings::{Filter, Filtered, Words};
 use protocol::words::HALF;
 use rustc_hash::FxHasher;
@@ -57,10 +56,7 @@ pub fn filters(s: &mut Section<'_, '_>) -> (Vec<Filter>, Vec<u8>) {
 
 /// `None`: something is wrong with it, and has been said.
 fn filter(s: &mut Section<'_, '_>) -> Option<(Filter, Vec<u8>)> {
-    let example = "a name, in which * stands for any characters, such as \"chat.*\"";
-    let rooms = s.parsed("match", example, |text| {
-        (!text.is_empty()).then(|| Pattern::new(text))
-    });
+    let rooms = s.pattern("match");
     let then = s.choice("do", None, &THEN);
     let file = s.path("words");
     let whole_words = s.flag("whole_words", false);

@@ -4,11 +4,11 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-use protocol::pattern::Pattern;
 use protocol::settings::{Event, Fail, Hook, Material, Server};
 
 use super::auth::secret;
 use super::reader::Section;
+use super::units::SECOND;
 
 /// Each may have as many connections in each worker as `in_flight` says.
 pub const MAX_HOOKS: usize = 8;
@@ -20,7 +20,6 @@ const FAIL: [(&str, Fail); 2] = [("open", Fail::Open), ("closed", Fail::Closed)]
 
 /// `None`: something is wrong with it, and has been said.
 pub fn hook(s: &mut Section<'_, '_>) -> Option<Hook> {
-    const SECOND: u64 = 1_000;
     let d = Hook::default();
     let on = s.list("on", d.on, event);
     if !s.has("on") {
@@ -32,10 +31,7 @@ pub fn hook(s: &mut Section<'_, '_>) -> Option<Hook> {
             "means nothing for \"connect\", which is for no room",
         );
     }
-    let example = "a name, in which * stands for any characters, such as \"chat.*\"";
-    let rooms = s.parsed("match", example, |text| {
-        (!text.is_empty()).then(|| Pattern::new(text))
-    });
+    let rooms = s.pattern("match");
     let url = s.text("url");
     if !s.has("url") {
         s.wrong("url", "is missing, such as \"http://127.0.0.1:9000/hook\"");

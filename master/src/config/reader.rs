@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
+use protocol::pattern::Pattern;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -213,6 +214,14 @@ impl<'s, 't> Section<'s, 't> {
         self.value(key, default, allowed, |value| {
             let number = T::try_from(integer(value)?).ok()?;
             range.contains(&number).then_some(number)
+        })
+    }
+
+    /// Which rooms are meant.
+    pub fn pattern(&mut self, key: &'static str) -> Option<Pattern> {
+        let example = "a name, in which * stands for any characters, such as \"chat.*\"";
+        self.parsed(key, example, |text| {
+            (!text.is_empty()).then(|| Pattern::new(text))
         })
     }
 

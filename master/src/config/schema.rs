@@ -16,18 +16,10 @@ use super::hook::{MAX_HOOKS, hook};
 use super::identity::Identity;
 use super::listen::{Listening, listen, listeners_agree, put_on_top};
 use super::reader::{Report, Section};
-use super::units::show_size;
+use super::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, show_size};
 use super::{Config, Errors, Format, Limits, Log, Memory, Overrides, Policy, Timeouts};
 use crate::history::Rule;
 use crate::state::{MAX_KEYS, MAX_USERS, USER_WORDS};
-
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
 
 /// All that can ever be known of who is in rooms.
 const MAX_USERS_BYTES: u64 = MAX_USERS as u64 * USER_WORDS as u64 * 8;
@@ -336,10 +328,7 @@ fn options(rules: &[Room]) -> Options {
 
 /// `max_data`: that of all rooms.
 fn room(s: &mut Section<'_, '_>, max_data: usize) -> Room {
-    let example = "a name, in which * stands for any characters, such as \"chat.*\"";
-    let rooms = s.parsed("match", example, |text| {
-        (!text.is_empty()).then(|| Pattern::new(text))
-    });
+    let rooms = s.pattern("match");
     if !s.has("match") {
         s.wrong("match", "is missing, such as \"chat.*\"");
     }

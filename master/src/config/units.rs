@@ -1,5 +1,16 @@
 //! Sizes (`"64 MiB"`) and durations (`"10s"`) as people write them.
 
+/// Bytes.
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+/// Milliseconds.
+pub const SECOND: u64 = 1_000;
+pub const MINUTE: u64 = 60 * SECOND;
+pub const HOUR: u64 = 60 * MINUTE;
+pub const DAY: u64 = 24 * HOUR;
+
 /// Bytes: `"64 KiB"`, `"1 MiB"`, `"2 GiB"`, `"100 B"`, `"100"`. Units count in 1024, so that
 /// `KB` and `MB`, which mean two things, are not taken.
 pub fn size(text: &str) -> Option<u64> {
