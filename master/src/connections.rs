@@ -45,6 +45,7 @@ pub struct Load {
 /// So many slots at the end that nobody uses are worth being given back.
 const MANY: u32 = 256;
 
+/// What is kept beside the table, to find things in it.
 #[derive(Debug)]
 pub struct Connections {
     /// Slots by their connections' numbers, which are in the slots only: there may be many.

@@ -57,6 +57,7 @@ fn blocks(bytes: u64) -> u32 {
     u32::try_from(bytes / protocol::history::BLOCK as u64).map_or(MAX_BLOCKS, |n| n.min(MAX_BLOCKS))
 }
 
+/// What this brain knows of what is retained.
 #[derive(Debug)]
 pub struct History {
     rules: Vec<Rule>,

@@ -36,6 +36,7 @@ pub fn hash(room: &[u8], sender: &[u8], key: &[u8]) -> Hash {
     [words[0], words[1]].map(u64::from_le_bytes)
 }
 
+/// The index of the keys that are remembered.
 #[derive(Debug)]
 pub struct Keys {
     /// The number of each hash that is remembered.

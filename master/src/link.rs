@@ -31,6 +31,7 @@ use crate::sequencer::Ring;
 use crate::state::{self, State};
 use crate::supervise::{Marks, Part};
 
+/// What the master holds of one worker.
 #[derive(Debug)]
 pub struct Link {
     pub seat: Seat,

@@ -6,6 +6,7 @@ const NONE: u32 = u32::MAX;
 /// In place of a next number: not in the list.
 const OUT: u32 = u32::MAX - 1;
 
+/// From the one that was longest unused to the one that was used last.
 #[derive(Debug)]
 pub struct Lru {
     /// The next younger and the next older of each number.

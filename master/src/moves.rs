@@ -104,6 +104,7 @@ struct Pace {
     ordered: u64,
 }
 
+/// All that is on its way, or to go.
 #[derive(Debug, Default)]
 pub struct Moves {
     jobs: BTreeMap<u16, Job>,

@@ -24,6 +24,7 @@ use crate::state::{self, Head, MAX_SPOKEN, State};
 const HASH: usize = 0; // two
 const AT: usize = 2;
 
+/// Who spoke when, and what is left of each budget.
 #[derive(Debug)]
 pub struct Pace {
     options: Options,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use protocol::message::Past;
 use rustc_hash::FxHashMap;
 
+/// By their slots.
 #[derive(Debug, Default)]
 pub struct Pasts {
     by_slot: FxHashMap<u32, Arrived>,

@@ -71,6 +71,7 @@ struct Listed {
     changed: bool,
 }
 
+/// What this brain knows of it; what must last is in the state.
 #[derive(Debug)]
 pub struct Present {
     settings: settings::Presence,

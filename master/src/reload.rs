@@ -19,6 +19,7 @@ use crate::supervise::News;
 /// Who waits for the result of an order; numbered by the caller.
 pub type Ticket = u64;
 
+/// What can be ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Reload,
@@ -93,6 +94,7 @@ enum Run {
     Stopped,
 }
 
+/// The order that runs, and those that wait.
 #[derive(Debug)]
 pub struct Orders {
     run: Run,

@@ -2,6 +2,7 @@
 
 use protocol::row::MAX_RINGS;
 
+/// A set of rings, by their numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingSet(u128);
 

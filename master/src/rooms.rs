@@ -47,6 +47,7 @@ const WATCHED: u64 = 1 << 34;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
 
+/// What is kept beside the table, to find things in it.
 #[derive(Debug)]
 pub struct Rooms {
     capacity: u32,

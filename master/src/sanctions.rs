@@ -17,6 +17,7 @@ const TURN: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
 
+/// The table, for its one writer.
 #[derive(Debug)]
 pub struct Table {
     sanctions: Sanctions,

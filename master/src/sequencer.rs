@@ -140,6 +140,7 @@ enum Stepped {
     Bad,
 }
 
+/// The one place at which messages are put in order.
 #[derive(Debug)]
 pub struct Sequencer {
     log: Writer,

@@ -36,6 +36,7 @@ const LONGEST_DELAY: u64 = 30_000;
 /// a worker cannot be told from it.
 const LONGEST_TICK: u64 = 3_000;
 
+/// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// So many seats are wanted; those that were given up, too.
@@ -95,6 +96,7 @@ pub enum Event {
     },
 }
 
+/// Something that is to be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start a process.
@@ -138,6 +140,7 @@ pub enum News {
     AllGone,
 }
 
+/// All workers, and what becomes of each.
 #[derive(Debug)]
 pub struct Supervisor {
     patience: Patience,

@@ -32,6 +32,7 @@ pub struct Options {
     pub format: Format,
 }
 
+/// Why nothing can be logged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("a logger is there already")]

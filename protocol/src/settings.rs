@@ -20,6 +20,7 @@ mod hook;
 mod options;
 mod presence;
 
+/// All that a worker is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -90,6 +91,7 @@ pub struct Api {
     pub origins: Vec<String>,
 }
 
+/// What a request may be, and how long it may take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Http {
@@ -126,6 +128,7 @@ impl Default for Http {
     }
 }
 
+/// What a message may be, and how long a silence may last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WebSocket {
@@ -171,6 +174,7 @@ impl Default for WebSocket {
     }
 }
 
+/// What clients may do, whatever the room.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rooms {

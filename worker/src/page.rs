@@ -19,6 +19,7 @@ pub struct File {
     pub content: &'static [u8],
 }
 
+/// What a file is to a browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Page,

@@ -11,6 +11,7 @@ use serde_bytes::ByteBuf;
 
 use crate::slots::Phase;
 
+/// Raised when what it says changes; the version before can be read.
 pub const VERSION: u32 = 2;
 
 /// Times are told as how long ago they were: each worker's clock has skipped other pauses.

@@ -131,6 +131,7 @@ pub struct Status {
     pub upgrade: Upgrade,
 }
 
+/// The two processes of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Master {
     /// The guard's: every signal goes there.
@@ -152,6 +153,7 @@ pub struct Worker {
     pub rooms: u32,
 }
 
+/// What a worker is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -179,6 +181,7 @@ impl fmt::Display for State {
     }
 }
 
+/// Whether one is under way, and what the last one came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reload {
     pub running: bool,
@@ -186,6 +189,7 @@ pub struct Reload {
     pub last_result: Option<String>,
 }
 
+/// The same of upgrades, with how many there were.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Upgrade {
     pub running: bool,

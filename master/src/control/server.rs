@@ -15,6 +15,7 @@ const MAX_CLIENTS: usize = 64;
 /// Bytes that may wait for a client that does not read.
 const MAX_UNREAD: usize = 256 << 10;
 
+/// Those who have connected, and what each has said.
 #[derive(Debug)]
 pub struct Server {
     clients: BTreeMap<usize, Client>,

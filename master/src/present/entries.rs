@@ -46,6 +46,7 @@ pub struct Entry(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// The blocks: which are used, and by whom.
 #[derive(Debug)]
 pub struct Entries {
     /// Blocks in use at most.

@@ -15,6 +15,7 @@ use crate::config;
 use crate::control::client;
 use crate::pid_file;
 
+/// Of a verb.
 pub type Result<T = ()> = std::result::Result<T, Error>;
 
 /// Why a verb was not done, as the exit status says it.

@@ -16,6 +16,7 @@ pub const MAX: usize = 4096;
 /// What the end of a line needs: `…`, `"}` and the newline, and a key that begins.
 const MARGIN: usize = 96;
 
+/// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     #[default]

@@ -22,6 +22,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// The smallest page of a file.
 const PAGE: u64 = 4096;
 
+/// The ring, as each side sees it.
 #[derive(Debug)]
 pub struct Ring {
     header: &'static [AtomicU64],

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pattern::Pattern;
 
+/// One list of words, and where it counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Filter {
     pub rooms: Pattern,

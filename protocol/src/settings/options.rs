@@ -9,6 +9,7 @@ use crate::pattern::Pattern;
 #[serde(transparent)]
 pub struct Options(pub Vec<RoomOptions>);
 
+/// What is special about rooms of these names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RoomOptions {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pattern::Pattern;
 
+/// Up to how many users are told apart, room by room.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Presence {

@@ -51,6 +51,7 @@ pub fn read(head: &[u8], body: &[u8], settings: &Settings, access: Access) -> Ou
     }
 }
 
+/// A request, whole.
 pub struct Request<'a> {
     pub head: &'a [u8],
     pub body: &'a [u8],

@@ -39,6 +39,7 @@ pub struct Request<'a> {
     pub verb: Verb<'a>,
 }
 
+/// What it asks for, with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb<'a> {
     Join {

@@ -7,6 +7,7 @@ const FAILURES: u32 = 3;
 const PAUSE_MS: u64 = 1_000;
 const LONGEST_PAUSE_MS: u64 = 10_000;
 
+/// Is the back end asked just now?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breaker {
     /// It is asked; so often in a row it has failed, since the one that began then.

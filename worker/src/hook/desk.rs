@@ -81,6 +81,7 @@ struct Busy {
     response: Response,
 }
 
+/// All that is asked, or to be asked, of one back end.
 #[derive(Debug)]
 pub struct Desk {
     hook: Hook,

@@ -66,6 +66,7 @@ pub struct Step {
     pub next: Next,
 }
 
+/// What the caller does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// All that can be done with this input is done.

@@ -23,6 +23,7 @@ pub struct Upgrade {
     pub window: Option<Window>,
 }
 
+/// Where a WebSocket leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `/echo`: every message comes back.

@@ -48,6 +48,7 @@ pub enum Part {
     Gap { from: u64, to: u64, after: u64 },
 }
 
+/// What one room holds back.
 #[derive(Debug)]
 pub struct Held {
     from: u64,
