@@ -16,7 +16,7 @@ use protocol::fault;
 use protocol::ids::Cid;
 use protocol::journal::Record;
 use protocol::memory::Segment;
-use protocol::record::{Asker, Down, Lane, Refusal, Up};
+use protocol::record::{Asker, Down, Refusal, Up};
 use protocol::row;
 use protocol::settings::{Options, Presence, Rates};
 use protocol::stream::{self, Reader, Writer};
@@ -421,32 +421,8 @@ impl Sequencer {
                     self.publish(state, ring, &said)?;
                 }
             }
-            Up::Open { asker, room: name } | Up::Hold { asker, room: name } => {
-                let room = self.open(state, name, asker)?;
-                let position = self.rooms.position(state, &self.record, room);
-                let total = self.rooms.total(state, room);
-                let opened = match up {
-                    Up::Hold { .. } => Down::Held {
-                        room,
-                        position,
-                        total,
-                        asker,
-                        name,
-                    },
-                    _ => Down::Opened {
-                        room,
-                        position,
-                        total,
-                        asker,
-                        name,
-                    },
-                };
-                if !append(&mut self.log, &mut self.answer, &opened) {
-                    return Err((Refusal::Internal, asker));
-                }
-                self.rooms.hold(state, &mut self.record, ring, room);
-                self.news.insert(ring);
-            }
+            Up::Open { asker, room } => self.hold(state, ring, asker, room, true)?,
+            Up::Hold { asker, room } => self.hold(state, ring, asker, room, false)?,
             Up::Moderate {
                 asker,
                 room,
@@ -458,23 +434,7 @@ impl Sequencer {
                 room,
                 from,
                 data,
-            } => {
-                let (lane, bytes) = (Lane::default(), data.bytes.len() as u64);
-                let (room, said) = self.accept(state, asker, room, from, lane, bytes)?;
-                let withheld = Down::Withheld {
-                    room,
-                    asker,
-                    from,
-                    data,
-                };
-                if !append(&mut self.log, &mut self.answer, &withheld) {
-                    return Err((Refusal::Internal, asker));
-                }
-                let (record, now) = (&mut self.record, self.now_ms);
-                self.pace.remember(state, record, said, now);
-                self.news.extend(self.rooms.holders(room));
-                self.news.insert(ring);
-            }
+            } => self.withhold(state, ring, asker, room, from, data)?,
             Up::Who { asker, room, limit } => self.who(state, asker, room, limit),
             Up::Watch { asker, room } => self.watch(state, asker, room)?,
             Up::List { room } => self.list_anew(state, room),
@@ -493,25 +453,7 @@ impl Sequencer {
                 room,
                 count,
                 watched,
-            } => {
-                // What was said there before this was read may be for it, too.
-                if !self.rooms.holders(room).contains(ring) {
-                    self.news.insert(ring);
-                }
-                let record = &mut self.record;
-                // A room that is not there any more has no members to be counted.
-                if self
-                    .rooms
-                    .members(state, record, ring, room, count, watched)
-                {
-                    self.present
-                        .set_watched(state, room, ring, watched && count > 0);
-                    self.present.note(room);
-                    if self.rooms.total_in(state, record, room) == 0 {
-                        self.present.emptied(state, room);
-                    }
-                }
-            }
+            } => self.count_members(state, ring, room, count, watched),
             Up::Users { room, came, gone } => {
                 if self.rooms.holders(room).contains(ring) {
                     self.present.users(state, ring, room, came, gone);
@@ -540,6 +482,43 @@ impl Sequencer {
         Ok(())
     }
 
+    /// The worker of this ring holds the room from now on. `joins`: a connection of it comes into it.
+    fn hold<'a>(
+        &mut self,
+        state: &State,
+        ring: u16,
+        asker: Asker<'a>,
+        name: &[u8],
+        joins: bool,
+    ) -> Result<(), (Refusal, Asker<'a>)> {
+        let room = self.open(state, name, asker)?;
+        let position = self.rooms.position(state, &self.record, room);
+        let total = self.rooms.total(state, room);
+        let held = match joins {
+            true => Down::Opened {
+                room,
+                position,
+                total,
+                asker,
+                name,
+            },
+            false => Down::Held {
+                room,
+                position,
+                total,
+                asker,
+                name,
+            },
+        };
+        if !append(&mut self.log, &mut self.answer, &held) {
+            return Err((Refusal::Internal, asker));
+        }
+        self.rooms.hold(state, &mut self.record, ring, room);
+        self.news.insert(ring);
+        Ok(())
+    }
+
+    /// The room of this name, new if there was none.
     fn open<'a>(
         &mut self,
         state: &State,

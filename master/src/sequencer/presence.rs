@@ -76,6 +76,33 @@ impl Sequencer {
         self.present.finish(state, room);
     }
 
+    /// The worker of this ring has so many connections in the room, of which some want to hear who comes
+    /// and goes, or none.
+    pub(super) fn count_members(
+        &mut self,
+        state: &State,
+        ring: u16,
+        room: u32,
+        count: u32,
+        watched: bool,
+    ) {
+        // What was said there before this was read may be for it, too.
+        if !self.rooms.holders(room).contains(ring) {
+            self.news.insert(ring);
+        }
+        let record = &mut self.record;
+        let is_there = (self.rooms).members(state, record, ring, room, count, watched);
+        // A room that is not there any more has no members to be counted.
+        if is_there {
+            self.present
+                .set_watched(state, room, ring, watched && count > 0);
+            self.present.note(room);
+            if self.rooms.total_in(state, record, room) == 0 {
+                self.present.emptied(state, room);
+            }
+        }
+    }
+
     /// The answer to whoever wants to know who is in a room.
     pub(super) fn who(&mut self, state: &State, asker: Asker<'_>, room: &[u8], limit: u32) {
         let mut names = Vec::new();

@@ -1,4 +1,4 @@
-//! A message gets its place in its room, if who sends it may say it now.
+//! A message gets its place in its room, or is held back, if who sends it may say it now.
 
 use protocol::bucket::Wait;
 use protocol::format::Data;
@@ -133,6 +133,34 @@ impl Sequencer {
             let [by, from, name] = [by, from, name].map(String::from_utf8_lossy);
             log::info!("{by} says {position} in \"{name}\" as {from}");
         }
+        Ok(())
+    }
+
+    /// A message has no place in its room: those who moderate there are told of it.
+    pub(super) fn withhold<'a>(
+        &mut self,
+        state: &State,
+        ring: u16,
+        asker: Asker<'a>,
+        room: &[u8],
+        from: &[u8],
+        data: Data<'_>,
+    ) -> Result<(), (Refusal, Asker<'a>)> {
+        let (lane, bytes) = (Lane::default(), data.bytes.len() as u64);
+        let (room, said) = self.accept(state, asker, room, from, lane, bytes)?;
+        let withheld = Down::Withheld {
+            room,
+            asker,
+            from,
+            data,
+        };
+        if !append(&mut self.log, &mut self.answer, &withheld) {
+            return Err((Refusal::Internal, asker));
+        }
+        let (record, now) = (&mut self.record, self.now_ms);
+        self.pace.remember(state, record, said, now);
+        self.news.extend(self.rooms.holders(room));
+        self.news.insert(ring);
         Ok(())
     }
 
