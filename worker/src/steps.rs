@@ -1,26 +1,30 @@
 //! The steps of one connection, taken on what is unread of it, and committed.
 //!
-//! Steps are the sessions' ([`http`], [`websocket`], [`requests`]). Several steps of one connection
-//! share a record, so that many small messages cost one commit; whatever is not committed is taken
-//! again by the next brain.
+//! Steps are the sessions' ([`http`](crate::http), [`websocket`], [`requests`](crate::requests)); what
+//! their outcome is to a connection is said by phase, in [`of_http`], [`of_echo`] and [`of_rooms`].
+//! Several steps of one connection share a record, so that many small messages cost one commit;
+//! whatever is not committed is taken again by the next brain.
 
 use std::sync::atomic::Ordering;
 
 use protocol::fault::{self, Naive};
 use protocol::journal::Record;
-use protocol::output::{Buffer, Full, Output};
+use protocol::output::Full;
 use protocol::row;
 
 use crate::brain::{Brain, RING};
-use crate::buffers::{self, Mark, Staged};
+use crate::buffers::{self, Staged};
 use crate::close::CloseReason;
-use crate::http::{self, Endpoint, Subprotocol};
-use crate::inflate::{Echo, Inflate, Owner};
+use crate::http;
 use crate::poison::InHand;
-use crate::requests::{self, Client, Flow};
+use crate::requests::Client;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::state;
-use crate::websocket::{self, Deflater, Head, Kind, Rules, Session, Window};
+use crate::websocket::{self, Rules};
+
+mod of_echo;
+mod of_http;
+mod of_rooms;
 
 /// Bytes of an output or of a message at most: an answer with the largest body that can be allowed.
 const MAX_OUTPUT: usize = 20 << 20;
@@ -127,7 +131,7 @@ impl Brain {
                         banned,
                     };
                     let step =
-                        http_step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64));
+                        of_http::step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64));
                     if matches!(step, Ok((_, Took::Opening))) {
                         // Its answer is not in the log that has been read.
                         let read = self.state.get(state::Head::LogRead);
@@ -138,17 +142,17 @@ impl Brain {
                 }
                 Phase::Echo => {
                     let rules = Rules::echo(&self.settings.websocket);
-                    let by = Echoer {
+                    let by = of_echo::Echoer {
                         owner,
                         now: self.now,
                         inflate: &mut self.inflate,
                         high_water,
                         most,
                     };
-                    echo_steps(&input[at..], &mut io, rules, by)
+                    of_echo::steps(&input[at..], &mut io, rules, by)
                 }
                 Phase::Rooms => {
-                    let step = frame_step(
+                    let step = of_rooms::step(
                         &input[at..],
                         &mut io,
                         &mut client!(parsed + at as u64),
@@ -157,7 +161,8 @@ impl Brain {
                     if let Some(window) = before.window
                         && step.is_ok()
                     {
-                        let spent = squeeze(&mut io.out, marks.0, &mut self.deflater, window);
+                        let spent =
+                            of_rooms::squeeze(&mut io.out, marks.0, &mut self.deflater, window);
                         self.inflate.spend(spent);
                     }
                     step
@@ -327,74 +332,6 @@ enum Took {
 
 type Stepped = Result<(usize, Took), Full>;
 
-fn http_step(
-    input: &[u8],
-    io: &mut Io<'_>,
-    cx: &http::Context<'_>,
-    client: &mut Client<'_>,
-) -> Stepped {
-    let Some(mut state) = http::State::unpack([io.words[0], io.words[1]]) else {
-        return Ok((0, Took::Ends(CloseReason::Internal)));
-    };
-    let step = http::step(&mut state, input, &mut io.message, &mut io.out, cx)?;
-    let took = match step.next {
-        http::Next::NeedInput => Took::NeedInput(0),
-        http::Next::Again => Took::More,
-        http::Next::Close(reason) => Took::Ends(reason),
-        http::Next::Ask(manner) => {
-            let behind = client.offset + step.consumed as u64;
-            let body = io.message.bytes();
-            let (flow, waiting) = client.ask_api(body, behind, manner, &mut io.out, cx)?;
-            match flow {
-                Flow::RingFull => return Ok((0, Took::RingFull)),
-                Flow::Unready => return Ok((0, Took::Unready)),
-                _ => {}
-            }
-            io.message.clear();
-            let took = match flow {
-                Flow::Close(reason) => Took::Ends(reason),
-                Flow::Opening => {
-                    io.meta = io.meta.with(Flag::Opening, true);
-                    Took::Opening
-                }
-                _ if manner.ends() => Took::Ends(CloseReason::Done),
-                _ => Took::More,
-            };
-            io.words = [0, 0, waiting.map_or(0, crate::api::Waiting::pack)];
-            return Ok((step.consumed, took));
-        }
-        http::Next::Upgrade(upgrade) => {
-            let mut session = Session::default();
-            io.meta.window = upgrade.window;
-            let (phase, took) = match upgrade.endpoint {
-                Endpoint::Echo => (Phase::Echo, Took::Commit),
-                Endpoint::Rooms => {
-                    let head = &input[..step.consumed];
-                    let batch = http::wants_batches(head);
-                    let msgpack = upgrade.subprotocol == Subprotocol::RoomsMsgpack;
-                    io.meta = io
-                        .meta
-                        .with(Flag::Batch, batch)
-                        .with(Flag::Msgpack, msgpack);
-                    client.meta = io.meta;
-                    let flow = client.greet(&mut io.out, &mut io.record, head)?;
-                    (Phase::Rooms, flowed(flow, &mut session, io)?)
-                }
-            };
-            // The step is taken again when the ring has room, or a back end has answered.
-            if matches!(took, Took::RingFull | Took::Asking) {
-                return Ok((0, took));
-            }
-            io.meta.phase = phase;
-            io.words = session.pack();
-            return Ok((step.consumed, took));
-        }
-    };
-    let [first, second] = state.pack();
-    io.words = [first, second, 0];
-    Ok((step.consumed, took))
-}
-
 /// What a step has taken that is no message.
 fn took(next: websocket::Next, meta: Meta) -> Took {
     match next {
@@ -406,181 +343,4 @@ fn took(next: websocket::Next, meta: Meta) -> Took {
             Took::Ends(CloseReason::Internal)
         }
     }
-}
-
-/// Whose echo it is, and how much of it at once.
-struct Echoer<'a> {
-    owner: Owner,
-    now: u64,
-    inflate: &'a mut Inflate,
-    high_water: usize,
-    most: usize,
-}
-
-/// Some steps: nothing but the session connects them.
-fn echo_steps(input: &[u8], io: &mut Io<'_>, rules: Rules, mut by: Echoer<'_>) -> Stepped {
-    let Some(mut session) = Session::unpack(io.words) else {
-        return Ok((0, Took::Ends(CloseReason::Internal)));
-    };
-    let rules = rules.deflating(io.meta.window.is_some());
-    let (mut at, mut steps) = (0, 0);
-    let mut progress = Took::More;
-    while steps < by.most {
-        let rest = &input[at..];
-        let before = session;
-        let (message, out) = (&mut io.message, &mut io.out);
-        let (left, enough) = (by.most - steps, by.high_water.saturating_sub(out.len()));
-        let (step, count) = match websocket::echo_run(&mut session, rest, out, &rules, left, enough)
-        {
-            Some(run) => (Ok(run.step), run.messages),
-            None => {
-                let step = websocket::step(&mut session, rest, message, out, &rules);
-                (step, 1)
-            }
-        };
-        let taken = step.and_then(|step| match step.next {
-            websocket::Next::Compressed(kind) => echo(kind, &mut session, io, &rules, &mut by),
-            next => {
-                at += step.consumed;
-                Ok(took(next, io.meta))
-            }
-        });
-        match taken {
-            // The steps before it are taken.
-            Err(Full) if steps > 0 => {
-                session = before;
-                break;
-            }
-            taken => progress = taken?,
-        }
-        if matches!(progress, Took::Yields) {
-            session = before;
-        }
-        if !matches!(progress, Took::More) || io.out.len() > by.high_water {
-            break;
-        }
-        steps += count;
-    }
-    io.words = session.pack();
-    Ok((at, progress))
-}
-
-/// Echoes the compressed message that is whole. What is good is sent as it came: it was compressed
-/// without knowledge of any other, as all that is sent is, and to compress it again would take longer and
-/// say the same.
-fn echo(
-    kind: Kind,
-    session: &mut Session,
-    io: &mut Io<'_>,
-    rules: &Rules,
-    by: &mut Echoer<'_>,
-) -> Result<Took, Full> {
-    let window = io.meta.window.unwrap_or_default();
-    let payload = io.message.bytes();
-    let most = rules.max_message();
-    let echo = (by.inflate).echo(by.owner, by.now, kind, payload, window, most);
-    let plain;
-    let (head, payload) = match echo {
-        Ok(None) => return Ok(Took::Yields),
-        Ok(Some(Echo::Same)) => (Head::compressed(kind, payload.len()), payload),
-        Ok(Some(Echo::Plain(all))) => {
-            plain = all;
-            (Head::message(kind, plain.len()), &plain[..])
-        }
-        Err(reason) => {
-            session.close(&mut io.out, reason)?;
-            io.message.clear();
-            return Ok(Took::Ends(reason));
-        }
-    };
-    let head = head.as_bytes();
-    let space = io.out.space(head.len() + payload.len())?;
-    let (to_head, to_payload) = space.split_at_mut(head.len());
-    to_head.copy_from_slice(head);
-    to_payload.copy_from_slice(payload);
-    io.message.clear();
-    Ok(Took::More)
-}
-
-/// What follows of a request for its connection.
-fn flowed(flow: Flow, session: &mut Session, io: &mut Io<'_>) -> Result<Took, Full> {
-    Ok(match flow {
-        Flow::Next => Took::More,
-        Flow::Commit => Took::Commit,
-        Flow::Opening => {
-            io.meta = io.meta.with(Flag::Opening, true);
-            Took::Opening
-        }
-        Flow::Holding => Took::Holding,
-        Flow::RingFull => Took::RingFull,
-        Flow::Unready => Took::Unready,
-        Flow::Asking => Took::Asking,
-        Flow::Close(reason) => {
-            session.close(&mut io.out, reason)?;
-            Took::Ends(reason)
-        }
-    })
-}
-
-fn frame_step(
-    input: &[u8],
-    io: &mut Io<'_>,
-    client: &mut Client<'_>,
-    inflate: &mut Inflate,
-) -> Stepped {
-    let Some(mut session) = Session::unpack(io.words) else {
-        return Ok((0, Took::Ends(CloseReason::Internal)));
-    };
-    let rules = requests::rules(client.settings).deflating(io.meta.window.is_some());
-    let step = websocket::step(&mut session, input, &mut io.message, &mut io.out, &rules)?;
-    let took = match step.next {
-        websocket::Next::Compressed(_) if inflate.is_spent() => return Ok((0, Took::Yields)),
-        websocket::Next::Message(kind) | websocket::Next::Compressed(kind) => {
-            let message = match step.next {
-                _ if kind != io.meta.encoding().kind() => Err(CloseReason::WrongKind),
-                websocket::Next::Compressed(_) => {
-                    // Its own last byte: what comes behind it is another request.
-                    client.offset = client.offset.saturating_sub(1);
-                    inflate.message(kind, io.message.bytes(), rules.max_message())
-                }
-                _ => Ok(io.message.bytes()),
-            };
-            let flow = match message {
-                Ok(message) => client.request(message, &mut io.out, &mut io.record)?,
-                Err(reason) => Flow::Close(reason),
-            };
-            // The step is taken again when the room is held, the ring has room, words are ready or a
-            // back end has answered.
-            match flow {
-                Flow::Holding => return Ok((0, Took::Holding)),
-                Flow::RingFull => return Ok((0, Took::RingFull)),
-                Flow::Unready => return Ok((0, Took::Unready)),
-                Flow::Asking => return Ok((0, Took::Asking)),
-                _ => {}
-            }
-            let took = flowed(flow, &mut session, io)?;
-            io.message.clear();
-            took
-        }
-        next => took(next, io.meta),
-    };
-    io.words = session.pack();
-    Ok((step.consumed, took))
-}
-
-/// What a step has answered goes out compressed, where that is worth it. Returns how many bytes were
-/// looked at.
-fn squeeze(out: &mut Staged<'_>, since: Mark, deflater: &mut Deflater, window: Window) -> usize {
-    let said = &out.bytes()[since.at()..];
-    if !deflater.is_worth(said.len()) {
-        return 0;
-    }
-    let len = said.len();
-    let mut frames = Vec::with_capacity(len);
-    deflater.put_frames(said, window, &mut frames);
-    out.rollback(since);
-    // There was room for more.
-    let put = out.put(&frames);
-    debug_assert!(put.is_ok());
-    len
 }
