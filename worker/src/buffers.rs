@@ -363,9 +363,15 @@ pub fn release_all(arena: &Arena, slots: &Slots, slot: u32) {
 /// A new extent that holds `bytes`; the caller's record makes it a slot's.
 #[must_use]
 pub fn keep(arena: &Arena, bytes: &[u8]) -> Option<Extent> {
-    let extent = arena.alloc(Extent::order_for(bytes.len())?)?;
+    make(arena, bytes.len(), |space| space.copy_from_slice(bytes))
+}
+
+/// A new extent, of which `fill` fills the first `len` bytes; the caller's record makes it a slot's.
+#[must_use]
+pub fn make(arena: &Arena, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Extent> {
+    let extent = arena.alloc(Extent::order_for(len)?)?;
     // SAFETY: a new extent, which nobody has a slice of.
-    unsafe { arena.bytes_mut(extent)[..bytes.len()].copy_from_slice(bytes) };
+    fill(unsafe { &mut arena.bytes_mut(extent)[..len] });
     Some(extent)
 }
 

@@ -18,7 +18,7 @@ use crate::steps::{Progress, SESSION};
 use crate::websocket::Session;
 
 /// Output that may wait before its connection's input waits too.
-const HIGH_WATER: usize = 64 << 10;
+pub(crate) const HIGH_WATER: usize = 64 << 10;
 /// Reads of one connection in a turn: then the others come first.
 const READS: usize = 8;
 

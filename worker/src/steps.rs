@@ -57,6 +57,14 @@ impl Brain {
         let Some(before) = before.filter(|meta| meta.phase() != Phase::Closing) else {
             return Progress::Ends;
         };
+        // What killed the last brain is to be alone in its record when it kills again.
+        let careful = self.verdict.suspects(InHand::Connection(slot));
+        if before.phase() == Phase::Echo
+            && !careful
+            && let Some(progress) = self.echo_whole(slot)
+        {
+            return progress;
+        }
         let before = before.meta();
         let banned = before.phase == Phase::Http && self.is_from_banned(slot, before.role);
         let owner = (slot, self.local(slot).generation);
@@ -111,8 +119,6 @@ impl Brain {
         let mut progress = Progress::More;
         let mut end = None;
         let high_water = self.high_water(before.phase);
-        // What killed the last brain is to be alone in its record when it kills again.
-        let careful = self.verdict.suspects(InHand::Connection(slot));
         let most = if careful { 1 } else { STEPS };
         for _ in 0..most {
             if io.out.len() > high_water {

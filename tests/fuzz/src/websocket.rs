@@ -97,9 +97,10 @@ fn play(
         seen = stream.len().min(size(reads).saturating_add(seen));
         reads += 1;
         loop {
-            if let Some(run) = echo_run(&mut session, &stream[at..seen], &mut out, rules, run, 300) {
-                assert!(run.messages > 0 && run.step.consumed > 0);
-                at += run.step.consumed;
+            let run = echo_run(&mut session, &stream[at..seen], &mut out, rules, run, 300);
+            if let Some((step, messages)) = run {
+                assert!(messages > 0 && step.consumed > 0);
+                at += step.consumed;
             }
             let input = &stream[at..seen];
             let before = (session, message.clone(), out.len());

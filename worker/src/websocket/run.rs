@@ -8,18 +8,63 @@ use super::session::{Rules, Session};
 use super::step::{PIECE, Step};
 use super::utf8::Utf8;
 
-/// What was echoed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Never 0.
-    pub messages: usize,
-    pub step: Step,
+/// Messages at the start of an input that are whole, each in one frame and not compressed.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    input: &'a [u8],
+    consumed: usize,
+    messages: usize,
+    bytes: usize,
 }
 
-/// Echoes the messages at the start of `input` that are whole, each in one frame and not compressed:
-/// `most` of them at most, and none once more than `enough` bytes have been put. That is what as many
-/// [`step`](super::step())s would have done. `None`: what comes first is something else, or there is no
-/// room for all of it, and a step is to be taken.
+impl<'a> Run<'a> {
+    /// `most` of them at most, and none once more than `enough` bytes are to be echoed. `None`: what
+    /// comes first is something else.
+    #[must_use]
+    pub fn of(input: &'a [u8], rules: &Rules, most: usize, enough: usize) -> Option<Run<'a>> {
+        let (mut rest, mut messages, mut bytes) = (input, 0, 0);
+        while messages < most
+            && bytes <= enough
+            && let Some((frame, behind)) = Frame::split(rest)
+            && frame.is_good(rules)
+        {
+            (rest, messages) = (behind, messages + 1);
+            bytes += frame.head.len() + frame.payload.len();
+        }
+        let consumed = input.len() - rest.len();
+        (messages > 0).then_some(Run {
+            input,
+            consumed,
+            messages,
+            bytes,
+        })
+    }
+
+    /// Bytes of its echo.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Puts its echo into `space`, which is of so many bytes.
+    pub fn echo(&self, mut space: &mut [u8]) {
+        let mut rest = &self.input[..self.consumed];
+        while let Some((frame, behind)) = Frame::split(rest) {
+            space = frame.put(space);
+            rest = behind;
+        }
+    }
+
+    /// As it is to a session that was between two messages.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        Session::default().taken(self.input, self.consumed)
+    }
+}
+
+/// Echoes a [`Run`], if the session is between two messages: how many these were, and what as many
+/// [`step`](super::step())s would have said. `None`: a step is to be taken, since something else comes, or
+/// there is no room for all of it.
 pub fn echo_run(
     session: &mut Session,
     input: &[u8],
@@ -27,32 +72,14 @@ pub fn echo_run(
     rules: &Rules,
     most: usize,
     enough: usize,
-) -> Option<Run> {
+) -> Option<(Step, usize)> {
     if !session.is_between_messages() {
         return None;
     }
-    let (mut rest, mut messages, mut bytes) = (input, 0, 0);
-    while messages < most
-        && bytes <= enough
-        && let Some((frame, behind)) = Frame::split(rest)
-        && frame.is_good(rules)
-    {
-        (rest, messages) = (behind, messages + 1);
-        bytes += frame.head.len() + frame.payload.len();
-    }
-    if messages == 0 {
-        return None;
-    }
-    let consumed = input.len() - rest.len();
-    let mut space = out.space(bytes).ok()?;
-    let mut rest = &input[..consumed];
-    while let Some((frame, behind)) = Frame::split(rest) {
-        space = frame.put(space);
-        rest = behind;
-    }
+    let run = Run::of(input, rules, most, enough)?;
+    run.echo(out.space(run.bytes).ok()?);
     session.forgive_pings();
-    let step = session.taken(input, consumed);
-    Some(Run { messages, step })
+    Some((run.step(), run.messages))
 }
 
 /// A frame that is a message by itself.

@@ -94,7 +94,7 @@ impl Peer {
         self.input.extend(bytes);
         loop {
             let run = self.runs.then(|| self.echo_run()).flatten();
-            let step = run.map_or_else(|| self.step(), |run| run.step);
+            let step = run.unwrap_or_else(|| self.step());
             // What a slot keeps is enough to go on.
             self.session = Session::unpack(self.session.pack()).unwrap();
             self.input.drain(..step.consumed);
@@ -127,30 +127,26 @@ impl Peer {
         step(&mut self.session, &self.input, message, out, &self.rules).unwrap()
     }
 
-    fn echo_run(&mut self) -> Option<Run> {
+    fn echo_run(&mut self) -> Option<Step> {
         let (before, said) = (self.session, self.out.len());
         let out = &mut self.out;
-        let run = echo_run(&mut self.session, &self.input, out, &self.rules, 3, 200)?;
+        let (run, messages) = echo_run(&mut self.session, &self.input, out, &self.rules, 3, 200)?;
         // As many steps, but for the last, would not have put more than that.
         let answered = self.out.split_off(said);
         let after = std::mem::replace(&mut self.session, before);
         let mut input = self.input.clone();
-        for left in (0..run.messages).rev() {
+        for left in (0..messages).rev() {
             assert!(self.out.len() - said <= 200);
             let step = self.step();
             self.input.drain(..step.consumed);
-            let next = if left == 0 {
-                run.step.next
-            } else {
-                Next::Again
-            };
+            let next = if left == 0 { run.next } else { Next::Again };
             assert_eq!(step.next, next);
         }
         assert_eq!(self.session, after);
         assert_eq!(self.out.split_off(said), answered);
         self.out.extend(answered);
         std::mem::swap(&mut self.input, &mut input);
-        assert_eq!(self.input.len() - input.len(), run.step.consumed);
+        assert_eq!(self.input.len() - input.len(), run.consumed);
         Some(run)
     }
 
