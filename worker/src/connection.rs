@@ -121,9 +121,7 @@ impl Brain {
     fn held_back(&self, slot: u32, meta: MetaWord) -> Option<Progress> {
         if meta.phase() == Phase::Closing {
             Some(Progress::Ends)
-        } else if meta.has(Flag::Lagging)
-            || self.slots.pending(slot) > self.high_water(meta.phase())
-        {
+        } else if meta.has(Flag::Lagging) || self.is_full(slot, meta.phase()) {
             Some(Progress::Waits)
         } else if meta.has(Flag::Opening) || self.is_asked(slot) || self.is_unready(slot) {
             Some(Progress::WaitsForOthers)
@@ -132,6 +130,11 @@ impl Brain {
         } else {
             None
         }
+    }
+
+    fn is_full(&self, slot: u32, phase: Phase) -> bool {
+        let pending = self.slots.pending(slot);
+        pending > HIGH_WATER && pending > self.high_water(phase)
     }
 
     /// A brain before has given it more of the log than this one has read. A room that it joined now

@@ -137,7 +137,7 @@ impl Brain {
                         banned,
                     };
                     let step =
-                        of_http::step(&input[at..], &mut io, &cx, &mut client!(parsed + at as u64));
+                        of_http::step(&input[at..], &mut io, &cx, || client!(parsed + at as u64));
                     if matches!(step, Ok((_, Took::Opening))) {
                         // Its answer is not in the log that has been read.
                         let read = self.state.get(state::Head::LogRead);

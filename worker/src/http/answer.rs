@@ -27,10 +27,11 @@ struct Response<'a> {
     manner: Manner,
 }
 
-/// Adds all `parts`, at once.
-pub(super) fn gather(out: &mut impl Output, parts: &[&[u8]]) -> Result<(), Full> {
-    let mut space = out.space(parts.iter().map(|part| part.len()).sum())?;
-    for part in parts {
+/// Adds all parts, first those of the `head` and then of the `content`, at once.
+pub(super) fn gather(out: &mut impl Output, head: &[&[u8]], content: &[&[u8]]) -> Result<(), Full> {
+    let parts = || head.iter().chain(content);
+    let mut space = out.space(parts().map(|part| part.len()).sum())?;
+    for part in parts() {
         let (here, rest) = space.split_at_mut(part.len());
         here.copy_from_slice(part);
         space = rest;
@@ -79,11 +80,11 @@ impl Response<'_> {
                 connection,
                 b"\r\n",
             ],
-        )?;
-        if self.manner.head_only {
-            return Ok(());
-        }
-        gather(out, content)
+            match self.manner.head_only {
+                true => &[],
+                false => content,
+            },
+        )
     }
 }
 

@@ -91,6 +91,7 @@ pub(super) fn open(
             extension.as_bytes(),
             b"\r\n",
         ],
+        &[],
     )?;
     Ok(Upgrade {
         endpoint,

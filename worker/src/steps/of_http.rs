@@ -10,11 +10,12 @@ use crate::requests::{Client, Flow};
 use crate::slots::{Flag, Phase};
 use crate::websocket::Session;
 
-pub(super) fn step(
+/// `client`: what becomes one at `/rooms`, or asks the API; few requests do.
+pub(super) fn step<'c>(
     input: &[u8],
     io: &mut Io<'_>,
     cx: &http::Context<'_>,
-    client: &mut Client<'_>,
+    client: impl FnOnce() -> Client<'c>,
 ) -> Stepped {
     let Some(mut state) = http::State::unpack([io.words[0], io.words[1]]) else {
         return Ok((0, Took::Ends(CloseReason::Internal)));
@@ -25,6 +26,7 @@ pub(super) fn step(
         http::Next::Again => Took::More,
         http::Next::Close(reason) => Took::Ends(reason),
         http::Next::Ask(manner) => {
+            let mut client = client();
             let behind = client.offset + step.consumed as u64;
             let body = io.message.bytes();
             let (flow, waiting) = client.ask_api(body, behind, manner, &mut io.out, cx)?;
@@ -59,6 +61,7 @@ pub(super) fn step(
                         .meta
                         .with(Flag::Batch, batch)
                         .with(Flag::Msgpack, msgpack);
+                    let mut client = client();
                     client.meta = io.meta;
                     let flow = client.greet(&mut io.out, &mut io.record, head)?;
                     (Phase::Rooms, flowed(flow, &mut session, io)?)
