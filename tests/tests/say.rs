@@ -198,10 +198,14 @@ fn it_is_said_once_while_brains_die() {
         member.nothing();
         faults.arm(point, 1);
         let data = json!(["bad", point]);
-        let answer = say(&mut api, "hold", "u7", data.clone());
+        let said = json!({ "room": "hold", "user": "u7", "data": data });
+        let answer = api.post_once("held", SAY, &said);
         assert_eq!(answer.json, json!({ "held": true }), "{point}");
         faults.wait_for(point);
         assert_eq!(moderator.event()["held"]["data"], data);
+        // The next brain knows that, too.
+        let again = api.post_once("held", SAY, &said);
+        assert_eq!(again.json, json!({ "held": true }), "{point}");
         moderator.nothing();
     }
 }
@@ -223,4 +227,41 @@ fn a_retry_is_one_message() {
     member.message();
     member.message();
     member.nothing();
+}
+
+/// What is held back has no position, and is held back once all the same: whoever moderates is shown it
+/// once. Under the same key something else can be said elsewhere, by others, or in the back end's own word.
+#[test]
+fn a_retry_of_what_is_held_back_is_held_back_once() {
+    let baton = baton();
+    let mut api = Api::connect(baton.admin);
+    let mut moderator = Client::with_rights(baton.public, "m1", &["join", "send", "moderate"]);
+    moderator.join("hold");
+    let held = json!({ "held": true });
+    let said = |user: &str| json!({ "room": "hold", "user": user, "data": "bad" });
+    for _ in 0..3 {
+        assert_eq!(api.post_once("k1", SAY, &said("u7")).json, held);
+    }
+    let shown = moderator.event()["held"].clone();
+    assert_eq!(shown["from"], "u7");
+    moderator.nothing();
+    // Whatever a retry says, and whatever has become of it meanwhile, it is answered as it was.
+    let fine = json!({ "room": "hold", "user": "u7", "data": "fine" });
+    assert_eq!(api.post_once("k1", SAY, &fine).json, held);
+    moderator.ok(json!({ "send": "hold", "as": "u7", "key": shown["key"], "data": shown["data"] }));
+    assert_eq!(moderator.message()["data"], "bad");
+    assert_eq!(api.post_once("k1", SAY, &said("u7")).json, held);
+    moderator.nothing();
+    for (key, user) in [("k2", "u7"), ("k1", "u8")] {
+        assert_eq!(api.post_once(key, SAY, &said(user)).json, held);
+        assert_eq!(moderator.event()["held"]["from"], user);
+    }
+    let own = json!({ "room": "hold", "from": "u7", "data": "own" });
+    let answer = api.post_once("k1", "/api/v1/publish", &own);
+    assert!(answer.json["published"][0]["pos"].is_string(), "{answer:?}");
+    assert_eq!(moderator.message()["data"], "own");
+    // Without a key, each is another.
+    assert_eq!(api.post(SAY, &said("u7")).json, held);
+    assert_eq!(moderator.event()["held"]["from"], "u7");
+    moderator.nothing();
 }

@@ -2,7 +2,7 @@
 
 use protocol::api::Kind;
 use protocol::format::Data;
-use protocol::ids::Cid;
+use protocol::ids::{Cid, Position};
 use protocol::record::{Asker, Lane, Up};
 use serde_json::json;
 
@@ -42,12 +42,20 @@ impl Sequencer {
         let key = key.unwrap_or_default();
         let asker = Asker { ring, ..SOMEBODY };
         let data = Data::json(saying.data);
-        let hash = keys::hash(room, from, &key);
-        let known = (!key.is_empty()).then(|| self.keys.find(state, hash, self.now_ms));
+        let find = |hash| match key.is_empty() {
+            true => None,
+            false => self.keys.find(state, hash, self.now_ms),
+        };
         let answer =
             |status, json: serde_json::Value| (status, Kind::Json, json.to_string().into_bytes());
-        if let Some(Some(position)) = known {
+        if let Some(position) = find(keys::hash(room, from, &key)) {
             return answer(200, json!({"pos": position.to_string()}));
+        }
+        // What is held back has no position, so that it is remembered by another key: none that is
+        // shown ends so.
+        let held_key = keys::hash(room, from, &[&key[..], &[0]].concat());
+        if find(held_key).is_some() {
+            return answer(200, json!({"held": true}));
         }
         let up = match saying.held {
             true => Up::Withhold {
@@ -70,6 +78,14 @@ impl Sequencer {
             return answer(status, json!({"error": error}));
         }
         if saying.held {
+            if !key.is_empty() {
+                let (record, now) = (&mut self.record, self.now_ms);
+                let nowhere = Position {
+                    epoch: 0,
+                    offset: 0,
+                };
+                self.keys.remember(state, record, held_key, nowhere, now);
+            }
             return answer(200, json!({"held": true}));
         }
         let Some(room) = self.rooms.find(room) else {
