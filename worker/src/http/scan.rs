@@ -84,6 +84,11 @@ impl Scan {
         }
     }
 
+    /// Fields of a head that is complete: its lines but the first.
+    pub fn fields(self) -> usize {
+        usize::from(self.lines).saturating_sub(1)
+    }
+
     /// In 56 and 64 bits.
     pub fn pack(self) -> (u64, u64) {
         (

@@ -10,8 +10,11 @@ use super::routes::{self, Answer, Plan};
 use super::scan::Scan;
 use super::state::{Framing, Pending, Persist, Phase, State};
 use super::upgrade::Endpoint;
-use super::{Context, MAX_FIELDS, Next, Step, answer, upgrade};
+use super::{Context, Next, Step, answer, upgrade};
 use crate::close::CloseReason;
+
+/// Fields for which there is room on the stack: as many as a browser sends, and some.
+const FEW_FIELDS: usize = 48;
 
 /// What a step works with; see [`step`](super::step).
 pub(super) struct Turn<'a, B, O> {
@@ -66,14 +69,22 @@ impl<B: Buffer, O: Output> Turn<'_, B, O> {
         }
         match scan.advance(self.input, &self.cx.settings.http)? {
             None => done(Phase::Head(scan), 0, Next::NeedInput),
-            Some(len) => self.head(len),
+            Some(len) => self.head(len, scan.fields()),
         }
     }
 
     /// The head is complete: decides what is answered, and goes on into the body.
-    fn head(&mut self, len: usize) -> Done {
-        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let request = Request::parse(&self.input[..len], &mut fields)?;
+    fn head(&mut self, len: usize, count: usize) -> Done {
+        let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
+        let mut many = Vec::new();
+        let fields = match few.get_mut(..count) {
+            Some(few) => few,
+            None => {
+                many.reserve_exact(count);
+                &mut many.spare_capacity_mut()[..count]
+            }
+        };
+        let request = Request::parse(&self.input[..len], fields)?;
         if self.cx.refuse {
             return Err(CloseReason::Refused.into());
         }
