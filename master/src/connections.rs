@@ -208,8 +208,9 @@ impl Connections {
         }
         let used = before - behind;
         state.set(Head::ConnectionsUsed.word(), used.into());
+        // To the last that there can be: a part of the page where they ended was not given back before.
         let at = |slot: u32| state::connection(slot, META).index as usize * 8;
-        state.segment().give_back(at(used)..at(before));
+        state.segment().give_back(at(used)..at(MAX_CONNECTIONS));
         // The lowest are taken first, or the next gap at the end would be long in coming.
         self.free.retain(|slot| *slot < used);
         self.free.sort_unstable_by_key(|slot| Reverse(*slot));

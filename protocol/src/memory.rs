@@ -19,7 +19,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
-const PAGE: usize = 4096;
+/// Bytes that memory is taken and given back in.
+pub const PAGE: usize = 4096;
 
 /// What a mapping may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -515,9 +515,10 @@ impl Brain {
             self.locals.truncate(used as usize);
             self.locals.shrink_to_fit();
             self.credits.rest(used);
+            // One that came out would be looked up, in memory that has just been given back.
+            self.timers.rest(used);
         }
         let used = self.slots.used();
-        self.timers.rest(used);
         if used.abs_diff(self.trimmed_at) >= MANY {
             self.trimmed_at = used;
             memory::trim_heap();
@@ -526,7 +527,8 @@ impl Brain {
         let (head, read) = (self.ring.head(), self.ring_read());
         if head == self.ring_rested.head && read > self.ring_rested.read {
             self.ring.give_back(self.ring_rested.read, read);
-            self.ring_rested.read = read;
+            // Of the page that the rest of is still to be read nothing has gone.
+            self.ring_rested.read = read - read % memory::PAGE as u64;
         }
         self.ring_rested.head = head;
     }

@@ -92,16 +92,15 @@ impl Timers {
         }
     }
 
-    /// To be called now and then: memory of slots from `used` on goes, as far as none comes out.
+    /// There are no slots from `used` on any more: none of them comes out, and their memory goes.
     pub fn rest(&mut self, used: u32) {
-        while self.nodes.len() > used as usize
-            && self.nodes.last().is_some_and(|n| n.bucket == NONE)
-        {
-            self.nodes.pop();
+        for slot in used as usize..self.nodes.len() {
+            if self.nodes[slot].bucket != NONE {
+                self.unlink(slot as u16);
+            }
         }
-        if self.nodes.capacity() > 2 * self.nodes.len() + 1024 {
-            self.nodes.shrink_to_fit();
-        }
+        self.nodes.truncate(used as usize);
+        self.nodes.shrink_to_fit();
     }
 
     /// When one comes out; `None`: there is none.
@@ -258,6 +257,18 @@ mod tests {
         assert_eq!(timers.pop(end), None);
     }
 
+    #[test]
+    fn who_is_gone_does_not_come_out() {
+        let mut timers = Timers::new(0);
+        (0..100).for_each(|slot| timers.schedule(slot, 1_000 + u64::from(slot % 3) * 1_000));
+        timers.rest(2);
+        assert_eq!(timers.nodes.capacity(), 2);
+        assert_eq!(all(&mut timers, 60_000), [0, 1]);
+        assert_eq!(timers.next(), None);
+        timers.schedule(50, 70_000);
+        assert_eq!(all(&mut timers, 70_000), [50]);
+    }
+
     /// Against a list of who is due when, through jumps of all sizes.
     #[test]
     fn agrees_with_a_list() {
@@ -268,16 +279,21 @@ mod tests {
         // A slot's deadline, as the slot itself knows it.
         let mut deadlines: Vec<Option<u64>> = vec![None; 300];
         for _ in 0..50_000 {
-            match random(5) {
-                4 => timers.rest(random(300) as u32),
-                0 | 1 => {
+            match random(9) {
+                // Nobody has these any more.
+                8 => {
+                    let used = random(300) as usize;
+                    timers.rest(used as u32);
+                    deadlines[used..].fill(None);
+                }
+                0..=3 => {
                     let slot = random(300) as u32;
                     let size = [50, 3_000, 80_000, 500_000][random(4) as usize];
                     let ahead = random(size);
                     deadlines[slot as usize] = Some(now + ahead);
                     timers.schedule(slot, now + ahead);
                 }
-                2 => deadlines[random(300) as usize] = None,
+                4 | 5 => deadlines[random(300) as usize] = None,
                 _ => {
                     let size = [10, 300, 5_000, 400_000][random(4) as usize];
                     now += random(size);
