@@ -41,6 +41,7 @@ use crate::hook::Hooks;
 use crate::inflate::Inflate;
 use crate::limits::Addresses;
 use crate::lists::Making;
+use crate::local::{Local, Mark};
 use crate::moderation::{Leaver, Leaves};
 use crate::owed::{Credits, Turn};
 use crate::part::Parting;
@@ -72,29 +73,6 @@ const CHANNEL: Token = Token(usize::MAX - 1);
 const LOG_BELL: Token = Token(usize::MAX - 2);
 const GUARD_BELL: Token = Token(usize::MAX - 3);
 const GUARD_DEATH: Token = Token(usize::MAX - 4);
-
-/// What a connection is to this brain alone; the slot is what counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Local {
-    /// Of the slot's present user, so that an event for the one before is known.
-    pub generation: u32,
-    /// Events of its socket come.
-    pub watched: bool,
-    /// It is in the list of those to be flushed in this turn.
-    pub touched: bool,
-    /// Its kernel side may have more to read than was read.
-    pub readable: bool,
-    /// Its input waits for its output to go.
-    pub waits: bool,
-    /// As the slot's flag.
-    pub lagging: bool,
-    /// It is to be given away and not read any more ([`crate::part`]).
-    pub parting: bool,
-    /// Its end was announced with the last event: read on to it.
-    pub ended: bool,
-    /// Bytes that must be unread together for its parser to go on.
-    pub want: u32,
-}
 
 /// The ring, when it was last looked at for memory to be given back.
 #[derive(Debug, Default)]
@@ -339,13 +317,17 @@ impl Brain {
             GUARD_DEATH => self.become_guard(),
             token if self.on_hook_event(token) => {}
             Token(token) => {
-                let (slot, generation) = (token as u32, (token >> 32) as u32);
+                let (slot, generation) = (token as u32, (token >> 32) as u16);
                 let Some(local) = self.locals.get_mut(slot as usize) else {
                     return;
                 };
                 if local.generation == generation {
-                    local.readable |= event.is_readable() || event.is_error();
-                    local.ended |= event.is_read_closed() || event.is_error();
+                    if event.is_readable() || event.is_error() {
+                        local.set(Mark::Readable, true);
+                    }
+                    if event.is_read_closed() || event.is_error() {
+                        local.set(Mark::Ended, true);
+                    }
                     self.drive(slot);
                 }
             }
@@ -395,12 +377,10 @@ impl Brain {
     /// The slot is another connection's from now on, or nobody's.
     pub fn begin_anew(&mut self, slot: u32, readable: bool) {
         let local = self.local(slot);
-        *local = Local {
-            generation: local.generation.wrapping_add(1),
-            readable,
-            ..Local::default()
-        };
+        *local = local.next();
+        local.set(Mark::Readable, readable);
         self.credits.clear(slot);
+        self.inflate.forget(slot);
         if let Some(making) = &mut self.making {
             making.waiting.remove(&slot);
         }
@@ -408,7 +388,7 @@ impl Brain {
 
     /// To be flushed at the end of this turn.
     pub fn touch(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.local(slot).touched, true) {
+        if !self.local(slot).set(Mark::Touched, true) {
             self.turn.touched.push(slot);
         }
     }

@@ -7,9 +7,10 @@ use protocol::fault;
 use protocol::journal::Record;
 use protocol::output::Full;
 
-use crate::brain::{Brain, Local};
+use crate::brain::Brain;
 use crate::buffers;
 use crate::close::CloseReason;
+use crate::local::Mark;
 use crate::poison::InHand;
 use crate::proxy;
 use crate::slots::{Field, Flag, Meta, MetaWord, Phase, Slots};
@@ -35,7 +36,7 @@ impl Brain {
         self.inflate.begin_turn();
         match meta.phase() {
             // It is about to be given away.
-            _ if self.local(slot).parting => {}
+            _ if self.local(slot).is(Mark::Parting) => {}
             Phase::Closing => self.drain(slot),
             Phase::Proxy => self.read_proxy_header(slot, meta.meta()),
             Phase::Http | Phase::Echo | Phase::Rooms => {
@@ -69,7 +70,7 @@ impl Brain {
                 }
                 Progress::Ends => return,
                 Progress::Waits => {
-                    self.local(slot).waits = true;
+                    self.local(slot).set(Mark::Waits, true);
                     return;
                 }
                 Progress::WaitsForOthers => return,
@@ -79,7 +80,7 @@ impl Brain {
                     }
                     let local = self.local(slot);
                     local.want = want as u32;
-                    if !local.readable {
+                    if !local.is(Mark::Readable) {
                         return;
                     }
                     reads += 1;
@@ -98,13 +99,13 @@ impl Brain {
 
     /// With nothing unread there is no step to be taken before a read.
     fn first(&mut self, slot: u32, meta: MetaWord) -> Progress {
-        let Local { readable, want, .. } = *self.local(slot);
+        let local = *self.local(slot);
         let has_read_all =
             self.slots.get(slot, Field::Parsed) == self.slots.get(slot, Field::Consumed);
         match self.held_back(slot, meta) {
             Some(why) => why,
-            None if readable && has_read_all && !self.holds_message(slot, meta) => {
-                Progress::NeedInput(want as usize)
+            None if local.is(Mark::Readable) && has_read_all && !self.holds_message(slot, meta) => {
+                Progress::NeedInput(local.want as usize)
             }
             None => self.steps(slot),
         }
@@ -161,7 +162,7 @@ impl Brain {
         };
         match read {
             Ok(0) => {
-                self.local(slot).readable = false;
+                self.local(slot).set(Mark::Readable, false);
                 self.slots
                     .set_meta(slot, meta.meta().with(Flag::PeerEnded, true));
                 self.on_peer_end(slot);
@@ -174,11 +175,11 @@ impl Brain {
                 self.heard(slot, meta);
                 let local = self.local(slot);
                 // A short read has emptied the socket, unless an end is behind it.
-                local.readable = n == asked || local.ended;
+                local.set(Mark::Readable, n == asked || local.is(Mark::Ended));
                 true
             }
             Err(nix::Error::EAGAIN) => {
-                self.local(slot).readable = false;
+                self.local(slot).set(Mark::Readable, false);
                 false
             }
             Err(nix::Error::EINTR) => true,
@@ -266,7 +267,7 @@ impl Brain {
         if meta.has(Flag::Return) {
             return self.part_with(slot);
         }
-        self.local(slot).readable = true;
+        self.local(slot).set(Mark::Readable, true);
         if let Some(meta) = self.slots.known(slot) {
             self.serve(slot, meta);
         }

@@ -14,6 +14,7 @@ use crate::buffers;
 use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::http::{self, Wait};
+use crate::local::Mark;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::websocket::{self, Session};
@@ -180,7 +181,7 @@ impl Brain {
                 Ok(0) => self.slots.set_meta(slot, meta.with(Flag::PeerEnded, true)),
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EAGAIN) => {
-                    self.local(slot).readable = false;
+                    self.local(slot).set(Mark::Readable, false);
                     return;
                 }
                 Err(_) => {
@@ -206,7 +207,7 @@ impl Brain {
             meta.reason,
             Some(CloseReason::Done | CloseReason::PeerClose)
         );
-        if meta.has(Flag::PeerEnded) || has_agreed && !self.local(slot).readable {
+        if meta.has(Flag::PeerEnded) || has_agreed && !self.local(slot).is(Mark::Readable) {
             return self.finish(slot, meta.reason.unwrap_or(CloseReason::Done));
         }
         if !meta.has(Flag::WeEnded) {
@@ -214,7 +215,7 @@ impl Brain {
             self.slots.set(slot, Field::Since, self.now);
             self.slots.set_meta(slot, meta.with(Flag::WeEnded, true));
             self.reschedule(slot);
-            if self.local(slot).readable {
+            if self.local(slot).is(Mark::Readable) {
                 self.again.push(slot);
             }
         }
@@ -276,7 +277,7 @@ impl Brain {
     /// To be done before the close: while another copy of the socket lives, epoll would keep what it
     /// was told of ours.
     pub(crate) fn unwatch(&mut self, slot: u32, meta: Meta) {
-        if std::mem::take(&mut self.local(slot).watched) {
+        if self.local(slot).set(Mark::Watched, false) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&meta.fd));
         }
     }

@@ -21,6 +21,7 @@ use crate::client::{Code, Lost as Why, ToClient};
 use crate::close::CloseReason;
 use crate::encoding::Each;
 use crate::frames::{FULL, given_up, is_always_said, is_full, opened, put, refused};
+use crate::local::Mark;
 use crate::poison::InHand;
 use crate::rooms::held::Waiting;
 use crate::rooms::{Entrant, RoomIx};
@@ -383,7 +384,7 @@ impl Brain {
         let mut made: Each<Option<(u32, u32)>> = Each::default();
         for (slot, from) in self.rooms.watchers(room) {
             // Who lags is given it out of the log, drawn together: it does not count as what waits.
-            if from <= at && !self.local(slot).lagging {
+            if from <= at && !self.local(slot).is(Mark::Lagging) {
                 let encoding = self.slots.encoding(slot);
                 let frame = match made[encoding] {
                     Some(frame) => frame,

@@ -24,7 +24,7 @@ const PART: usize = 32 << 10;
 const PATIENCE_MS: u64 = 100;
 
 /// A connection of this brain: its slot, and which of those that were in it.
-pub type Owner = (u32, u32);
+pub type Owner = (u32, u16);
 
 /// What a message at `/echo` is answered with.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +66,11 @@ impl Inflate {
     /// Something that took about as long as inflating so many bytes.
     pub fn spend(&mut self, bytes: usize) {
         self.spent += bytes;
+    }
+
+    /// The slot is another connection's from now on, or nobody's.
+    pub fn forget(&mut self, slot: u32) {
+        self.begun.take_if(|begun| begun.owner.0 == slot);
     }
 
     /// Has the connection had its slice of this turn?

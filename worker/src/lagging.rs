@@ -16,6 +16,7 @@ use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::frames;
 use crate::heard::Heard;
+use crate::local::Mark;
 use crate::moderation::Leaves;
 use crate::owed::write;
 use crate::poison::InHand;
@@ -34,7 +35,7 @@ impl Brain {
         let head = self.log.head();
         let credit = self.credits.of(slot);
         (credit.bytes, credit.lags_from) = (0, head);
-        if !std::mem::replace(&mut self.local(slot).lagging, true) {
+        if !self.local(slot).set(Mark::Lagging, true) {
             self.lagging.push(slot);
         }
     }
@@ -108,7 +109,7 @@ impl Brain {
         frames: &[u8],
         leaves: Option<Leaves>,
     ) {
-        if !self.local(slot).lagging {
+        if !self.local(slot).is(Mark::Lagging) {
             let from = self.owed_from(slot);
             self.slots.set(slot, Field::Cursor, from);
             self.credits.take(slot);
@@ -330,7 +331,7 @@ impl Brain {
         let credit = self.credits.of(slot);
         if caught_up {
             credit.bytes = 0;
-            self.local(slot).lagging = false;
+            self.local(slot).set(Mark::Lagging, false);
         } else if before >= credit.lags_from {
             credit.bytes = credit.bytes.saturating_sub(frames.len() as u32);
         }
@@ -343,7 +344,7 @@ impl Brain {
         let near = oldest + (self.turn.read - oldest.min(self.turn.read)) / 4;
         let mut lagging = std::mem::take(&mut self.lagging);
         lagging.retain(|&slot| {
-            if !self.local(slot).lagging {
+            if !self.local(slot).is(Mark::Lagging) {
                 return false;
             }
             self.note_in_hand(InHand::Connection(slot));
@@ -357,7 +358,7 @@ impl Brain {
             } else if oldest > 0 && self.slots.get(slot, Field::Cursor) < near {
                 self.materialise(slot, usize::MAX);
             }
-            self.local(slot).lagging
+            self.local(slot).is(Mark::Lagging)
         });
         lagging.append(&mut self.lagging);
         self.lagging = lagging;

@@ -6,7 +6,7 @@
 //! journal, so that it has happened wholly or not at all.
 //!
 //! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
-//! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit), [`http`] or
+//! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit; [`local`]: what only this brain knows of it), [`http`] or
 //! [`websocket`] (pure protocols), [`owed`] (how what it is owed goes out) and [`lagging`] (when its
 //! socket is full; [`heard`]: what is told at once then), [`ending`]; or it is given to another worker while it lives ([`part`], as a
 //! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
@@ -42,6 +42,7 @@ pub mod inflate;
 pub mod lagging;
 pub mod limits;
 pub mod lists;
+pub mod local;
 pub mod logs;
 pub mod moderation;
 pub mod owed;

@@ -20,6 +20,7 @@ use crate::client::ToClient;
 use crate::close::CloseReason;
 use crate::encoding::{Each, Encoding};
 use crate::frames;
+use crate::local::Mark;
 use crate::poison::InHand;
 use crate::rooms::{Member, RoomIx};
 use crate::slots::{Field, Flag, Meta, MetaWord, Phase, Slots};
@@ -309,7 +310,7 @@ impl Brain {
     /// The run so far, for one member. Returns how many of it are new to it.
     fn owe_run(&mut self, member: Member, first: u32) -> u64 {
         let cursor = self.slots.get(member.slot, Field::Cursor);
-        let lags = self.local(member.slot).lagging;
+        let lags = self.local(member.slot).is(Mark::Lagging);
         let credit = self.credits.of(member.slot);
         let said = &self.turn.said;
         let end = said.len() as u32;
@@ -386,7 +387,7 @@ impl Brain {
         if self.slots.get(slot, Field::Cursor) > at {
             return;
         }
-        let lags = self.local(slot).lagging;
+        let lags = self.local(slot).is(Mark::Lagging);
         let credit = self.credits.of(slot);
         if !lags {
             self.turn.owe(credit, Piece::Answer(start, end, after));
@@ -433,13 +434,13 @@ impl Brain {
     pub fn flush(&mut self) {
         let mut touched = std::mem::take(&mut self.turn.touched);
         for slot in touched.drain(..) {
-            self.local(slot).touched = false;
+            self.local(slot).set(Mark::Touched, false);
             self.flush_one(slot);
         }
         // The list keeps its memory; what was touched meanwhile waits for the next turn.
         let meanwhile = std::mem::replace(&mut self.turn.touched, touched);
         for slot in meanwhile {
-            self.local(slot).touched = false;
+            self.local(slot).set(Mark::Touched, false);
             self.touch(slot);
             if self.again.last() != Some(&slot) {
                 self.again.push(slot);
@@ -624,7 +625,7 @@ impl Brain {
             if stalled != 0 {
                 self.slots.set(slot, Field::Stalled, 0);
             }
-            if std::mem::take(&mut self.local(slot).waits) {
+            if self.local(slot).set(Mark::Waits, false) {
                 self.again.push(slot);
             }
             buffers::release_empty(&self.arena, &self.slots, slot);

@@ -20,6 +20,7 @@ use serde_bytes::ByteBuf;
 
 use crate::brain::Brain;
 use crate::buffers;
+use crate::local::Mark;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
 use crate::snapshot::{self, Membership, Snapshot};
 use crate::state::Head;
@@ -57,7 +58,7 @@ impl Brain {
 
     /// From now on it is not read, and is given away when all that it has asked is in order.
     pub fn part_with(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.local(slot).parting, true) {
+        if !self.local(slot).set(Mark::Parting, true) {
             self.parting.asked.push((slot, self.asked));
         }
     }
@@ -75,7 +76,11 @@ impl Brain {
         let read = self.ring_read();
         let mut asked = std::mem::take(&mut self.parting.asked);
         asked.retain(|&(slot, behind)| {
-            let Some(meta) = self.slots.meta(slot).filter(|_| self.local(slot).parting) else {
+            let Some(meta) = self
+                .slots
+                .meta(slot)
+                .filter(|_| self.local(slot).is(Mark::Parting))
+            else {
                 return false; // it has ended meanwhile
             };
             if read < behind || meta.has(Flag::Unacked) {
@@ -110,11 +115,10 @@ impl Brain {
         fault::point("worker:parted");
         self.unwatch(slot, meta);
         let local = self.local(slot);
-        *local = crate::brain::Local {
-            generation: local.generation.wrapping_add(1),
-            touched: local.touched,
-            ..Default::default()
-        };
+        let touched = local.is(Mark::Touched);
+        *local = local.next();
+        local.set(Mark::Touched, touched);
+        self.inflate.forget(slot);
         self.parting.unsent.push(slot);
     }
 

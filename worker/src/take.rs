@@ -21,6 +21,7 @@ use crate::arrive;
 use crate::auth::Keys;
 use crate::brain::Brain;
 use crate::close::CloseReason;
+use crate::local::Mark;
 use crate::logs;
 use crate::poison::InHand;
 use crate::slots::{Field, Flag, Meta, Phase, Slots};
@@ -284,7 +285,7 @@ impl Brain {
         if self.evacuates || self.slots.meta(slot).is_none() {
             return;
         }
-        self.local(slot).readable = true;
+        self.local(slot).set(Mark::Readable, true);
         self.api_goes_on(slot);
         self.unwatched.push(slot);
         self.drive(slot);
@@ -294,7 +295,7 @@ impl Brain {
     pub fn watch(&mut self) {
         for slot in std::mem::take(&mut self.unwatched) {
             let here = self.slots.meta(slot).filter(|m| !m.has(Flag::Given));
-            let Some(meta) = here.filter(|_| !self.local(slot).watched) else {
+            let Some(meta) = here.filter(|_| !self.local(slot).is(Mark::Watched)) else {
                 continue;
             };
             let token = self.token(slot);
@@ -305,7 +306,7 @@ impl Brain {
                 self.finish(slot, CloseReason::Internal);
                 continue;
             }
-            self.local(slot).watched = true;
+            self.local(slot).set(Mark::Watched, true);
             self.reschedule(slot);
         }
     }

@@ -16,6 +16,7 @@ use crate::buffers;
 use crate::client::{Lost, ToClient};
 use crate::close::CloseReason;
 use crate::frames::{self, given_up};
+use crate::local::Mark;
 use crate::owed::Piece;
 use crate::poison::InHand;
 use crate::rooms::held::{Held, Part, Waiting};
@@ -165,7 +166,7 @@ impl Brain {
         }
         let cid = self.slots.cid(slot);
         let frame = |place: usize| release.first + (place - held.released) as u32;
-        if self.local(slot).lagging {
+        if self.local(slot).is(Mark::Lagging) {
             // It takes it out of the log, where it counts as what waits for it.
             held.parts(begin.max(held.released), epoch, cid, |part| {
                 if let Part::Said(from, to) = part {
