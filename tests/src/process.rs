@@ -147,14 +147,15 @@ pub fn resident(pid: i32) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// Bytes of memory that are its share: what several have mapped is divided among them.
+/// Bytes of memory that are its share: what several have mapped is divided among them. Without the
+/// pages of files on a disk, such as libraries: that share changes with whatever else runs.
 pub fn proportional(pid: i32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kibibytes = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))
-        .and_then(|number| number.trim().parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
+    let kibibytes = rollup.lines().filter_map(|line| {
+        let share = (line.strip_prefix("Pss_Anon:")).or_else(|| line.strip_prefix("Pss_Shmem:"))?;
+        share.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    kibibytes.sum::<u64>() * 1024
 }
 
 /// Processor time that it has used, in seconds: user and system.
