@@ -3,8 +3,8 @@
 //!
 //! Read in this order: [`request`] (what a client may ask; [`deed`]: what a moderator may), [`fields`],
 //! [`json`] and [`msgpack`] (how it is read), [`id`] and [`fault`] (what comes back with an answer),
-//! [`reply`] (all that a client hears), [`form`] and [`write`] (how it is written), [`convert`] (`data`
-//! in the other format).
+//! [`reply`] (all that a client hears), [`say`] (what is in each of it), [`form`] and [`write`] (how it
+//! is written), [`convert`] (`data` in the other format).
 //!
 //! `data` is never read into values and written again for those who speak the sender's format: the
 //! very bytes that came go to them, so that no number loses a digit. It is checked where it comes in,
@@ -20,6 +20,7 @@ mod json;
 mod msgpack;
 pub mod reply;
 pub mod request;
+mod say;
 pub(crate) mod write;
 
 #[cfg(test)]
