@@ -20,6 +20,9 @@ use crate::client::behind_string;
 /// A string in JSON that stands for bytes.
 const BIN: &str = "$bin";
 
+/// For people whose message is rejected.
+pub const NOT_SAID: &str = "a word in it is not to be said here";
+
 /// What becomes of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

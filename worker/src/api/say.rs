@@ -5,7 +5,7 @@ use protocol::format::Data;
 
 use super::reply::fault;
 use super::request::Outcome;
-use crate::filter::{Filters, Verdict};
+use crate::filter::{Filters, NOT_SAID, Verdict};
 
 /// What becomes of a request, which may be such a one. `None`: that is not known yet.
 #[must_use]
@@ -25,8 +25,7 @@ pub fn judged(asked: Outcome, filters: &Filters) -> Option<Outcome> {
         Verdict::Masked(masked) => (masked, false),
         Verdict::Held => (data, true),
         Verdict::Rejected => {
-            let message = "a word in it is not to be said here";
-            return Some(Outcome::Reply(fault(422, "rejected", message)));
+            return Some(Outcome::Reply(fault(422, "rejected", NOT_SAID)));
         }
         Verdict::Waits => return None,
     };
