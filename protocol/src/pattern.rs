@@ -17,28 +17,34 @@ impl Pattern {
         Pattern(text.to_owned())
     }
 
-    /// Costs at most the product of both lengths, whoever chose the name.
+    /// Is this name one of them?
     #[must_use]
     pub fn matches(&self, name: &[u8]) -> bool {
-        let pattern = self.0.as_bytes();
-        let (mut p, mut n) = (0, 0);
-        // The last `*`, and how much of the name it stands for so far.
-        let mut star = None;
-        while n < name.len() {
-            if pattern.get(p) == Some(&b'*') {
-                star = Some((p, n));
-                p += 1;
-            } else if pattern.get(p) == Some(&name[n]) {
-                (p, n) = (p + 1, n + 1);
-            } else if let Some((at, stood_for)) = star {
-                star = Some((at, stood_for + 1));
-                (p, n) = (at + 1, stood_for + 1);
-            } else {
-                return false;
-            }
-        }
-        pattern[p..].iter().all(|byte| *byte == b'*')
+        matches(self.0.as_bytes(), name)
     }
+}
+
+/// Is this name one that the pattern means? Costs at most the product of both lengths, whoever chose
+/// them.
+#[must_use]
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    // The last `*`, and how much of the name it stands for so far.
+    let mut star = None;
+    while n < name.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, n));
+            p += 1;
+        } else if pattern.get(p) == Some(&name[n]) {
+            (p, n) = (p + 1, n + 1);
+        } else if let Some((at, stood_for)) = star {
+            star = Some((at, stood_for + 1));
+            (p, n) = (at + 1, stood_for + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 impl fmt::Display for Pattern {

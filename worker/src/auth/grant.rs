@@ -1,5 +1,6 @@
 //! What a token allows, and how that is kept: as bytes that many brains can read.
 
+use protocol::pattern;
 use protocol::settings::{Right, Rights};
 
 use crate::api::body::FROM;
@@ -111,31 +112,11 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// `*` stands for any text, the empty one as well. Rooms of users are only meant by what begins with
-/// `@` itself: who may write to every room need not be one who may write to every user.
+/// Rooms of users are only meant by what begins with `@` itself: who may write to every room need not be
+/// one who may write to every user.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    if name.first() == Some(&b'@') && pattern.first() != Some(&b'@') {
-        return false;
-    }
-    let (mut p, mut n) = (0, 0);
-    // Where the last `*` was, and how much of the name it has taken.
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match (pattern.get(p), star) {
-            (Some(b'*'), _) => {
-                star = Some((p, n));
-                p += 1;
-            }
-            (Some(byte), _) if *byte == name[n] => (p, n) = (p + 1, n + 1),
-            // It takes one byte more.
-            (_, Some((at, taken))) => {
-                star = Some((at, taken + 1));
-                (p, n) = (at + 1, taken + 1);
-            }
-            (_, None) => return false,
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+    let is_users = name.first() == Some(&b'@');
+    (!is_users || pattern.first() == Some(&b'@')) && pattern::matches(pattern, name)
 }
 
 #[cfg(test)]
