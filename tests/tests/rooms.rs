@@ -8,7 +8,7 @@ use std::thread;
 use harness::rooms::{Client, Position};
 use harness::socket::Options;
 use harness::websocket::{Message, WebSocket, frame};
-use harness::{Baton, http, process};
+use harness::{Baton, eventually, http, process};
 use serde_json::{Value, json};
 
 /// FIN and the opcode.
@@ -47,6 +47,21 @@ fn hello_says_what_a_client_must_know() {
             .is_none()
     );
     assert_ne!(plain.cid(), client.cid());
+}
+
+/// Wherever the answer comes from: from the log, if nobody on its worker was in the room.
+#[test]
+fn who_joins_counts_itself() {
+    let baton = Baton::started();
+    let (mut one, mut two) = one_on_each(baton.public);
+    for (client, count) in [(&mut one, 1), (&mut two, 2)] {
+        assert_eq!(client.ok(json!({ "join": "r" }))["count"], count);
+        // Workers are told of others a little later.
+        eventually("all are counted", || {
+            let mut counted = |verb: &str| client.ok(json!({ verb: "r" }))["count"] == count;
+            ["who", "join"].into_iter().all(&mut counted)
+        });
+    }
 }
 
 #[test]

@@ -215,17 +215,18 @@ pub fn is_full(name: &[u8], total: u32, rates: &Rates) -> bool {
     most != 0 && total >= most
 }
 
-/// The answer to a join; or, since a user's room is joined by showing a token, to that.
+/// The answer to a join; or, since a user's room is joined by showing a token, to that. `others`: so many
+/// connections were in the room before.
 pub fn opened<'a>(
     id: &'a [u8],
     name: &'a [u8],
     position: Position,
-    count: u32,
+    others: u32,
     rates: &Rates,
     may: Option<Rights>,
 ) -> ToClient<'a> {
     match name {
-        _ if is_full(name, count, rates) => ToClient::Error {
+        _ if is_full(name, others, rates) => ToClient::Error {
             id,
             code: Code::Limit,
             message: FULL,
@@ -235,7 +236,7 @@ pub fn opened<'a>(
         _ => ToClient::Joined {
             id,
             position,
-            count,
+            count: others.saturating_add(1),
             recovered: None,
             may,
         },

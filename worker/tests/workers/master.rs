@@ -278,7 +278,7 @@ impl Master {
                 Up::Open { asker, room } => Down::Opened {
                     room: 7,
                     position: self.position(),
-                    total: 1,
+                    total: 0,
                     asker,
                     name: room,
                 }
