@@ -2,7 +2,7 @@
 //!
 //! A turn: what has become readable is read and parsed; then the log is read and what it says is
 //! handed to those whom it concerns ([`fan_out`](crate::fan_out)); then everything that waits goes
-//! out, one write a connection ([`owed`](crate::owed)); then the deadlines. How it begins is
+//! out, one write a connection ([`flush`](crate::flush)); then the deadlines. How it begins is
 //! [`birth`](crate::birth)'s.
 
 use std::io;

@@ -1,5 +1,5 @@
 //! One connection: when its turn comes, it is read, steps are taken on what was read
-//! ([`steps`](crate::steps)), and what it is to be told goes out ([`owed`](crate::owed)); its end is
+//! ([`steps`](crate::steps)), and what it is to be told goes out ([`flush`](crate::flush)); its end is
 //! [`ending`](crate::ending)'s.
 
 use nix::sys::socket::{MsgFlags, recv};
