@@ -7,28 +7,14 @@ use harness::back_end::{BackEnd, hook};
 use harness::faults::Faults;
 use harness::rooms::{Client, MSGPACK, SUBPROTOCOL};
 use harness::socket::Options;
-use harness::tokens::{Key, claims};
+use harness::tokens::{self, with_key, with_rights};
 use harness::websocket::WebSocket;
-use harness::{Baton, baton, eventually, process};
+use harness::{Baton, Builder, eventually, process};
 use serde_json::{Value, json};
 
-/// `auth`: of the configuration, which has a key for [`token`].
-fn config(auth: &str) -> String {
-    format!("[auth]\n{auth}\n") + &Key::secret(1).section("k", "k")
-}
-
-fn with(builder: baton::Builder, auth: &str) -> baton::Builder {
-    let key = Key::secret(1).file();
-    builder.config(&config(auth)).file("k", &key)
-}
-
-/// A token for `u7`; without `rooms`, it allows what is configured.
-fn token(rooms: Option<Value>) -> String {
-    let mut claims = claims("u7", 600);
-    if let Some(rooms) = rooms {
-        claims["rooms"] = rooms;
-    }
-    Key::secret(1).token("k", &claims)
+/// `auth`: of the configuration.
+fn with(builder: Builder, auth: &str) -> Builder {
+    with_key(builder.config(&format!("[auth]\n{auth}")))
 }
 
 fn open(to: SocketAddr, path: &str, fields: &[(&str, &str)], subprotocol: &str) -> Client {
@@ -63,13 +49,16 @@ const USUAL: Value = Value::Null;
 #[test]
 fn by_a_token() {
     let baton = with(Baton::builder(), "anonymous = \"none\"").start();
-    let token = token(Some(json!({
-        "team/*": ["join", "send"],
-        "team/mine": ["moderate"],
-        "silent": ["join"],
-        "usual": ["join", "send", "presence", "history"],
-        "all": ["join", "send", "presence", "history", "moderate"],
-    })));
+    let token = with_rights(
+        "u7",
+        json!({
+            "team/*": ["join", "send"],
+            "team/mine": ["moderate"],
+            "silent": ["join"],
+            "usual": ["join", "send", "presence", "history"],
+            "all": ["join", "send", "presence", "history", "moderate"],
+        }),
+    );
     let expected = [
         ("team/x", json!(["send"])),
         ("team/mine", json!(["send", "moderate"])),
@@ -138,7 +127,7 @@ fn by_the_configuration() {
             let mut client = open(baton.public, "/rooms", &[], subprotocol);
             hears(&mut client, "r", &nobody);
             client.ok(json!({"leave": "r"}));
-            client.ok(json!({ "auth": token(None) }));
+            client.ok(json!({ "auth": tokens::token("u7") }));
             hears(&mut client, "r", &user);
         }
     }
@@ -186,9 +175,12 @@ fn by_a_back_end() {
 #[test]
 fn by_the_next_token() {
     let baton = with(Baton::builder(), "").start();
-    let mut client = Client::with_token(baton.public, &token(Some(json!({"r": ["join", "send"]}))));
+    let mut client = Client::with_token(
+        baton.public,
+        &with_rights("u7", json!({"r": ["join", "send"]})),
+    );
     hears(&mut client, "r", &json!(["send"]));
-    let next = token(Some(json!({"r": ["join", "moderate"]})));
+    let next = with_rights("u7", json!({"r": ["join", "moderate"]}));
     client.ok(json!({ "auth": next }));
     assert_eq!(client.ok(json!({"join": "r"}))["may"], json!(["moderate"]));
     client.nothing();
@@ -201,7 +193,7 @@ fn a_brain_dies_with_the_answer_written() {
     let faults = Faults::new();
     let baton = with(faults.builder().workers(1), "").start();
     let may = json!(["send", "moderate"]);
-    let token = token(Some(json!({"*": ["join", "send", "moderate"]})));
+    let token = with_rights("u7", json!({"*": ["join", "send", "moderate"]}));
     for subprotocol in [SUBPROTOCOL, MSGPACK] {
         let mut client = open(
             baton.public,
