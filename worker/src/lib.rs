@@ -6,16 +6,22 @@
 //! journal, so that it has happened wholly or not at all.
 //!
 //! To follow a connection, read [`birth`] and [`brain`] (how it begins, and the loop), [`take`]
-//! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit; [`local`]: what only this brain knows of it), [`http`] or
-//! [`websocket`] (pure protocols), [`owed`] (what it is owed), [`flush`] (how that goes out) and [`lagging`]
-//! (when its socket is full; [`heard`]: what is told at once then), [`ending`]; or it is given to another worker while it lives ([`part`], as a
-//! [`snapshot`], to the other's [`take`] and [`arrive`]). To follow a message: [`websocket`],
-//! [`client`] (its words; [`inflate`]: as they come compressed), [`auth`] and [`authorize`] (who may
-//! say what), [`limits`] (how much), [`filter`] (in which words; [`lists`]: how they are made ready), [`hook`] (whom else to ask),
-//! [`requests`] (up the ring; [`history`]: what a room retains), the master, [`fan_out`] (down the
-//! log, to the members in [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`] and [`flush`];
-//! [`windows`] (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not let say it. And when a brain has died: [`recover`],
-//! [`checks`], [`poison`]; [`unix`]: where the kernel does not help. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
+//! (from the master, into a slot), [`connection`] (read), [`steps`] (step, commit; [`local`]: what
+//! only this brain knows of it), [`http`] or [`websocket`] (pure protocols), [`owed`] (what it is
+//! owed), [`flush`] (how that goes out) and [`lagging`] (when its socket is full; [`heard`]: what is
+//! told at once then), [`ending`]; or it is given to another worker while it lives ([`part`], as a
+//! [`snapshot`], to the other's [`take`] and [`arrive`]).
+//!
+//! To follow a message: [`websocket`], [`client`] (its words; [`inflate`]: as they come compressed),
+//! [`auth`] and [`authorize`] (who may say what), [`limits`] (how much), [`filter`] (in which words;
+//! [`lists`]: how they are made ready), [`hook`] (whom else to ask), [`requests`] (up the ring;
+//! [`history`]: what a room retains), the master, [`fan_out`] (down the log, to the members in
+//! [`rooms`]), [`frames`] (in each [`encoding`] that is wanted), [`owed`] and [`flush`]; [`windows`]
+//! (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not
+//! let say it.
+//!
+//! And when a brain has died: [`recover`], [`checks`], [`poison`]; [`unix`]: where the kernel does not
+//! help. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
 
 pub mod api;
 pub mod arrive;

@@ -2,9 +2,10 @@
 //! out. It knows no socket and no clock, and all that it remembers is a [`Session`], three words.
 //!
 //! Read in this order: [`session`] (what is remembered, and how a connection begins and ends to
-//! close), [`step`] (one frame at a time), [`run`] (many, where each is whole and is only echoed), [`header`] (what a frame says of itself), [`mask`] and
-//! [`utf8`] (what is done to every byte), [`frame`] (what the server sends), [`deflate`] (messages
-//! that are compressed: they are put together as they come, and inflated by the caller).
+//! close), [`step`] (one frame at a time), [`run`] (many, where each is whole and is only echoed),
+//! [`header`] (what a frame says of itself), [`mask`] and [`utf8`] (what is done to every byte),
+//! [`frame`] (what the server sends), [`deflate`] (messages that are compressed: they are put together
+//! as they come, and inflated by the caller).
 //!
 //! - The input is never altered in place, and [`step()`] reads nothing but its arguments: the same
 //!   step taken twice gives the same bytes, so that a new brain can take the last one again.
