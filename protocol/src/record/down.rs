@@ -68,9 +68,10 @@ pub enum Down<'a> {
         asker: Asker<'a>,
         name: &'a [u8],
     },
-    /// The answer to [`Up::Who`].
+    /// The answer to [`Up::Who`](super::Up::Who).
     Count { who: Who<'a>, asker: Asker<'a> },
-    /// The answer to [`Up::Watch`]: who is in the room, from which on [`Down::Changes`] are told.
+    /// The answer to [`Up::Watch`](super::Up::Watch): who is in the room, from which on
+    /// [`Down::Changes`] are told.
     Listed {
         room: u32,
         who: Who<'a>,
@@ -93,7 +94,7 @@ pub enum Down<'a> {
         position: Position,
         asker: Asker<'a>,
     },
-    /// The answer to [`Up::Ask`], for who holds the connection, wherever it is by now.
+    /// The answer to [`Up::Ask`](super::Up::Ask), for who holds the connection, wherever it is by now.
     Told {
         asker: Asker<'a>,
         /// Of HTTP.
@@ -101,7 +102,7 @@ pub enum Down<'a> {
         kind: Kind,
         body: &'a [u8],
     },
-    /// The worker of this ring is to answer, by [`Up::Told`].
+    /// The worker of this ring is to answer, by [`Up::Told`](super::Up::Told).
     Look {
         asker: Asker<'a>,
         ring: u16,

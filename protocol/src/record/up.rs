@@ -59,12 +59,12 @@ pub enum Up<'a> {
         data: Data<'a>,
     },
     /// A connection wants to join a room that this worker does not hold yet; answered by
-    /// [`Down::Opened`]. From here on the worker counts as holding it.
+    /// [`Down::Opened`](super::Down::Opened). From here on the worker counts as holding it.
     Open { asker: Asker<'a>, room: &'a [u8] },
     /// A connection wants to look into what a room retains that this worker does not hold; answered by
-    /// [`Down::Held`]. From here on the worker counts as holding it.
+    /// [`Down::Held`](super::Down::Held). From here on the worker counts as holding it.
     Hold { asker: Asker<'a>, room: &'a [u8] },
-    /// Who is in the room, up to `limit` of them by name? Answered by [`Down::Count`].
+    /// Who is in the room, up to `limit` of them by name? Answered by [`Down::Count`](super::Down::Count).
     Who {
         asker: Asker<'a>,
         room: &'a [u8],
@@ -87,11 +87,12 @@ pub enum Up<'a> {
     /// Who took back all that it had counted has counted it anew.
     Recounted,
     /// A connection in the room, which this worker holds, wants to hear who comes and goes there;
-    /// answered by [`Down::Listed`]. From here on the worker counts as one where that is wanted.
+    /// answered by [`Down::Listed`](super::Down::Listed). From here on the worker counts as one where
+    /// that is wanted.
     Watch { asker: Asker<'a>, room: &'a [u8] },
-    /// Changes of who is in the room were missed here; answered by [`Down::List`].
+    /// Changes of who is in the room were missed here; answered by [`Down::List`](super::Down::List).
     List { room: u32 },
-    /// Somebody with the right to it decides about others; answered by [`Down::Moderated`].
+    /// Somebody with the right to it decides about others; answered by [`Down::Moderated`](super::Down::Moderated).
     Moderate {
         asker: Asker<'a>,
         /// Empty: everywhere.
@@ -100,7 +101,7 @@ pub enum Up<'a> {
         by: &'a [u8],
         act: Act<'a>,
     },
-    /// A message that the word filter holds back; answered by [`Down::Withheld`].
+    /// A message that the word filter holds back; answered by [`Down::Withheld`](super::Down::Withheld).
     Withhold {
         asker: Asker<'a>,
         room: &'a [u8],
@@ -108,13 +109,13 @@ pub enum Up<'a> {
         data: Data<'a>,
     },
     /// What the HTTP API asks of the master ([`api::Ask`](crate::api::Ask), as JSON), with what is to be
-    /// published, as JSON too; answered by [`Down::Told`].
+    /// published, as JSON too; answered by [`Down::Told`](super::Down::Told).
     Ask {
         asker: Asker<'a>,
         what: &'a [u8],
         data: &'a [u8],
     },
-    /// The answer to [`Down::Look`], to be passed on. (The asker may be another worker's.)
+    /// The answer to [`Down::Look`](super::Down::Look), to be passed on. (The asker may be another worker's.)
     Told {
         asker: Asker<'a>,
         status: u32,
