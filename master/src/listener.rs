@@ -2,6 +2,7 @@
 //! [`activation`]), and kept for good. Those that are files are [`unix`]'s.
 
 pub mod activation;
+pub mod backlog;
 pub mod unix;
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+    self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
 
 use crate::config::{Address, Listen};
@@ -92,6 +93,12 @@ impl Listener {
         }
     }
 
+    /// What waits there in the kernel; `None`: it does not say that, of a unix socket.
+    #[must_use]
+    pub fn backlog(&self) -> Option<backlog::Backlog> {
+        backlog::of(&self.fd).ok()
+    }
+
     pub fn listening(&self) -> Listening {
         Listening {
             role: self.listen.role,
@@ -119,13 +126,14 @@ fn open(listen: &Listen, address: SocketAddr) -> nix::Result<OwnedFd> {
     setsockopt(&fd, sockopt::OobInline, &true)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-    socket::listen(&fd, backlog(listen))?;
+    socket::listen(&fd, room(listen))?;
     Ok(fd)
 }
 
-fn backlog(listen: &Listen) -> Backlog {
+/// How many may wait there.
+fn room(listen: &Listen) -> socket::Backlog {
     let backlog = i32::try_from(listen.backlog).unwrap_or(i32::MAX);
-    Backlog::new(backlog).unwrap_or(Backlog::MAXCONN)
+    socket::Backlog::new(backlog).unwrap_or(socket::Backlog::MAXCONN)
 }
 
 #[cfg(test)]

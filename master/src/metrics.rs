@@ -18,6 +18,7 @@ use protocol::ids::Seat;
 use protocol::row::{Figure, GAP_REASONS};
 
 use crate::figures::{self, Row};
+use crate::listener::backlog::Backlog;
 
 /// All that is measured, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Measured {
     pub memory: BTreeMap<Seat, u64>,
     /// Bytes of the log that are not read, and of the ring.
     pub lags: BTreeMap<Seat, [u64; 2]>,
+    /// Behind each TCP listener, by its address.
+    pub backlogs: Vec<(String, Backlog)>,
 }
 
 /// As `/metrics` says it.
@@ -276,11 +279,30 @@ impl Collector for Measured {
             .map(|(seat, bytes)| (vec![("process", format!("worker-{}", seat.0))], *bytes));
         let all = std::iter::once(master).chain(workers);
         page.gauges(("memory", memory, Some(Unit::Bytes)), all)?;
+        self.of_listeners(&mut page)?;
         self.of_workers(&mut page)
     }
 }
 
 impl Measured {
+    fn of_listeners(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let each = |count: fn(&Backlog) -> u32| {
+            let backlogs = self.backlogs.iter();
+            backlogs.map(move |(address, backlog)| {
+                let labels = vec![("listener", address.clone())];
+                (labels, u64::from(count(backlog)))
+            })
+        };
+        let waiting = "Connections that wait in the kernel to be accepted";
+        let waits = each(|backlog| backlog.waiting);
+        page.gauges(("backlog_connections", waiting, None), waits)?;
+        let limit = "How many may wait there";
+        let limits = each(|backlog| backlog.limit);
+        page.gauges(("backlog_limit_connections", limit, None), limits)?;
+        let dropped = "Attempts to connect that the kernel dropped because too many wait";
+        page.counters("backlog_drops", dropped, each(|backlog| backlog.dropped))
+    }
+
     fn of_workers(&self, page: &mut Page<'_>) -> Result<(), Error> {
         let each = |figure: Figure| {
             let seats = self.seats.iter();
@@ -370,15 +392,24 @@ mod tests {
         row[Figure::Delivery as usize + 3] = 5;
         row[Figure::Handoff as usize] = 6;
         row[Figure::Delivery as usize + histogram::SUM] = 400;
+        let full = Backlog {
+            waiting: 9,
+            limit: 8,
+            dropped: 4,
+        };
         let measured = Measured {
             connections: 9,
             seats: vec![(Seat(3), row)],
+            backlogs: vec![("[::]:80".to_owned(), full)],
             ..Measured::default()
         };
         let text = encode(&measured);
         for line in [
             "# TYPE baton_connections gauge",
             "baton_connections 9",
+            "baton_backlog_connections{listener=\"[::]:80\"} 9",
+            "baton_backlog_limit_connections{listener=\"[::]:80\"} 8",
+            "baton_backlog_drops_total{listener=\"[::]:80\"} 4",
             "# TYPE baton_deliveries_total counter",
             "baton_deliveries_total{worker=\"3\"} 7",
             "baton_gap_messages_total{worker=\"3\",reason=\"overrun\"} 3",

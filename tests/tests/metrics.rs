@@ -5,7 +5,8 @@ use std::path::Path;
 
 use harness::api::{TOKEN, with_api};
 use harness::rooms::Client;
-use harness::{Baton, eventually, http, process};
+use harness::{Baton, DEADLINE, eventually, http, process, socket};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Samples by name and labels.
@@ -125,6 +126,38 @@ fn closes_are_counted_by_reason() {
     eventually("both are counted", || {
         seen("bad_request_line") == 1.0 && seen("wrong_kind") == 1.0
     });
+}
+
+/// What finds no room in the kernel's backlog is dropped there, where no process of baton sees it.
+#[test]
+fn what_the_kernel_drops_is_counted() {
+    let config = "[[listen]]\naddress = \"127.0.0.1:0\"\nrole = \"public\"\nbacklog = 1\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nrole = \"admin\"";
+    let baton = Baton::builder()
+        .config(config)
+        .listeners_from_config()
+        .start();
+    let label = format!("listener=\"{}\"", baton.public);
+    let seen = |name: &str| sum(&scrape(&baton), name, &label);
+    assert_eq!(seen("baton_backlog_limit_connections"), 1.0);
+    assert_eq!(seen("baton_backlog_drops_total"), 0.0);
+    let brain = baton.status().master_brain_pid;
+    process::stop(brain);
+    let comers: Vec<_> = (0..4)
+        .map(|_| socket::connect_later(baton.public, None).unwrap())
+        .collect();
+    process::signal(brain, Signal::SIGCONT);
+    let before = scrape(&baton);
+    assert!(seen("baton_backlog_drops_total") >= 2.0);
+    process::kill(brain);
+    // Who was dropped tries again by itself.
+    for comer in comers {
+        comer.set_nonblocking(false).unwrap();
+        comer.set_read_timeout(Some(DEADLINE)).unwrap();
+        http::Client::over(comer).get("/whoami");
+    }
+    none_went_back(&before, &scrape(&baton));
+    assert_eq!(seen("baton_backlog_connections"), 0.0);
 }
 
 #[test]

@@ -219,6 +219,9 @@ impl Brain<'_> {
             of[0] = of[0].max(lag(link));
             of[1] += ring(link);
         }
+        let listeners = self.context.listeners.iter();
+        let backlogs = listeners.filter_map(|l| Some((l.address.to_string(), l.backlog()?)));
+        let backlogs = backlogs.collect();
         metrics::Measured {
             version: self.upgrades.history.build.version.clone(),
             started_at: head(Head::StartedAt),
@@ -239,6 +242,7 @@ impl Brain<'_> {
             pending,
             memory,
             lags,
+            backlogs,
         }
     }
 }

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, connect};
 use nix::sys::stat::{Mode, umask};
 
-use super::backlog;
+use super::room;
 use crate::config::{Listen, Rights};
 
 /// Makes the socket and its file, and listens. An error says why not.
@@ -30,7 +30,7 @@ pub(super) fn open(listen: &Listen, path: &Path) -> Result<OwnedFd, String> {
     umask(before);
     bound.map_err(|error| error.desc().to_owned())?;
     let made = give(path, listen.rights)
-        .and_then(|()| Ok(socket::listen(&fd, backlog(listen))?))
+        .and_then(|()| Ok(socket::listen(&fd, room(listen))?))
         .map_err(|error| error.to_string());
     if made.is_err() {
         let _ = fs::remove_file(path);
