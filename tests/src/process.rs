@@ -208,10 +208,13 @@ pub fn on_core<T>(core: usize, what: impl FnOnce() -> T) -> T {
 
 const THIS_THREAD: Pid = Pid::from_raw(0);
 
-/// Lets others on its core go first: its session weighs a ninth of what theirs do (sched(7), "The
-/// autogroup feature", nice value 10).
-pub fn be_nice(pid: i32) -> io::Result<()> {
-    fs::write(format!("/proc/{pid}/autogroup"), "10")
+/// This thread runs before all others on its core whenever it is ready to (sched(7), `SCHED_FIFO`). It
+/// takes root.
+pub fn go_first() -> io::Result<()> {
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is this thread; the parameter lives over the call.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) })?;
+    Ok(())
 }
 
 /// Processor time of it and of all its descendants that have been waited for.

@@ -1,29 +1,29 @@
 //! Twice as much as baton can do: what is served then, how long that takes, and what becomes of the
 //! rest.
 //!
-//! First the best, by clients that wait for their answers; then open loops, which send half of it, as
-//! much, and twice as much, whatever comes back. A connection costs its client as much as its server:
+//! In each round first the best, by clients that wait for their answers; then open loops, which send half
+//! of it, as much, and twice as much, whatever comes back. A connection costs its client as much as its server:
 //! so that two cores are enough for twice of what baton can do, it has a tenth of one of them, the rest of
-//! which a thread takes that does nothing, and the clients have the other. With messages, of which a client's
+//! which a thread takes that does nothing, and the clients have the other. (It takes root.) With messages, of which a client's
 //! part is less, all share both.
 //!
 //! And a server that is full, to which many more come: who is refused early, and what those notice who
 //! are there.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::flood::Flood;
-use super::gauge::{Gauge, quantile, verdict};
+use super::gauge::{Gauge, median, median_of, quantile, verdict};
 use super::held::Held;
 use super::plain::{Plain, TEXT};
 use super::visits::{Pace, Visits};
 use super::{Cell, Options, Subject, Table};
 use crate::websocket::frame;
-use crate::{Baton, eventually, process};
+use crate::{Baton, eventually, http, process};
 
 pub const SUBJECT: Subject = Subject {
     name: "overload",
@@ -42,7 +42,8 @@ const CLIENTS_CORE: usize = 1;
 /// Who is there when the server is full, and how many more come in a second.
 const FULL: usize = 1_000;
 const STORM: f64 = 10_000.0;
-const OFFERS: [f64; 3] = [0.5, 1.0, 2.0];
+const TWICE: f64 = 2.0;
+const OFFERS: [f64; 3] = [0.5, 1.0, TWICE];
 
 fn run(options: &Options) -> Result<Vec<Table>, String> {
     process::raise_open_files();
@@ -53,102 +54,93 @@ fn run(options: &Options) -> Result<Vec<Table>, String> {
 
 fn connections(options: &Options) -> io::Result<Table> {
     let title = format!(
-        "overload: connect, GET, close; {} workers on a tenth of a core, {} s each",
-        options.workers, options.seconds
+        "overload: connect, GET, close; {} workers on a tenth of a core, median of {} rounds of {} s",
+        options.workers, options.rounds, options.seconds
     );
-    let columns = [
-        "load",
-        "wanted/s",
-        "sent/s",
-        "served/s",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "refused/s",
-        "given up/s",
-        "status ms",
-        "next brain ms",
-        "others %",
-        "goal",
-    ];
-    let mut table = Table::new(title, &columns);
-    let mut best = 0.0;
-    let paces = std::iter::once(None).chain(OFFERS.into_iter().map(Some));
-    for offer in paces {
+    let load = Load {
+        title,
+        columns: &[
+            ("sent/s", 0),
+            ("served/s", 0),
+            ("p50 ms", 1),
+            ("p99 ms", 1),
+            ("max ms", 1),
+            ("refused/s", 0),
+            ("given up/s", 0),
+            ("dropped/s", 0),
+            ("of its core %", 1),
+            ("CPU µs each", 1),
+            ("status ms", 0),
+            ("next brain ms", 0),
+            ("others %", 0),
+        ],
+        sent: 1,
+        served: 1,
+    };
+    load.measured(options, |offered| {
         let builder = Baton::builder().workers(options.workers);
         let baton = process::on_core(SERVERS_CORE, || builder.start());
-        process::be_nice(baton.status().master_pid)?;
-        let _burden = Burden::on(SERVERS_CORE);
-        let offered = offer.map(|times| times * best);
+        let _burden = Burden::on(SERVERS_CORE)?;
         let pace = offered.map_or(Pace::Clients(CLIENTS), Pace::Rate);
         let visits = process::on_core(CLIENTS_CORE, || Visits::start(baton.public, pace, THREADS));
         thread::sleep(WARM_UP);
         visits.measure(true);
+        let dropped = drops(&baton);
         let (before, gauge) = (visits.counts(), Gauge::now(&baton));
         thread::sleep(Duration::from_secs(options.seconds));
         let (counts, taken) = (visits.counts() - before, Gauge::now(&baton).since(&gauge));
+        let dropped = drops(&baton) - dropped;
         visits.measure(false);
         // In the midst of it.
         let status = millis(|| drop(baton.status()));
         let brain = millis(|| replace_a_brain(&baton));
         let latencies = visits.end()?;
-        let served = taken.rate(counts.served);
-        if offer.is_none() {
-            best = served;
-        }
-        let latency = |part| Cell::number(quantile(&latencies, part) / 1e3, 1);
-        table.push(vec![
-            Cell::text(offer.map_or_else(|| "best".to_owned(), |times| format!("x {times}"))),
-            offered.map_or_else(Cell::none, |offered| Cell::number(offered, 0)),
-            Cell::number(taken.rate(counts.begun), 0),
-            Cell::number(served, 0),
+        let latency = |part| quantile(&latencies, part) / 1e3;
+        Ok(vec![
+            taken.rate(counts.begun),
+            taken.rate(counts.served),
             latency(0.5),
             latency(0.99),
             latency(1.0),
-            Cell::number(taken.rate(counts.refused + counts.cut), 0),
-            Cell::number(taken.rate(counts.given_up), 0),
-            Cell::number(status, 0),
-            Cell::number(brain, 0),
-            Cell::number(taken.others, 0),
-            goal(offer, served / best),
-        ]);
-    }
-    Ok(table)
-}
-
-fn goal(offer: Option<f64>, part: f64) -> Cell {
-    match offer {
-        Some(2.0) => verdict(&format!("{part:.2} ≥ {GOAL} of the best"), part >= GOAL),
-        _ => Cell::text(""),
-    }
+            taken.rate(counts.refused + counts.cut),
+            taken.rate(counts.given_up),
+            taken.rate(dropped),
+            taken.percent(),
+            taken.each(counts.served),
+            status,
+            brain,
+            taken.others,
+        ])
+    })
 }
 
 fn messages(options: &Options) -> io::Result<Table> {
     let title = format!(
-        "overload: one room, {} subscribers at {} workers, {} s each",
+        "overload: one room, {} subscribers at {} workers, median of {} rounds of {} s",
         Flood::SUBSCRIBERS,
         options.workers,
+        options.rounds,
         options.seconds
     );
-    let columns = [
-        "load",
-        "offered/s",
-        "published/s",
-        "delivered/s",
-        "p50 ms",
-        "p99 ms",
-        "max ms",
-        "lost, and said so",
-        "status ms",
-        "next brain ms",
-        "others %",
-        "goal",
-    ];
-    let mut table = Table::new(title, &columns);
-    let (mut best, mut best_published) = (0.0, 0.0);
-    for offer in std::iter::once(None).chain(OFFERS.into_iter().map(Some)) {
+    let load = Load {
+        title,
+        columns: &[
+            ("published/s", 0),
+            ("delivered/s", 0),
+            ("p50 ms", 1),
+            ("p99 ms", 1),
+            ("max ms", 1),
+            ("lost, and said so", 0),
+            ("CPU µs each", 2),
+            ("status ms", 0),
+            ("next brain ms", 0),
+            ("others %", 0),
+        ],
+        sent: 0,
+        served: 1,
+    };
+    load.measured(options, |offered| {
         let baton = Baton::builder().workers(options.workers).start();
-        let offered = offer.map(|times| times * best_published);
         let flood = Flood::start(baton.public, offered)?;
         thread::sleep(WARM_UP);
         flood.measure(true);
@@ -159,28 +151,97 @@ fn messages(options: &Options) -> io::Result<Table> {
         let status = millis(|| drop(baton.status()));
         let brain = millis(|| replace_a_brain(&baton));
         let latencies = flood.end()?;
-        let delivered = taken.rate(counts.delivered);
-        if offer.is_none() {
-            best = delivered;
-            best_published = taken.rate(counts.published);
-        }
-        let latency = |part| Cell::number(quantile(&latencies, part) / 1e3, 1);
-        table.push(vec![
-            Cell::text(offer.map_or_else(|| "best".to_owned(), |times| format!("x {times}"))),
-            offered.map_or_else(Cell::none, |offered| Cell::number(offered, 0)),
-            Cell::number(taken.rate(counts.published), 0),
-            Cell::number(delivered, 0),
+        let latency = |part| quantile(&latencies, part) / 1e3;
+        Ok(vec![
+            taken.rate(counts.published),
+            taken.rate(counts.delivered),
             latency(0.5),
             latency(0.99),
             latency(1.0),
-            Cell::count(counts.lost),
-            Cell::number(status, 0),
-            Cell::number(brain, 0),
-            Cell::number(taken.others, 0),
-            goal(offer, delivered / best),
-        ]);
+            counts.lost as f64,
+            taken.each(counts.delivered),
+            status,
+            brain,
+            taken.others,
+        ])
+    })
+}
+
+/// Attempts to connect that found the kernel's backlog full: they are tried again, each by its client's
+/// kernel.
+fn drops(baton: &Baton) -> u64 {
+    let metrics = http::get(baton.admin, "/metrics").text();
+    let named = format!(
+        "baton_backlog_drops_total{{listener=\"{}\"}} ",
+        baton.public
+    );
+    let found = metrics.lines().find_map(|line| line.strip_prefix(&named));
+    found.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Of which more and more is offered.
+struct Load {
+    title: String,
+    /// What is measured, and with how many digits it is shown.
+    columns: &'static [(&'static str, usize)],
+    /// The column of what is offered, and that of what shall not become less by it.
+    sent: usize,
+    served: usize,
+}
+
+impl Load {
+    /// One round after the other, each beside its own best: how much of a core a daemon gets that shares
+    /// it differs by more than what is looked for.
+    ///
+    /// `measure` is told how much a second is offered (`None`: whatever is answered), and returns a
+    /// figure for each column.
+    fn measured(
+        &self,
+        options: &Options,
+        measure: impl Fn(Option<f64>) -> io::Result<Vec<f64>>,
+    ) -> io::Result<Table> {
+        let mut best = Vec::new();
+        let mut more = OFFERS.map(|_| Vec::new());
+        for _ in 0..options.rounds {
+            let first = measure(None)?;
+            for (times, samples) in OFFERS.iter().zip(&mut more) {
+                samples.push(measure(Some(times * first[self.sent]))?);
+            }
+            best.push(first);
+        }
+        let mut columns = vec!["load", "wanted/s"];
+        columns.extend(self.columns.iter().map(|(name, _)| *name));
+        columns.push("goal");
+        let mut table = Table::new(self.title.as_str(), &columns);
+        table.push(self.row("best", None, &best, Cell::text("")));
+        for (times, samples) in OFFERS.into_iter().zip(more) {
+            let wanted = times * median_of(&best, |sample| sample[self.sent]);
+            let pairs: Vec<f64> = samples
+                .iter()
+                .zip(&best)
+                .map(|(sample, best)| sample[self.served] / best[self.served])
+                .collect();
+            let goal = match times {
+                TWICE => {
+                    let part = median(&pairs);
+                    verdict(&format!("{part:.2} ≥ {GOAL} of the best"), part >= GOAL)
+                }
+                _ => Cell::text(""),
+            };
+            table.push(self.row(&format!("x {times}"), Some(wanted), &samples, goal));
+        }
+        Ok(table)
     }
-    Ok(table)
+
+    fn row(&self, name: &str, wanted: Option<f64>, samples: &[Vec<f64>], goal: Cell) -> Vec<Cell> {
+        let wanted = wanted.map_or_else(Cell::none, |wanted| Cell::number(wanted, 0));
+        let figures = self.columns.iter().enumerate();
+        let figures = figures.map(|(column, (_, digits))| {
+            Cell::number(median_of(samples, |sample| sample[column]), *digits)
+        });
+        let ends = [Cell::text(name), wanted];
+        ends.into_iter().chain(figures).chain([goal]).collect()
+    }
 }
 
 /// Connections beyond the limit: they are to be refused at once, and nobody who is there is to wait.
@@ -247,26 +308,42 @@ fn storm(options: &Options) -> io::Result<Table> {
     Ok(table)
 }
 
-/// A thread that keeps a core busy; dropped, it ends.
+/// A thread that goes before all others on its core and leaves them a tenth of it; dropped, it ends.
+///
+/// (A daemon of little weight beside a busy thread would get a tenth as well, but more of it the more
+/// often it sleeps, as schedulers are kind to who does: less in overload than with half of its load.)
 struct Burden {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Burden {
-    fn on(core: usize) -> Burden {
+    /// A tenth of it is about as long as a scheduler lets one of many run.
+    const PERIOD: Duration = Duration::from_millis(20);
+
+    fn on(core: usize) -> io::Result<Burden> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let spin = move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        };
-        let thread = process::on_core(core, || thread::spawn(spin));
-        Burden {
+        let (stopped, (said, hear)) = (stop.clone(), mpsc::channel());
+        let thread = process::on_core(core, || {
+            thread::spawn(move || {
+                let is_first = process::go_first();
+                let is_well = is_first.is_ok();
+                let _ = said.send(is_first);
+                let mut next = Instant::now();
+                while is_well && !stopped.load(Ordering::Relaxed) {
+                    next += Burden::PERIOD;
+                    while Instant::now() + Burden::PERIOD / 10 < next {
+                        std::hint::spin_loop();
+                    }
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            })
+        });
+        hear.recv().unwrap_or(Ok(()))?;
+        Ok(Burden {
             stop,
             thread: Some(thread),
-        }
+        })
     }
 }
 
