@@ -151,6 +151,8 @@ pub struct Sequencer {
     pace: Pace,
     sanctions: Table,
     record: Record,
+    /// The ring of which a record is done with the next commit, and how far it has been read then.
+    done: Option<(u16, u64)>,
     now_ms: u64,
     unix_ms: u64,
     bytes: Vec<u8>,
@@ -190,6 +192,7 @@ impl Sequencer {
             pace: Pace::recover(state, bounds.options),
             sanctions: Table::recover(state, bounds.sanctions),
             record: Record::new(),
+            done: None,
             now_ms,
             unix_ms,
             bytes: Vec::new(),
@@ -355,7 +358,7 @@ impl Sequencer {
                 body: &body,
             };
             let _ = append(&mut self.log, &mut self.answer, &told);
-        } else if let Some(asker) = up.as_ref().and_then(asker) {
+        } else if let Some(asker) = up.as_ref().and_then(Up::asker) {
             let refused = Down::Refused {
                 reason: Refusal::Internal,
                 asker,
@@ -363,7 +366,7 @@ impl Sequencer {
             let _ = append(&mut self.log, &mut self.answer, &refused);
         }
         self.news.insert(ring);
-        self.record.set(state::read_index(ring), next);
+        self.done = Some((ring, next));
         self.commit(state);
     }
 
@@ -372,7 +375,7 @@ impl Sequencer {
         let bytes = std::mem::take(&mut self.bytes);
         fault::poison("master:poison", &bytes);
         let up = Up::decode(&bytes);
-        let is_its_own = |up: &Up<'_>| asker(up).is_none_or(|asker| asker.ring == ring);
+        let is_its_own = |up: &Up<'_>| up.asker().is_none_or(|asker| asker.ring == ring);
         let good = up.as_ref().is_some_and(is_its_own);
         let mut stepped = if good { Stepped::Good } else { Stepped::Bad };
         if let (Some(Up::Ask { asker, what, data }), true) = (up, good) {
@@ -391,7 +394,7 @@ impl Sequencer {
                 let _ = append(&mut self.log, &mut self.answer, &refused);
                 self.news.insert(ring);
             }
-            self.record.set(state::read_index(ring), next);
+            self.done = Some((ring, next));
             fault::point("master:append");
             self.commit(state);
             fault::point("master:appended");
@@ -402,6 +405,10 @@ impl Sequencer {
 
     fn commit(&mut self, state: &State) {
         self.log.commit_into(&mut self.record, LOG_SEGMENT);
+        // Last: whoever sees that a ring has been read so far finds the answers in the log.
+        if let Some((ring, next)) = self.done.take() {
+            self.record.set(state::read_index(ring), next);
+        }
         state.commit(&mut self.record);
         self.history.settle();
         self.sanctions.settle();
@@ -535,28 +542,6 @@ impl Sequencer {
             self.pace.drop_room(evicted);
         }
         opened.map_err(|_| (Refusal::Limit, asker))
-    }
-}
-
-/// Who asked, if an answer is due.
-fn asker<'a>(up: &Up<'a>) -> Option<Asker<'a>> {
-    match *up {
-        Up::Publish { asker, .. }
-        | Up::Release { asker, .. }
-        | Up::Open { asker, .. }
-        | Up::Hold { asker, .. }
-        | Up::Watch { asker, .. }
-        | Up::Moderate { asker, .. }
-        | Up::Withhold { asker, .. }
-        | Up::Ask { asker, .. }
-        | Up::Who { asker, .. } => Some(asker),
-        Up::Members { .. }
-        | Up::Users { .. }
-        | Up::Recounted
-        | Up::List { .. }
-        | Up::Told { .. }
-        | Up::Ack { .. }
-        | Up::Closed { .. } => None,
     }
 }
 

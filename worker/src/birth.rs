@@ -157,7 +157,7 @@ impl Brain {
             again: Vec::new(),
             unwatched: Vec::new(),
             ring_waiters: Vec::new(),
-            ring_seen: 0,
+            answered_by: None,
             lagging: Vec::new(),
             acks: Vec::new(),
             refused: Vec::new(),

@@ -139,8 +139,8 @@ pub struct Brain {
     pub(crate) unwatched: Vec<u32>,
     /// Publishers that found the ring full.
     pub(crate) ring_waiters: Vec<u32>,
-    /// How far the master had read of it in the last turn.
-    pub(crate) ring_seen: u64,
+    /// So much of the ring has been answered once the log has been read so far.
+    pub(crate) answered_by: Option<(u64, u64)>,
     /// Connections that are owed something from the log.
     pub(crate) lagging: Vec<u32>,
     /// Said to the master as soon as the channel takes it.
@@ -358,12 +358,18 @@ impl Brain {
         log::error!("cannot become the guard: {e}");
     }
 
-    /// How far the master has read our ring: what is before may be overwritten.
+    /// How far the master has read our ring.
     #[must_use]
     pub fn ring_read(&self) -> u64 {
         self.log_segment
             .word(row::read_index(self.ring_number))
             .load(Ordering::Acquire)
+    }
+
+    /// What is behind it in our ring is not to be overwritten: its answers are still to be read.
+    #[must_use]
+    pub fn ring_kept(&self) -> u64 {
+        self.state.get(Head::Answered)
     }
 
     pub fn local(&mut self, slot: u32) -> &mut Local {
@@ -434,7 +440,7 @@ impl Brain {
     pub(crate) fn say_in_ring(&mut self, up: Up<'_>, connections: usize) -> bool {
         let mut bytes = Vec::new();
         up.encode(&mut bytes);
-        if !self.ring.stage(self.ring_read(), &bytes) {
+        if !self.ring.stage(self.ring_kept(), &bytes) {
             return false;
         }
         let mut record = Record::new();
@@ -504,7 +510,7 @@ impl Brain {
             memory::trim_heap();
         }
         self.arena.rest();
-        let (head, read) = (self.ring.head(), self.ring_read());
+        let (head, read) = (self.ring.head(), self.ring_kept());
         if head == self.ring_rested.head && read > self.ring_rested.read {
             self.ring.give_back(self.ring_rested.read, read);
             // Of the page that the rest of is still to be read nothing has gone.

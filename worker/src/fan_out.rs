@@ -13,8 +13,8 @@ use protocol::fault;
 use protocol::format::Data;
 use protocol::ids::{Cid, Position};
 use protocol::journal::Record;
-use protocol::record::{Asker, Down, Refusal};
-use protocol::stream::Lost;
+use protocol::record::{Asker, Down, Refusal, Up};
+use protocol::stream::{Lost, Reader};
 
 use crate::brain::Brain;
 use crate::client::{Code, Lost as Why, ToClient};
@@ -51,6 +51,9 @@ impl Brain {
             self.rooms.mark(room);
         }
         self.refusals.clear();
+        // The ring first: what the master had read of it then has been answered in a log so long.
+        let now = (self.ring_read(), self.log.head());
+        let (asked, by) = *self.answered_by.get_or_insert(now);
         let mut bytes = Vec::new();
         for _ in 0..RECORDS {
             let at = self.turn.read;
@@ -79,15 +82,9 @@ impl Brain {
         self.deliveries += self.end_run();
         self.turn_back();
         self.release_due();
-        let read = self.ring_read();
-        if std::mem::replace(&mut self.ring_seen, read) != read {
-            // The master has read of the ring: there may be room now. Who was the first to find it full
-            // is the last this time: who has much to say would fill it again before anybody else.
-            let mut waiters = std::mem::take(&mut self.ring_waiters);
-            if !waiters.is_empty() {
-                waiters.rotate_left(1);
-            }
-            self.again.append(&mut waiters);
+        if self.turn.read >= by {
+            self.answered_by = None;
+            self.turn.answered = Some(asked);
         }
         self.tell_of_rooms();
     }
@@ -526,7 +523,7 @@ impl Brain {
     }
 
     /// The log has overtaken this worker: it goes on from now, and asks for the position of every
-    /// room that it holds, so that the gap can be said. Who waits for an answer that is gone is
+    /// room that it holds, so that the gap can be said. Who waits for an answer that may be gone is
     /// told to come again.
     fn on_lost(&mut self, at: u64, lost: Lost) {
         log::error!("the log at {at}: {lost}; going on from its head");
@@ -541,8 +538,29 @@ impl Brain {
                 self.begin_close(slot, CloseReason::Reconnect);
             }
         }
+        self.unanswered();
         self.state.set(Head::Missed, 1);
         self.miss();
+    }
+
+    /// What was asked in the ring, and may have been answered in what is lost of the log. (The last one
+    /// may be in the master's hands.)
+    fn unanswered(&mut self) {
+        let ring = Reader::new(self.ring_segment.clone());
+        let (mut at, read) = (self.ring_kept(), self.ring_read());
+        let mut bytes = Vec::new();
+        while at <= read
+            && let Ok(Some(next)) = ring.next(at, &mut bytes)
+        {
+            let asker = Up::decode(&bytes).and_then(|up| up.asker());
+            if let Some(asker) = asker.filter(|asker| !asker.id.is_empty())
+                && self.is_here(asker)
+            {
+                self.begin_close(asker.slot, CloseReason::Reconnect);
+            }
+            bytes.clear();
+            at = next;
+        }
     }
 
     /// What was said in the log is lost up to where it has been read: what that was is asked for.

@@ -64,7 +64,24 @@ impl Brain {
         if self.turn.read != self.turn.from {
             self.state.set(Head::LogRead, self.turn.read);
         }
+        self.ring_has_room();
         self.end_holds();
+    }
+
+    /// What has been answered in the log so far makes room in the ring.
+    fn ring_has_room(&mut self) {
+        let kept = self.ring_kept();
+        let Some(answered) = self.turn.answered.take().filter(|at| *at != kept) else {
+            return;
+        };
+        self.state.set(Head::Answered, answered);
+        // Who was the first to find it full is the last this time: who has much to say would fill it
+        // again before anybody else.
+        let mut waiters = std::mem::take(&mut self.ring_waiters);
+        if !waiters.is_empty() {
+            waiters.rotate_left(1);
+        }
+        self.again.append(&mut waiters);
     }
 
     /// What waits for this one.

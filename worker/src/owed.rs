@@ -16,6 +16,8 @@ pub struct Turn {
     /// The log from `from` to `read` is this turn's.
     pub from: u64,
     pub read: u64,
+    /// With it, so much of the ring has been answered.
+    pub answered: Option<u64>,
     /// Frames of rooms, one behind the other, in each encoding; and those of answers, each in that of
     /// who asked.
     frames: Each<Vec<u8>>,

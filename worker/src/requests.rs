@@ -106,8 +106,8 @@ pub struct Client<'a> {
     pub refused: Option<Refusal>,
     pub ring: &'a mut Writer,
     pub ring_number: u16,
-    /// How far the master has read the ring.
-    pub ring_read: u64,
+    /// From here on the ring is not to be overwritten.
+    pub ring_kept: u64,
     pub settings: &'a Settings,
     pub worker: Seat,
     pub pid: u32,
@@ -294,7 +294,7 @@ impl Client<'_> {
     pub(crate) fn stage(&mut self, up: Up<'_>) -> Flow {
         let mut bytes = Vec::with_capacity(512);
         up.encode(&mut bytes);
-        match self.ring.stage(self.ring_read, &bytes) {
+        match self.ring.stage(self.ring_kept, &bytes) {
             true => Flow::Next,
             false => Flow::RingFull,
         }

@@ -107,6 +107,9 @@ pub enum Head {
     PassesUsed,
     /// 1: the log has overtaken this worker, and the positions of its rooms are to be asked for.
     Missed,
+    /// So much of the ring has been answered in what has been read of the log. The rest stays there, so
+    /// that those who wait for an answer are known, and no more of them wait than the ring holds.
+    Answered,
 }
 
 impl Head {

@@ -5,12 +5,9 @@
 //! Several steps of one connection share a record, so that many small messages cost one commit;
 //! whatever is not committed is taken again by the next brain.
 
-use std::sync::atomic::Ordering;
-
 use protocol::fault::{self, Naive};
 use protocol::journal::Record;
 use protocol::output::Full;
-use protocol::row;
 
 use crate::brain::{Brain, RING};
 use crate::buffers::{self, Staged};
@@ -102,10 +99,7 @@ impl Brain {
                     refused: self.refusals.remove(&self.slots.cid(slot)),
                     ring: &mut self.ring,
                     ring_number: self.ring_number,
-                    ring_read: self
-                        .log_segment
-                        .word(row::read_index(self.ring_number))
-                        .load(Ordering::Acquire),
+                    ring_kept: self.state.get(state::Head::Answered),
                     settings: &self.settings,
                     worker: self.seat,
                     pid: self.pid as u32,

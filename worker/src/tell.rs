@@ -129,7 +129,7 @@ impl Brain {
     fn stage_up(&mut self, up: &Up<'_>) -> Result<(), Full> {
         let mut bytes = Vec::with_capacity(64);
         up.encode(&mut bytes);
-        match self.ring.stage(self.ring_read(), &bytes) {
+        match self.ring.stage(self.ring_kept(), &bytes) {
             true => Ok(()),
             false => Err(Full),
         }

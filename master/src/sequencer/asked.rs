@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::say::Saying;
 use super::{Sequencer, append};
 use crate::ring_set::RingSet;
-use crate::state::{self, Head, State};
+use crate::state::{Head, State};
 use publish::Message;
 
 /// How far a request is.
@@ -220,7 +220,7 @@ impl Sequencer {
 
     fn read(&mut self, ring: u16, next: Option<u64>) {
         match next {
-            Some(next) => self.record.set(state::read_index(ring), next),
+            Some(next) => self.done = Some((ring, next)),
             None => self.record.set(Head::ApiOrder.word(), 0),
         }
     }

@@ -158,6 +158,31 @@ impl<'a> Cids<'a> {
     }
 }
 
+impl<'a> Up<'a> {
+    /// Who wants an answer to it.
+    #[must_use]
+    pub fn asker(&self) -> Option<Asker<'a>> {
+        match *self {
+            Up::Publish { asker, .. }
+            | Up::Release { asker, .. }
+            | Up::Open { asker, .. }
+            | Up::Hold { asker, .. }
+            | Up::Watch { asker, .. }
+            | Up::Moderate { asker, .. }
+            | Up::Withhold { asker, .. }
+            | Up::Ask { asker, .. }
+            | Up::Who { asker, .. } => Some(asker),
+            Up::Members { .. }
+            | Up::Users { .. }
+            | Up::Recounted
+            | Up::List { .. }
+            | Up::Told { .. }
+            | Up::Ack { .. }
+            | Up::Closed { .. } => None,
+        }
+    }
+}
+
 impl Up<'_> {
     /// Appends the record's bytes.
     pub fn encode(&self, into: &mut Vec<u8>) {

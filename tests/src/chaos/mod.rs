@@ -128,7 +128,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     process::raise_open_files();
     // A small log, and small rings, are full before anything is weighed, and do not grow.
     let (log, ring) = match options.flat {
-        Some(_) => (1, 1),
+        Some(_) => (4, 1),
         None => (64, 4),
     };
     // So many deaths are ours, not those of a worker that should be given up; and where processors

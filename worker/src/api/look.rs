@@ -51,7 +51,7 @@ impl Brain {
     /// As far as the ring has room.
     pub(crate) fn say_unsaid(&mut self) {
         while let Some(Unsaid(bytes)) = self.unsaid.first() {
-            if !self.ring.stage(self.ring_read(), bytes) {
+            if !self.ring.stage(self.ring_kept(), bytes) {
                 return;
             }
             self.commit_told();
