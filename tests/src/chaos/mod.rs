@@ -128,8 +128,8 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
     process::raise_open_files();
     // A small log, and small rings, are full before anything is weighed, and do not grow.
     let (log, ring) = match options.flat {
-        Some(_) => (4, 1),
-        None => (64, 4),
+        Some(_) => (1024, 256),
+        None => (64 << 10, 4 << 10),
     };
     // So many deaths are ours, not those of a worker that should be given up; and where processors
     // are few, a client of ours may take its time for a head. In some rooms what is said is held back,
@@ -140,7 +140,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Report {
          [[room]]\nmatch = \"judged *1\"\nmerge = \"20ms\"\nhistory = 100\n\
          [[room]]\nmatch = \"judged *\"\nhistory = 100\n\
          [[room]]\nmatch = \"sampled *\"\nbudget = {BUDGET}\n\
-         [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} MiB\"\nring = \"{ring} MiB\"\n{}",
+         [limits]\nshort_lives = 1000\n[memory]\nlog = \"{log} KiB\"\nring = \"{ring} KiB\"\n{}",
         HUNG.as_secs(),
         appeal::key().section(appeal::KEY, appeal::KEY)
     );
