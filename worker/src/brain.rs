@@ -366,10 +366,14 @@ impl Brain {
             .load(Ordering::Acquire)
     }
 
-    /// What is behind it in our ring is not to be overwritten: its answers are still to be read.
+    /// From here on our ring is not to be overwritten: answers to it are still to be read.
     #[must_use]
     pub fn ring_kept(&self) -> u64 {
-        self.state.get(Head::Answered)
+        match self.evacuates {
+            // It reads no log.
+            true => self.ring_read(),
+            false => self.state.get(Head::Answered),
+        }
     }
 
     pub fn local(&mut self, slot: u32) -> &mut Local {

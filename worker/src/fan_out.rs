@@ -538,14 +538,14 @@ impl Brain {
                 self.begin_close(slot, CloseReason::Reconnect);
             }
         }
-        self.unanswered();
+        self.send_the_unanswered_away();
         self.state.set(Head::Missed, 1);
         self.miss();
     }
 
-    /// What was asked in the ring, and may have been answered in what is lost of the log. (The last one
-    /// may be in the master's hands.)
-    fn unanswered(&mut self) {
+    /// What they have asked is in the ring, and may have been answered in what is lost of the log. (The
+    /// last one may be in the master's hands.)
+    fn send_the_unanswered_away(&mut self) {
         let ring = Reader::new(self.ring_segment.clone());
         let (mut at, read) = (self.ring_kept(), self.ring_read());
         let mut bytes = Vec::new();
