@@ -20,6 +20,8 @@
 //! (what waits, to be given together) and [`skipped`] (what is left out); [`moderation`]: who is not
 //! let say it.
 //!
+//! When the log has gone on without us: [`lost`].
+//!
 //! And when a brain has died: [`recover`], [`checks`], [`poison`]; [`unix`]: where the kernel does not
 //! help. What operators and back ends ask: [`api`]. What all of it is counted in: [`figures`].
 
@@ -51,6 +53,7 @@ pub mod limits;
 pub mod lists;
 pub mod local;
 pub mod logs;
+pub mod lost;
 pub mod moderation;
 pub mod owed;
 pub mod page;
